@@ -1,0 +1,141 @@
+"""Your own pictures: `train/<class>/*` and `test/<class>/*`, in any format Pillow reads, decoded once and cached."""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from datasets.pictures import Dataset, Pictures, hold_out, statistics
+from utils import checkpoint
+from utils.errors import UserError
+
+CACHE_LAYOUT = 1  # raise it when what is cached changes
+MIN_SIDE = 8
+
+
+def load_imagefolder(root: str | None, image_size: int | None) -> Dataset:
+    """Pictures of `root`; classes are the sorted folder names of `train/`, a tenth of each is for validation.
+
+    Pictures keep their size where all have the same, square one; else `image_size` must be given, and each is
+    resized so that it covers the square and cropped to its centre. Decoded tensors are cached beside the pictures
+    (or in the user's cache folder, where that is not writable) and used until a file is added, removed or changed.
+
+    Raises:
+        UserError: no such layout, a class missing in one part, a file that is no picture, sizes that differ.
+    """
+    if root is None:
+        raise UserError("--data: imagefolder needs the folder that holds train/ and test/")
+    folder = Path(root)
+    if image_size is not None and image_size < MIN_SIDE:
+        raise UserError(f"--image_size {image_size}: must be at least {MIN_SIDE}")
+    classes = _classes(folder)
+    files = {part: _files(folder / part, classes) for part in ("train", "test")}
+
+    fingerprint = _fingerprint(folder, files, image_size)
+    tensors = _from_cache(folder, fingerprint)
+    if tensors is None:
+        tensors = {part: _decode([path for path, _ in files[part]], image_size) for part in files}
+        if tensors["train"].shape[1:] != tensors["test"].shape[1:]:
+            raise UserError(f"--data {folder}: train/ and test/ differ in picture size; give --image_size N")
+        _to_cache(folder, fingerprint, tensors)
+
+    parts = {part: Pictures(tensors[part], torch.tensor([label for _, label in files[part]])) for part in files}
+    train, val = hold_out(parts["train"], 0.1, len(classes))
+    if len(torch.unique(train.labels)) < len(classes):
+        raise UserError(f"--data {folder}: every class of train/ needs at least 2 pictures, one is for validation")
+    mean, std = statistics(train.images)
+    return Dataset(folder.resolve().name, train, val, parts["test"], classes, mean, std, flip=True)
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    found = {}
+    for part in ("train", "test"):
+        if not (folder / part).is_dir():
+            raise UserError(f"--data {folder}: no folder {part}/; lay pictures out as train/<class>/ and test/<class>/")
+        found[part] = {entry.name for entry in os.scandir(folder / part) if entry.is_dir() and entry.name[0] != "."}
+    odd = sorted(found["train"] ^ found["test"])
+    if odd:
+        raise UserError(f"--data {folder}: class {odd[0]!r} is in one of train/ and test/ only")
+    if len(found["train"]) < 2:
+        raise UserError(f"--data {folder}: train/ needs at least 2 class folders")
+    return tuple(sorted(found["train"]))
+
+
+def _files(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
+    files = []
+    for label, name in enumerate(classes):
+        members = sorted(e.name for e in os.scandir(folder / name) if e.is_file() and e.name[0] != ".")
+        if not members:
+            raise UserError(f"--data: {folder / name} holds no pictures")
+        files += [(folder / name / member, label) for member in members]
+    return files
+
+
+def _read(path: Path, image_size: int | None) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            image = image.convert("RGB")
+            if image_size is not None and image.size != (image_size, image_size):
+                image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
+            return np.asarray(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not a picture Pillow can read ({error}); mend or remove it") from None
+
+
+def _decode(paths: list[Path], image_size: int | None) -> torch.Tensor:
+    """Pictures as uint8 [N, H, W, 3]; threads pay because Pillow decodes outside Python's lock."""
+    first = _read(paths[0], image_size)
+    height, width = first.shape[:2]
+    if height != width or height < MIN_SIDE:
+        raise UserError(f"{paths[0]}: is {width}x{height}; give --image_size N (at least {MIN_SIDE}) to make all square")
+    images = np.empty((len(paths), *first.shape), dtype=np.uint8)
+
+    def fill(index: int) -> None:
+        image = _read(paths[index], image_size)
+        if image.shape != first.shape:
+            raise UserError(f"{paths[index]}: is {image.shape[1]}x{image.shape[0]}, others are {width}x{height}; "
+                            "give --image_size N")
+        images[index] = image
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(tqdm(pool.map(fill, range(len(paths))), total=len(paths), desc="decoding pictures",
+                  unit="picture", disable=None))
+    return torch.from_numpy(images)
+
+
+def _fingerprint(folder: Path, files: dict[str, list[tuple[Path, int]]], image_size: int | None) -> str:
+    digest = hashlib.sha256(f"{CACHE_LAYOUT} {image_size}".encode())
+    for part in files:
+        for path, _ in files[part]:
+            status = path.stat()
+            digest.update(f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _cache_places(folder: Path, fingerprint: str) -> list[Path]:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = f"decoded-{fingerprint[:16]}.pt"
+    return [folder / f".{name}", home / "lottery-verification" / name]
+
+
+def _from_cache(folder: Path, fingerprint: str) -> dict[str, torch.Tensor] | None:
+    for place in _cache_places(folder, fingerprint):
+        if place.is_file():
+            try:
+                return checkpoint.load(place, "cache")
+            except UserError:
+                continue  # a damaged cache is decoded anew and written over
+    return None
+
+
+def _to_cache(folder: Path, fingerprint: str, tensors: dict[str, torch.Tensor]) -> None:
+    for place in _cache_places(folder, fingerprint):
+        try:
+            return checkpoint.save(tensors, place)
+        except OSError:
+            continue  # a read-only folder: try the next place; without any, the next run decodes again

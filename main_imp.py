@@ -1,0 +1,118 @@
+r"""Find a winning ticket: iterative magnitude pruning (IMP) with rewinding, at a fixed rate or to the extreme.
+
+    # on the embedded digits, about a minute on 2 CPU cores: 6 rounds at rate 0.2, 26.2% of the weights remain
+    python main_imp.py --dataset digits --arch res20s --save_dir runs/digits --epochs 10 --rate 0.2 --pruning_times 6
+
+    # the paper's protocol: ResNet-20 on CIFAR-100, 16 trainings of 182 epochs
+    python main_imp.py --data datasets/cifar100 --dataset cifar100 --arch res20s --save_dir res20s_cifar100_lt_0.2 \
+        --init pretrained_model/res20s_cifar100_lt.pth.tar --seed 1 --lr 0.1 --fc --rate 0.2 --pruning_times 15 \
+        --prune_type lt --rewind_epoch 3
+
+    # the extreme ticket of Table 1 (paper: 91.67% dense, 91.66% at 19.369% remaining, rounds (5,1,8,1))
+    python main_imp.py --data datasets/cifar10 --dataset cifar10 --arch res20s --save_dir res20s_cifar10_extreme \
+        --init pretrained_model/res20s_cifar10_lt.pth.tar --extreme --rates 0.2,0.1,0.05,0.01
+
+The same command resumes after any interruption, in the middle of a round too. The run directory holds a folder per
+round (ticket, checkpoints, metrics.csv, curve.png, result.json), the weights tickets are rewound to (epoch_3.pth.tar),
+the last kept ticket (ticket.pth.tar), rounds.csv with accuracy_density.png, and result.json.
+"""
+
+import os
+from collections.abc import Sequence
+
+from datasets import DATASETS
+from models import ARCHITECTURES
+from utils import cli
+
+
+def parse_args(argv: Sequence[str] | None):
+    parser = cli.ArgumentParser(__doc__)
+    cli.add_model_and_data_flags(parser, ARCHITECTURES, DATASETS)
+    cli.add_training_flags(parser)
+    cli.add_run_flags(parser)
+
+    group = parser.add_argument_group("ticket")
+    # W0 before training, so that several searches start from the same network
+    group.add_argument("--init", default=None, metavar="FILE",
+                       help="initial weights: loaded where FILE exists, written there where it does not")
+    # what surviving weights restart from after each pruning (late rewinding, paper section 4)
+    group.add_argument("--prune_type", choices=("lt", "ft"), default="lt",
+                       help="lt rewinds to the dense weights after --rewind_epoch, ft goes on from the trained ones")
+    group.add_argument("--rewind_epoch", type=cli.natural, default=3, help="epoch of the dense training to rewind to")
+    group.add_argument("--fc", action="store_true", default=True, dest="fc",
+                       help="rewind the classifier too (default; the paper's commands say so)")
+    group.add_argument("--no_fc", action="store_false", dest="fc", help="leave the classifier as trained")
+    group.add_argument("--conv1", action="store_true", help="prune the stem as well, and count it in the density")
+
+    # fixed rate: how the original's command searches
+    group = parser.add_argument_group("fixed rate")
+    group.add_argument("--rate", type=cli.ratio, default=0.2, help="share of surviving weights pruned per round")
+    group.add_argument("--pruning_times", type=cli.natural, default=15, help="rounds of pruning after the dense round")
+
+    # the extreme ticket: winning, and not after pruning 1% more (paper section 3.1 and 4.1)
+    group = parser.add_argument_group("extreme ticket")
+    group.add_argument("--extreme", action="store_true", help="search with back-off through --rates instead")
+    group.add_argument("--rates", type=cli.listed(cli.ratio), default=(0.2, 0.1, 0.05, 0.01), metavar="R,R",
+                       help="rates in the order they are tried; the next one after a round that does not match")
+    group.add_argument("--match_tolerance", type=cli.non_negative_float, default=1.0, metavar="POINTS",
+                       help="a ticket matches if its accuracy is at most this far below the dense network's")
+    group.add_argument("--match_on", choices=("test", "val"), default="test",
+                       help="the accuracy compared; the paper compares on test")
+    group.add_argument("--max_rounds", type=cli.positive_int, default=None, help="give up the search after this many")
+    args = parser.parse_args(argv)
+    if args.rewind_epoch > args.epochs:
+        parser.error(f"argument --rewind_epoch: {args.rewind_epoch} is after the last of --epochs {args.epochs}")
+    if not args.rates:
+        parser.error("argument --rates: needs at least one rate")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+
+    from pruner import tickets
+    from pruner.experiment import prepare
+    from pruner.imp import Search, find_ticket
+    from pruner.schedule import ExtremeSearch, FixedRate
+    from utils import checkpoint, plots
+    from utils.run_dir import RunDir
+
+    files = RunDir(args.save_dir)
+    experiment = prepare(args, files, "main_imp.py", may_change=frozenset({"pruning_times", "max_rounds"}))
+    model = experiment.engine.model
+    if args.init and os.path.exists(args.init):
+        given = tickets.read_model_file(args.init, model)
+        model.load_state_dict(given.initial or given.need_weights("--init"))
+    elif args.init:
+        tickets.write_weights(args.init, model.state_dict(), experiment.facts)
+
+    search = Search(experiment, files, args.seed, args.conv1, args.rewind_epoch, args.prune_type, args.fc,
+                    args.match_tolerance, args.match_on)
+    schedule = ExtremeSearch(args.rates, args.max_rounds) if args.extreme else FixedRate(args.rate, args.pruning_times)
+    rounds = find_ticket(search, schedule, on_round=lambda done: print(describe(done), flush=True))
+
+    dense, ticket = rounds[0], [done for done in rounds if done.kept][-1]
+    plots.accuracy_by_density([100 * done.density for done in rounds], [done.test_acc for done in rounds],
+                              [done.kept for done in rounds], dense.test_acc,
+                              args.match_tolerance if args.extreme else None, files.rounds_plot)
+    checkpoint.save_json({
+        "dense_acc": dense.test_acc, "ticket_acc": ticket.test_acc, "density": ticket.density,
+        "nonzeros": ticket.nonzeros, "rates": schedule.rates, "rounds_per_rate": schedule.counts,
+        "matched": ticket.matched, "seconds": sum(done.seconds for done in rounds), "ticket": str(files.ticket),
+    }, files.result)
+    print(f"\n{'dense acc':>10} {'ticket acc':>10} {'remaining':>10}  rounds at {schedule.rates}\n"
+          f"{dense.test_acc:>9.2f}% {ticket.test_acc:>9.2f}% {100 * ticket.density:>9.3f}%  {tuple(schedule.counts)}\n\n"
+          f"ticket: {files.ticket}\nplot:   {files.rounds_plot}")
+    return cli.EXIT_OK
+
+
+def describe(done) -> str:
+    """One line about a finished round."""
+    verdict = "dense" if done.round == 0 else ("matches" if done.matched else "does not match") \
+        + ("" if done.kept else ", undone")
+    return (f"== round {done.round}: {100 * done.density:.3f}% remaining ({done.nonzeros} weights), "
+            f"test {done.test_acc:.2f}% (best val, epoch {done.best_epoch}), {verdict}, {done.seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,122 @@
+"""A mask M: which weights of which layers are there. A mask is validated data, so no other code checks it again."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+from utils.errors import UserError
+
+STEM = "conv1"
+
+
+def prunable_layers(model: nn.Module, stem: bool = False) -> dict[str, nn.Conv2d]:
+    """The layers masks are defined on: every Conv2d but the stem `conv1` (with `stem`, that one too), in order."""
+    return {name: module for name, module in model.named_modules()
+            if isinstance(module, nn.Conv2d) and (stem or name != STEM)}
+
+
+class Mask(dict[str, torch.Tensor]):
+    """Layer name -> bool tensor of the weight's shape [out, in, height, width], on the CPU.
+
+    Built from tensors of any dtype that hold zeros and ones only. Raises UserError for anything else.
+    """
+
+    def __init__(self, layers: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]]):
+        super().__init__()
+        for name, tensor in dict(layers).items():
+            if tensor.dtype != torch.bool:
+                if tensor.is_complex() or not ((tensor == 0) | (tensor == 1)).all():
+                    raise UserError(f"mask of layer {name}: must hold zeros and ones only")
+                tensor = tensor == 1
+            self[name] = tensor.cpu().contiguous()
+
+    @classmethod
+    def dense(cls, model: nn.Module, stem: bool = False) -> "Mask":
+        """The mask of an unpruned model."""
+        return cls({name: torch.ones_like(layer.weight, dtype=torch.bool)
+                    for name, layer in prunable_layers(model, stem).items()})
+
+    def check_fits(self, model: nn.Module, source: str = "mask") -> None:
+        """Raise UserError (naming `source`) unless this mask covers exactly the model's layers, with their shapes."""
+        layers = prunable_layers(model, stem=STEM in self)
+        for name in layers.keys() - self.keys():
+            raise UserError(f"{source}: no mask for layer {name}; is it another architecture's? see --arch")
+        for name in self.keys() - layers.keys():
+            raise UserError(f"{source}: masks an unknown layer {name}; is it another architecture's? see --arch")
+        for name, layer in layers.items():
+            if self[name].shape != layer.weight.shape:
+                raise UserError(f"{source}: mask of layer {name} has shape {tuple(self[name].shape)}, "
+                                f"the layer has {tuple(layer.weight.shape)}; see --arch")
+
+    @property
+    def nonzeros(self) -> int:
+        """Weights that are there, ||M||_0."""
+        return sum(int(layer.sum()) for layer in self.values())
+
+    @property
+    def entries(self) -> int:
+        """Weights of the same layers without pruning."""
+        return sum(layer.numel() for layer in self.values())
+
+    @property
+    def density(self) -> float:
+        """Share of weights that are there, spar(M) of the paper's section 3.1 ("remaining weight")."""
+        return self.nonzeros / self.entries
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mask) and list(self) == list(other) and all(
+            torch.equal(self[name], other[name]) for name in self)
+
+    __hash__ = None
+
+
+class MaskedWeights:
+    """Holds a model to a mask while it trains (`utils.engine.WeightConstraint`).
+
+    Masks act on the weights in place; files have the layout of torch.nn.utils.prune, `X.weight_orig` beside
+    `X.weight_mask`, as in the original's checkpoints.
+    """
+
+    def __init__(self, model: nn.Module, mask: Mask):
+        mask.check_fits(model)
+        self.mask = mask
+        layers = dict(model.named_modules())
+        self.weights = [layers[name].weight for name in mask]
+        # in the weight's own dtype, device and strides, so that all layers are multiplied in one fused call
+        self.factors = [torch.empty_like(weight, requires_grad=False).copy_(factor)
+                        for factor, weight in zip(mask.values(), self.weights)]
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Set pruned weights to zero."""
+        torch._foreach_mul_(self.weights, self.factors)
+
+    def pack(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A state_dict with `X.weight` of each masked layer as `X.weight_orig` and `X.weight_mask` (uint8)."""
+        return pack_state(state, self.mask)
+
+    def unpack(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The reverse of `pack`: plain names, pruned weights zero."""
+        weights = {}
+        for name, tensor in state.items():
+            layer, _, kind = name.rpartition(".")
+            if kind == "weight_orig":
+                weights[f"{layer}.weight"] = tensor * state[f"{layer}.weight_mask"].to(tensor.dtype)
+            elif kind != "weight_mask":
+                weights[name] = tensor
+        return weights
+
+
+def pack_state(state: Mapping[str, torch.Tensor], mask: Mask) -> dict[str, torch.Tensor]:
+    """See `MaskedWeights.pack`."""
+    packed = {}
+    for name, tensor in state.items():
+        layer, _, kind = name.rpartition(".")
+        if kind == "weight" and layer in mask:
+            packed[f"{layer}.weight_orig"] = tensor
+            packed[f"{layer}.weight_mask"] = mask[layer].to(torch.uint8)
+        else:
+            packed[name] = tensor
+    return packed
+

@@ -1,0 +1,164 @@
+"""Files of weights and masks: ours, the original's released ones, and those of strangers.
+
+All are dicts written by `torch.save`. Tensors stand at the top level or under `state_dict`; a pruned layer is
+`X.weight_orig` + `X.weight_mask`, or a plain `X.weight` whose zeros are the pruned entries; a mask file holds only
+`X.weight_mask`; initial weights may stand under `init_weight`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruner.masks import Mask, pack_state, prunable_layers
+from utils import checkpoint
+from utils.errors import UserError
+
+OPTIONAL_KEYS = ("normalize.mean", "normalize.std")  # in some of the original's files, not in others
+HEAD = "fc"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What a file holds, checked against a model.
+
+    weights: complete state_dict under plain names, pruned entries zero, or None (a mask file).
+    mask: from `X.weight_mask`, or None (a file of plain weights).
+    initial: complete state_dict from `init_weight`, or None.
+    facts: plain values beside the tensors (arch, round, accuracies, ...).
+    """
+
+    path: str
+    weights: dict[str, torch.Tensor] | None
+    mask: Mask | None
+    initial: dict[str, torch.Tensor] | None
+    facts: dict[str, Any]
+
+    def need_weights(self, flag: str) -> dict[str, torch.Tensor]:
+        """The weights, or the initial ones of a ticket file. Raises UserError naming `flag` if there are neither."""
+        weights = self.weights if self.weights is not None else self.initial
+        if weights is None:
+            raise UserError(f"{flag} {self.path}: holds masks but no weights; give a file with weights")
+        return weights
+
+    def need_mask(self, flag: str, model: nn.Module) -> Mask:
+        """The mask; of a file of plain weights, where they are not zero. Raises UserError naming `flag` if neither."""
+        if self.mask is not None:
+            return self.mask
+        if self.weights is None:
+            raise UserError(f"{flag} {self.path}: holds neither masks (X.weight_mask) nor weights")
+        return Mask({name: self.weights[f"{name}.weight"] != 0 for name in prunable_layers(model)})
+
+
+def read_model_file(path: str | Path, model: nn.Module, head: bool = True) -> ModelFile:
+    """Read a file of weights, of masks, or of both, and check every tensor of it against `model`.
+
+    Args:
+        path: a `.pth.tar`; nothing in it is executed.
+        model: gives the names and shapes to expect.
+        head: whether the classifier's weights are wanted; without, they may be missing or of another class count,
+            and the model's own are returned for them.
+    Raises:
+        UserError: an unknown or missing key, a wrong shape, a value that is not finite, a mask that does not fit.
+    """
+    content = checkpoint.load(path)
+    nested = isinstance(content.get("state_dict"), dict)
+    has_initial = isinstance(content.get("init_weight"), dict)
+    tensors = content["state_dict"] if nested else {} if has_initial else content
+    facts = {key: value for key, value in content.items()
+             if (nested or has_initial) and isinstance(value, (str, int, float, bool))}
+    mask, weights = _separate(path, tensors, model)
+    if not mask and not weights and not has_initial:
+        raise UserError(f"{path}: holds no tensors of a model")
+    initial = None
+    if has_initial:
+        mask_in_initial, initial = _separate(path, content["init_weight"], model)
+        if mask_in_initial:
+            raise UserError(f"{path}: init_weight holds masks; they belong under state_dict")
+        initial = _checked_weights(path, initial, model, head)
+    if mask:
+        mask = Mask(mask)
+        mask.check_fits(model, str(path))
+    return ModelFile(str(path), _checked_weights(path, weights, model, head) if weights else None, mask or None,
+                     initial, facts)
+
+
+def _separate(path: str | Path, tensors: Mapping[str, Any],
+              model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Masks by layer name and weights by plain parameter name, pruned entries zero."""
+    known = model.state_dict()
+    prefix = "module." if tensors and all(str(key).startswith("module.") for key in tensors) else ""  # DataParallel's
+    masks, originals, weights = {}, {}, {}
+    for key, tensor in tensors.items():
+        name = str(key).removeprefix(prefix)
+        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
+            raise UserError(f"{path}: {name!r} is not a plain tensor; is it a model's file?")
+        layer, _, kind = name.rpartition(".")
+        if kind in ("weight_mask", "weight_orig") and f"{layer}.weight" in known:
+            (masks if kind == "weight_mask" else originals)[layer] = tensor
+        elif name in known or name in OPTIONAL_KEYS:
+            weights[name] = tensor
+        else:
+            raise UserError(f"{path}: unknown key {name!r}; is it another architecture's file? see --arch")
+    for layer, tensor in originals.items():
+        if layer not in masks or f"{layer}.weight" in weights:
+            raise UserError(f"{path}: {layer}.weight_orig must come with {layer}.weight_mask and without {layer}.weight")
+        if masks[layer].shape != tensor.shape:
+            raise UserError(f"{path}: {layer}.weight_mask has shape {tuple(masks[layer].shape)}, "
+                            f"{layer}.weight_orig has {tuple(tensor.shape)}")
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{path}: {layer}.weight_orig holds values that are not finite")
+        weights[f"{layer}.weight"] = torch.where(masks[layer] != 0, tensor, torch.zeros_like(tensor))
+    return masks, weights
+
+
+def _checked_weights(path: str | Path, weights: dict[str, torch.Tensor], model: nn.Module,
+                     head: bool) -> dict[str, torch.Tensor]:
+    """A complete, finite state_dict in the model's dtypes."""
+    known, complete = model.state_dict(), {}
+    for name, own in known.items():
+        if not head and name.startswith(f"{HEAD}."):
+            complete[name] = own.detach().clone()
+            continue
+        if name not in weights:
+            if name in OPTIONAL_KEYS or name.endswith(".num_batches_tracked"):
+                complete[name] = own.detach().clone()
+                continue
+            raise UserError(f"{path}: no {name!r}; is it another architecture's file? see --arch")
+        tensor = weights[name]
+        if tensor.shape != own.shape:
+            hint = "another class count? see --dataset and --no_fc" if name.startswith(f"{HEAD}.") else "see --arch"
+            raise UserError(f"{path}: {name} has shape {tuple(tensor.shape)}, the model has {tuple(own.shape)}; {hint}")
+        if tensor.is_floating_point() != own.is_floating_point():
+            raise UserError(f"{path}: {name} is {tensor.dtype}, the model has {own.dtype}")
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{path}: {name} holds values that are not finite")
+        complete[name] = tensor.to(own.dtype)
+    return complete
+
+
+def write_ticket(path: str | Path, mask: Mask, initial: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+    """Write a ticket: masks under `state_dict`, the weights to rewind to (all of them) under `init_weight`."""
+    content = {**facts, "density": mask.density, "nonzeros": mask.nonzeros, "init_weight": plain(initial)}
+    content["state_dict"] = {f"{name}.weight_mask": layer.to(torch.uint8) for name, layer in mask.items()}
+    checkpoint.save(content, path)
+
+
+def write_masks(path: str | Path, mask: Mask) -> None:
+    """Write a mask file: a dict of `X.weight_mask`, as the original's."""
+    checkpoint.save({f"{name}.weight_mask": layer.to(torch.uint8) for name, layer in mask.items()}, path)
+
+
+def write_weights(path: str | Path, state: Mapping[str, torch.Tensor], facts: Mapping[str, Any],
+                  mask: Mask | None = None) -> None:
+    """Write a model: `state_dict` with pruned layers as `X.weight_orig` + `X.weight_mask`, and `facts` beside it."""
+    state = plain(state)
+    checkpoint.save({**facts, "state_dict": pack_state(state, mask) if mask is not None else state}, path)
+
+
+def plain(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Detached CPU copies in a plain dict."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}

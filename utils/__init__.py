@@ -1,0 +1,1 @@
+"""What every script needs and what knows nothing of pruning: engine, run directories, files, flags, plots."""

@@ -1,0 +1,147 @@
+"""Command-line habits shared by all entry scripts. Imports neither torch nor numpy, so `--help` answers at once."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+from utils.errors import UserError
+
+EXIT_OK = 0
+EXIT_NO_MATCH = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the script's docstring as it is written and shows every default that says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or action.required:
+            return action.help
+        return super()._get_help_string(action)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with the conventions of this project.
+
+    * `--save_dir` and `--save-dir` are the same flag, whichever way it was declared.
+    * Flags can't be abbreviated, so a new flag never changes what an old script meant.
+    * A bad value is one line on stderr and exit code 2.
+    """
+
+    def __init__(self, description: str | None):
+        super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+
+    def parse_known_args(self, args=None, namespace=None):
+        spelling = {name.replace("_", "-"): name for name in self._option_string_actions}
+        tokens = []
+        for token in sys.argv[1:] if args is None else args:
+            name, equals, value = token.partition("=")
+            if name.startswith("--"):
+                token = spelling.get(name.replace("_", "-"), name) + equals + value
+            tokens.append(token)
+        return super().parse_known_args(tokens, namespace)
+
+    def error(self, message: str):
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {message}\n")
+
+
+def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
+    """Run a script's `main(argv)` and exit: its return value, or 2 with one line for a `UserError`."""
+    try:
+        code = main(None)
+    except UserError as error:
+        print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
+        code = EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_OK
+    sys.exit(code or EXIT_OK)
+
+
+# --- values -----------------------------------------------------------------------------------------------------
+
+
+def _number(kind: type, holds: Callable, must: str) -> Callable[[str], float]:
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not holds(value):
+            raise argparse.ArgumentTypeError(f"{text!r}: must be {must}")
+        return value
+
+    return parse
+
+
+positive_int = _number(int, lambda v: v > 0, "a whole number above 0")
+natural = _number(int, lambda v: v >= 0, "a whole number, 0 or more")
+seed_int = _number(int, lambda v: 0 <= v < 2**63, "a whole number from 0 to 2^63 - 1")
+positive_float = _number(float, lambda v: 0 < v < float("inf"), "a number above 0")
+non_negative_float = _number(float, lambda v: 0 <= v < float("inf"), "a number, 0 or more")
+ratio = _number(float, lambda v: 0 < v < 1, "a ratio between 0 and 1, both excluded")
+momentum = _number(float, lambda v: 0 <= v < 1, "at least 0 and below 1")
+
+
+def listed(kind: Callable[[str], float]) -> Callable[[str], tuple]:
+    """A parser of comma-separated values of `kind`, e.g. `--rates 0.2,0.1`; an empty text is the empty list."""
+
+    def parse(text: str) -> tuple:
+        return tuple(kind(item.strip()) for item in text.split(",") if item.strip())
+
+    return parse
+
+
+# --- flags that several scripts have -------------------------------------------------------------------------------
+
+
+def add_model_and_data_flags(parser: ArgumentParser, architectures: Iterable[str], datasets: Iterable[str]) -> None:
+    """Which network and which pictures, out of the names the registries know."""
+    group = parser.add_argument_group("model and data")
+    group.add_argument("--arch", choices=sorted(architectures), default="res20s", help="network")
+    group.add_argument("--dataset", choices=sorted(datasets), default="digits",
+                       help="digits comes with scikit-learn, imagefolder reads train/<class>/ and test/<class>/")
+    group.add_argument("--data", default=None, metavar="DIR",
+                       help="folder of the data set (not needed for digits; cifar10/100 default to datasets/<name>)")
+    group.add_argument("--image_size", type=positive_int, default=None, metavar="N",
+                       help="imagefolder: resize and centre-crop to NxN (default: the pictures' own size, if all alike)")
+    group.add_argument("--limit", type=positive_int, default=None, metavar="N",
+                       help="train on a seeded, class-balanced subset of N pictures (default: all)")
+
+
+def add_training_flags(parser: ArgumentParser) -> None:
+    """The training protocol (paper, section 4, General Settings)."""
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=positive_int, default=182, help="epochs of every training")
+    group.add_argument("--batch_size", type=positive_int, default=128, help="pictures per step")
+    group.add_argument("--lr", type=positive_float, default=0.1, help="initial learning rate of SGD")
+    group.add_argument("--decreasing_lr", type=listed(positive_int), default=None, metavar="E,E",
+                       help="epochs after which the rate is multiplied by 0.1 "
+                            "(default: at 1/2 and 3/4 of --epochs, so 91,136 of 182)")
+    group.add_argument("--warmup", type=natural, default=0, metavar="STEPS", help="steps of linear warm-up")
+    group.add_argument("--momentum", type=momentum, default=0.9, help="SGD momentum")
+    group.add_argument("--weight_decay", type=non_negative_float, default=None,
+                       help="(default: 5e-4 for res50, 1e-4 for the others)")
+    group.add_argument("--seed", type=seed_int, default=1, help="of initial weights, batches and augmentation")
+
+
+def add_run_flags(parser: ArgumentParser) -> None:
+    """Where the run lives and what it runs on: none of these changes what is computed."""
+    group = parser.add_argument_group("run")
+    group.add_argument("--save_dir", required=True, metavar="DIR", help="run directory; the same command resumes there")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    group.add_argument("--compile", action="store_true", help="torch.compile the training step (needs a C++ compiler)")
+    group.add_argument("--amp", action="store_true", default=None, dest="amp",
+                       help="bf16 autocast, CUDA only (default there)")
+    group.add_argument("--no_amp", action="store_false", dest="amp", help="fp32 on CUDA too")
+    group.add_argument("--print_freq", "--workers", "--gpu", dest="ignored", metavar="N", default=None,
+                       help="accepted from older command lines and ignored")
+
+
+# flags that may differ between a run and its resumption: they say where and how fast, not what
+RUN_ONLY_FLAGS = frozenset({"save_dir", "device", "compile", "amp", "ignored", "data"})

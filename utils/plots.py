@@ -1,0 +1,53 @@
+"""Pictures of results: PNG files beside the CSV they come from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.checkpoint import write_atomic
+
+
+def _figure(width: float, height: float, **subplots):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(**subplots)
+
+
+def _save(figure, path: str | Path) -> None:
+    write_atomic(path, lambda file: figure.savefig(file, format="png", dpi=130))
+
+
+def training_curve(history: Sequence[dict[str, float]], title: str, path: str | Path) -> None:
+    """Accuracy and loss of the three splits by epoch; `history` is what `metrics.csv` holds."""
+    figure, (left, right) = _figure(9, 3.6, ncols=2)
+    epochs = [row["epoch"] for row in history]
+    for split in ("train", "val", "test"):
+        left.plot(epochs, [row[f"{split}_acc"] for row in history], label=split)
+        right.plot(epochs, [row[f"{split}_loss"] for row in history], label=split)
+    left.set(xlabel="epoch", ylabel="accuracy, %", title=title)
+    right.set(xlabel="epoch", ylabel="cross-entropy")
+    left.legend()
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def accuracy_by_density(densities: Sequence[float], accuracies: Sequence[float], accepted: Sequence[bool],
+                        dense_accuracy: float, tolerance: float | None, path: str | Path) -> None:
+    """Test accuracy of every round against its density in percent; undone rounds are drawn hollow."""
+    figure, axes = _figure(5.5, 3.8)
+    kept = [(d, a) for d, a, ok in zip(densities, accuracies, accepted) if ok]
+    undone = [(d, a) for d, a, ok in zip(densities, accuracies, accepted) if not ok]
+    axes.plot(*zip(*kept), "o-", label="ticket")
+    if undone:
+        axes.plot(*zip(*undone), "o", mfc="none", color="tab:red", label="undone")
+    axes.axhline(dense_accuracy, color="grey", lw=1, label="dense")
+    if tolerance is not None:
+        axes.axhline(dense_accuracy - tolerance, color="grey", lw=1, ls=":", label="matching")
+    axes.set(xscale="log", xlabel="remaining weights, %", ylabel="test accuracy, %")
+    axes.invert_xaxis()
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    _save(figure, path)

@@ -1,0 +1,116 @@
+"""Run directories: the only place that knows the names of the files a run leaves, and whether a stage is done."""
+
+import fcntl
+import json
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from utils import checkpoint
+from utils.cli import RUN_ONLY_FLAGS
+from utils.errors import UserError
+
+
+class TrainingFiles:
+    """Names of what one training leaves in its folder."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.last = self.folder / "checkpoint.pth.tar"  # after the last finished epoch; training resumes from it
+        self.best = self.folder / "model_best.pth.tar"  # of the epoch with the best validation accuracy
+        self.metrics = self.folder / "metrics.csv"
+        self.curve = self.folder / "curve.png"
+        self.result = self.folder / "result.json"
+
+
+class RunDir(TrainingFiles):
+    """A run directory, opened for one process at a time.
+
+    Opening records the arguments and versions in `run.json`; opening it again with arguments that change what is
+    computed is refused, so that one directory never mixes two experiments.
+    """
+
+    def __init__(self, folder: str | Path):
+        super().__init__(folder)
+        self.record = self.folder / "run.json"
+        self.rounds = self.folder / "rounds.csv"
+        self.rounds_plot = self.folder / "accuracy_density.png"
+        self.ticket = self.folder / "ticket.pth.tar"
+        self._lock = None
+
+    def weights_after(self, epoch: int) -> Path:
+        """The dense network's weights after `epoch` epochs: what tickets are rewound to."""
+        return self.folder / f"epoch_{epoch}.pth.tar"
+
+    def round(self, index: int) -> "RoundFiles":
+        """Files of one round of iterative pruning; round 0 is the dense network."""
+        return RoundFiles(self.folder / f"round_{index:02d}")
+
+    def open(self, script: str, arguments: dict[str, Any], may_change: frozenset[str] = frozenset()) -> None:
+        """Create the directory or come back to it.
+
+        Args:
+            script: name of the entry script.
+            arguments: resolved arguments, JSON values or tuples.
+            may_change: names of arguments that a resumed run may set anew (e.g. the number of rounds).
+        Raises:
+            UserError: the directory is another experiment's, is in use, or is a file.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.folder / ".lock", "w", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--save_dir {self.folder}: can't be written ({error.strerror})") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"--save_dir {self.folder}: another process is writing there; wait, or name another") from None
+
+        arguments = json.loads(json.dumps(arguments))  # tuples become lists, as they come back from the file
+        if self.record.exists():
+            before = checkpoint.load_json(self.record)
+            if before.get("script") != script:
+                raise UserError(f"--save_dir {self.folder}: holds a run of {before.get('script')}; name another folder")
+            old = before.get("arguments", {})
+            differ = sorted(name for name in (old.keys() | arguments.keys()) - RUN_ONLY_FLAGS - may_change
+                            if old.get(name) != arguments.get(name))
+            if differ:
+                what = ", ".join(f"--{name} {old.get(name)} then, {arguments.get(name)} now" for name in differ)
+                raise UserError(f"--save_dir {self.folder}: holds a run with other arguments ({what}); "
+                                "give the same ones to resume, or name another folder")
+        checkpoint.save_json({"script": script, "arguments": arguments, "command": sys.argv, **versions()}, self.record)
+
+
+class RoundFiles(TrainingFiles):
+    """Files of one round: a training, and the ticket it started from."""
+
+    def __init__(self, folder: str | Path):
+        super().__init__(folder)
+        self.ticket = self.folder / "ticket.pth.tar"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result, and this code's git hash ('unknown' outside a checkout)."""
+    import numpy
+    import torch
+
+    def git(*words: str) -> str:
+        try:
+            return subprocess.run(["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True,
+                                  check=True, timeout=10).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return ""
+
+    commit = git("rev-parse", "HEAD") or "unknown"
+    return {
+        "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "git": commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else ""),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
+                   + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+    }
