@@ -1,0 +1,120 @@
+"""Fixtures shared by all tests: scripts run as users run them, small data sets and networks, real pictures."""
+
+import contextlib
+import importlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+# The networks here are small: one thread is the fastest, and a subprocess computes the same bits as this process.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
+
+
+@pytest.fixture(scope="session")
+def run_script():
+    """run_script("main_imp.py", "--save_dir", path, ...) -> CompletedProcess with text output."""
+
+    def run(name: str, *args, env: dict[str, str] | None = None, timeout: float = 300) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, name, *map(str, args)], cwd=ROOT, capture_output=True, text=True,
+                              timeout=timeout, env={**os.environ, **(env or {})})
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_main():
+    """Like run_script, but inside this process, which spares loading torch again."""
+
+    def run(name: str, *args) -> subprocess.CompletedProcess:
+        from utils import cli
+
+        argv, out, err = [name, *map(str, args)], io.StringIO(), io.StringIO()
+        before = sys.argv
+        sys.argv = argv
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                try:
+                    cli.run(importlib.import_module(name.removesuffix(".py")).main)
+                except SystemExit as end:
+                    code = end.code
+        finally:
+            sys.argv = before
+        return subprocess.CompletedProcess(argv, code or 0, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real pictures; its tests are skipped where there is none."""
+    if "TEST_DATA" not in os.environ:
+        pytest.skip("TEST_DATA is not set; it names the folder with cifar10-part1of2.tar.gz and trigger_set/")
+    return Path(os.environ["TEST_DATA"])
+
+
+@pytest.fixture(scope="session")
+def make_dataset():
+    """make_dataset(train=64, val=32, test=32, size=8, classes=3) -> Dataset of noisy, learnable pictures."""
+
+    def make(train: int = 64, val: int = 32, test: int = 32, size: int = 8, classes: int = 3, flip: bool = False,
+             seed: int = 0):
+        import torch
+
+        from datasets.pictures import Dataset, Pictures, statistics
+
+        rng = np.random.default_rng(seed)
+        patterns = rng.integers(40, 216, (classes, size, size, 3))
+
+        def split(count: int) -> Pictures:
+            labels = rng.permutation(np.arange(count) % classes)
+            images = np.clip(patterns[labels] + rng.normal(0, 30, (count, size, size, 3)), 0, 255)
+            return Pictures(torch.from_numpy(images.astype(np.uint8)), torch.from_numpy(labels))
+
+        parts = split(train), split(val), split(test)
+        mean, std = statistics(parts[0].images)
+        return Dataset("synthetic", *parts, tuple(f"class{label}" for label in range(classes)), mean, std, flip)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    """make_model(arch="res20s", classes=3, seed=0) -> a freshly initialised network of the registry."""
+
+    def make(arch: str = "res20s", classes: int = 3, seed: int = 0):
+        import torch
+
+        from models import build_model
+
+        torch.manual_seed(seed)
+        return build_model(arch, classes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def refused():
+    """refused(completed_process) -> the message of a script that refused its input as it should.
+
+    That is exit code 2, and one line on stderr that begins with the script's name.
+    """
+
+    def check(done: subprocess.CompletedProcess) -> str:
+        assert done.returncode == 2, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        script = next(Path(word).name for word in done.args if word.endswith(".py"))
+        assert done.stderr.startswith(f"{script}: error: "), done.stderr
+        return done.stderr
+
+    return check
