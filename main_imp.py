@@ -78,12 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from utils.run_dir import RunDir
 
     files = RunDir(args.save_dir)
-    experiment = prepare(args, files, "main_imp.py", may_change=frozenset({"pruning_times", "max_rounds"}))
+    experiment = prepare(args)
     model = experiment.engine.model
-    if args.init and os.path.exists(args.init):
+    init_exists = args.init is not None and os.path.exists(args.init)
+    if init_exists:
         given = tickets.read_model_file(args.init, model)
         model.load_state_dict(given.initial or given.need_weights("--init"))
-    elif args.init:
+    files.open("main_imp.py", vars(args), may_change=frozenset({"pruning_times", "max_rounds"}))
+    if args.init and not init_exists:
         tickets.write_weights(args.init, model.state_dict(), experiment.facts)
 
     search = Search(experiment, files, args.seed, args.conv1, args.rewind_epoch, args.prune_type, args.fc,

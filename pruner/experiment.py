@@ -1,4 +1,4 @@
-"""From parsed flags to what a training needs: run directory, data, model, engine, protocol."""
+"""From parsed flags to what a training needs: data, model, engine, protocol."""
 
 import argparse
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ from datasets.pictures import Dataset
 from models import build_model
 from utils import randomness
 from utils.engine import Engine, TrainingProtocol, resolve_device
-from utils.run_dir import RunDir
 
 # (section 4, General Settings)
 WEIGHT_DECAY = {"res50": 5e-4}
@@ -26,17 +25,14 @@ class Experiment:
     facts: dict[str, Any]
 
 
-def prepare(args: argparse.Namespace, files: RunDir, script: str,
-            may_change: frozenset[str] = frozenset()) -> Experiment:
-    """Resolve defaults, open the run directory, load the pictures and build the seeded model on its device.
+def prepare(args: argparse.Namespace) -> Experiment:
+    """Resolve defaults, load the pictures and build the seeded model on its device; nothing is written.
 
     Args:
         args: has the flags of `utils.cli.add_model_and_data_flags`, `add_training_flags` and `add_run_flags`;
             weight decay and milestones are filled in.
-        files: the run directory to open.
-        script, may_change: see `RunDir.open`.
     Raises:
-        UserError: for anything in the flags that can't be done, before anything is written where possible.
+        UserError: for anything in the flags that can't be done.
     """
     if args.weight_decay is None:
         args.weight_decay = WEIGHT_DECAY.get(args.arch, DEFAULT_WEIGHT_DECAY)
@@ -47,7 +43,6 @@ def prepare(args: argparse.Namespace, files: RunDir, script: str,
     randomness.seed_everything(args.seed)
     model = build_model(args.arch, data.num_classes, data.mean, data.std)
     engine = Engine(model, device, args.compile, args.amp)
-    files.open(script, vars(args), may_change)
     protocol = TrainingProtocol(args.epochs, args.lr, args.decreasing_lr, args.batch_size, args.momentum,
                                 args.weight_decay, args.warmup)
     facts = {"arch": args.arch, "dataset": data.name, "num_classes": data.num_classes, "seed": args.seed}

@@ -46,11 +46,19 @@ class ModelFile:
 
     def need_mask(self, flag: str, model: nn.Module) -> Mask:
         """The mask; of a file of plain weights, where they are not zero. Raises UserError naming `flag` if neither."""
-        if self.mask is not None:
-            return self.mask
-        if self.weights is None:
+        return self.mask if self.mask is not None else self.pattern(flag, model)
+
+    def pattern(self, flag: str, model: nn.Module) -> Mask:
+        """Where weights are effectively there: not masked and not zero. A mask file's masks are taken at their word.
+
+        Raises UserError naming `flag` if there are neither masks nor weights.
+        """
+        if self.weights is not None:
+            layers = self.mask if self.mask is not None else prunable_layers(model)
+            return Mask({name: self.weights[f"{name}.weight"] != 0 for name in layers})
+        if self.mask is None:
             raise UserError(f"{flag} {self.path}: holds neither masks (X.weight_mask) nor weights")
-        return Mask({name: self.weights[f"{name}.weight"] != 0 for name in prunable_layers(model)})
+        return self.mask
 
 
 def read_model_file(path: str | Path, model: nn.Module, head: bool = True) -> ModelFile:

@@ -1,5 +1,6 @@
 """Reading and writing files so that nothing is lost and nothing foreign is executed."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -75,3 +76,9 @@ def load(path: str | Path, kind: str = "checkpoint") -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(f"{path}: not a usable {kind}: it must hold a dict with names as keys")
     return content
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

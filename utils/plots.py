@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from utils.checkpoint import write_atomic
 
 
@@ -50,4 +52,24 @@ def accuracy_by_density(densities: Sequence[float], accuracies: Sequence[float],
     axes.invert_xaxis()
     axes.grid(alpha=0.3, which="both")
     axes.legend()
+    _save(figure, path)
+
+
+def mask_before_and_after(before: np.ndarray, after: np.ndarray, layer: str, region: tuple[int, int, int],
+                          path: str | Path) -> None:
+    """A layer's mask before and after embedding, as the paper's Figure 1.
+
+    Args:
+        before, after: int [out, in], weights that are there in each kernel.
+        region: start_x, start_y and size of the code's window, which is framed.
+    """
+    from matplotlib.patches import Rectangle
+
+    figure, panels = _figure(9, 4.4, ncols=2)
+    start_x, start_y, size = region
+    for axes, counts, title in zip(panels, (before, after), ("before signing", "after signing")):
+        image = axes.imshow(counts, cmap="Greys", vmin=0, vmax=max(1, before.max(), after.max()), interpolation="none")
+        axes.add_patch(Rectangle((start_y - 0.5, start_x - 0.5), size, size, fill=False, color="tab:red", lw=1.2))
+        axes.set(title=f"{layer}, {title}", xlabel="input channel", ylabel="output channel")
+    figure.colorbar(image, ax=list(panels), label="weights in the kernel", shrink=0.8)
     _save(figure, path)

@@ -92,6 +92,25 @@ class RoundFiles(TrainingFiles):
         self.ticket = self.folder / "ticket.pth.tar"
 
 
+class SignatureFiles:
+    """Names of what embedding a signature leaves; the mask file is named as in the original."""
+
+    def __init__(self, folder: str | Path, arch: str, dataset: str, layer: str):
+        stem = f"{arch}_{dataset}_qrcode_{layer}"
+        self.masks = Path(folder) / f"{stem}.weight_mask.pth.tar"
+        self.claim = Path(folder) / f"{stem}.claim.json"
+        self.code = Path(folder) / f"{stem}.code.png"
+        self.before_and_after = Path(folder) / f"{stem}.before_after.png"
+
+
+class ExtractionFiles:
+    """Names of what reading a signature leaves."""
+
+    def __init__(self, folder: str | Path):
+        self.code = Path(folder) / "code.png"
+        self.result = Path(folder) / "extraction.json"
+
+
 def versions() -> dict[str, str]:
     """Versions of what decides a result, and this code's git hash ('unknown' outside a checkout)."""
     import numpy

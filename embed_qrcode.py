@@ -1,0 +1,97 @@
+r"""Write a signature into a ticket's sparse masks (scheme V2, Algorithm 2): a QR code of empty and occupied kernels.
+
+    # the ticket of main_imp.py's example; a second, at the same number of weights, exactly
+    python embed_qrcode.py --mask_dir runs/digits/ticket.pth.tar --arch res20s --dataset digits \
+        --signature "Jane Doe 2026" --save_dir runs/digits_signed
+
+    # the paper's command: ownership/res20s_cifar10_extreme.pth.tar, text "signature"
+    python embed_qrcode.py
+
+Writes the signed masks, the claim (JSON: keep it, it says where the code lies), a picture of the code and one of the
+layer before and after, and prints the commands that train the signed ticket and read the text back.
+"""
+
+from collections.abc import Sequence
+
+from datasets import DATASETS
+from models import ARCHITECTURES
+from utils import cli
+
+
+def parse_args(argv: Sequence[str] | None):
+    parser = cli.ArgumentParser(__doc__)
+    parser.add_argument("--mask_dir", default="ownership/res20s_cifar10_extreme.pth.tar", metavar="FILE",
+                        help="the ticket: a mask file, a ticket of main_imp.py, or a pruned model")
+    parser.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="network")
+    parser.add_argument("--dataset", default="cifar10", metavar="NAME",
+                        help=f"only names the output files ({', '.join(sorted(DATASETS))}, or any word)")
+    parser.add_argument("--save_dir", default="ownership", metavar="DIR", help="where the output files go")
+    parser.add_argument("--signature", default="signature", metavar="TEXT", help="the text to embed (UTF-8)")
+    parser.add_argument("--seed", type=cli.seed_int, default=1, help="of the random positions of moved weights")
+
+    group = parser.add_argument_group("code (chosen where not given)")
+    group.add_argument("--version", type=int, choices=range(1, 41), default=None, metavar="1-40",
+                       help="QR version (default: the smallest from 3 up that holds the text and fits)")
+    group.add_argument("--error_correction", choices=("L", "M", "Q", "H"), default="H", help="QR level")
+    group.add_argument("--mask_pattern", type=int, choices=range(8), default=None, metavar="0-7",
+                       help="QR mask pattern (default: the one that changes the mask least)")
+
+    group = parser.add_argument_group("place (the most similar region where not given)")
+    group.add_argument("--max_name", default=None, metavar="LAYER", help="layer, e.g. layer2.1.conv1")
+    group.add_argument("--start_x", type=cli.natural, default=None, help="first output channel of the code")
+    group.add_argument("--start_y", type=cli.natural, default=None, help="first input channel of the code")
+    group.add_argument("--any_level", action="store_true",
+                       help="look at all layers, not only the first stage with room for the code")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+
+    import numpy as np
+
+    from models import build_model
+    from ownership.claim import Claim, write_claim
+    from ownership.readers import write_code
+    from pruner import qr_code, tickets
+    from pruner.embedding import embed, find_region, occupancy
+    from utils import plots
+    from utils.run_dir import SignatureFiles
+
+    model = build_model(args.arch, num_classes=2)
+    mask = tickets.read_model_file(args.mask_dir, model, head=False).need_mask("--mask_dir", model)
+    region = find_region(mask, args.signature, args.error_correction, args.version, args.mask_pattern, args.max_name,
+                         args.start_x, args.start_y, low_level=not args.any_level)
+    random = np.random.default_rng(args.seed)
+    random_state = random.bit_generator.state
+    signed = embed(mask, args.signature, region, random)
+
+    files = SignatureFiles(args.save_dir, args.arch, args.dataset, region.layer)
+    code_format = region.code_format
+    claim = Claim(args.signature, args.arch, region.layer, region.start_x, region.start_y, code_format.version,
+                  code_format.error_correction, code_format.mask_pattern, region.similarity, signed.nonzeros,
+                  signed.entries, random_state)
+    write_claim(files.claim, claim)
+    tickets.write_masks(files.masks, signed)
+    write_code(qr_code.encode(args.signature, code_format), files.code)
+    plots.mask_before_and_after(mask[region.layer].flatten(2).sum(2).numpy(),
+                                signed[region.layer].flatten(2).sum(2).numpy(), region.layer,
+                                (region.start_x, region.start_y, code_format.size), files.before_and_after)
+
+    before, after = occupancy(mask[region.layer]), occupancy(signed[region.layer])
+    moved = sum(int((signed[name] & ~mask[name]).sum()) for name in mask)
+    print(f"code:    version {code_format.version}-{code_format.error_correction} ({code_format.size}x{code_format.size}, "
+          f"{qr_code.data_modules(code_format.version).sum()} data modules), mask pattern {code_format.mask_pattern}\n"
+          f"place:   {region.layer}, start_x {region.start_x}, start_y {region.start_y}; "
+          f"{100 * region.similarity:.1f}% of its data modules were right already\n"
+          f"density: {100 * mask.density:.4f}% before ({mask.nonzeros} weights), {100 * signed.density:.4f}% after "
+          f"({signed.nonzeros}); {moved} weights moved; occupied kernels of the layer {before.sum()} -> {after.sum()}\n"
+          f"masks:   {files.masks}\nclaim:   {files.claim}\npicture: {files.before_and_after}\ncode:    {files.code}\n\n"
+          f"next: python main_eval_all.py --arch {args.arch} --mask_dir {files.masks} --type identity "
+          "--pretrained <rewinding weights> --dataset <name> --data <folder> --save_dir <run>\n"
+          f"      python extract_qrcode.py --arch {args.arch} --claim {files.claim} --checkpoint <run>/model_best.pth.tar")
+    return cli.EXIT_OK
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""PROVE: claims, and reading signatures back out of suspect models."""

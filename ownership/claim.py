@@ -1,0 +1,80 @@
+"""The owner's claim: a small JSON file that says which text lies where. It is the secret half of scheme V2."""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pruner import qr_code
+from pruner.embedding import Region
+from pruner.qr_code import CodeFormat
+from utils import checkpoint
+from utils.errors import UserError
+
+CLAIM_FORMAT = "lottery-verification-claim/1"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What was embedded, where, and how to do it again.
+
+    signature: the text. arch: network. layer, start_x, start_y, version, error_correction, mask_pattern: see
+    `pruner.embedding.Region` and `pruner.qr_code.CodeFormat`. random_state: numpy's bit generator before embedding.
+    nonzeros, entries: of the signed ticket. similarity: of the region before embedding.
+    """
+
+    signature: str
+    arch: str
+    layer: str
+    start_x: int
+    start_y: int
+    version: int
+    error_correction: str
+    mask_pattern: int
+    similarity: float
+    nonzeros: int
+    entries: int
+    random_state: dict[str, Any]
+
+    @property
+    def code_format(self) -> CodeFormat:
+        return CodeFormat(self.version, self.error_correction, self.mask_pattern)
+
+    @property
+    def region(self) -> Region:
+        return Region(self.layer, self.start_x, self.start_y, self.code_format, self.similarity)
+
+
+def write_claim(path: str | Path, claim: Claim) -> None:
+    """Write a claim file. Raises UserError if another claim is there: a model may have been signed with it."""
+    if Path(path).exists() and read_claim(path) != claim:
+        raise UserError(f"{path}: holds another claim, which may belong to a signed model; name another --save_dir")
+    checkpoint.save_json({"format": CLAIM_FORMAT, **asdict(claim)}, path)
+
+
+def read_claim(path: str | Path) -> Claim:
+    """Read and check a claim file. Raises UserError for anything missing, unknown, of a wrong type or out of range."""
+    content = checkpoint.load_json(path)
+    if not isinstance(content, dict) or content.pop("format", None) != CLAIM_FORMAT:
+        raise UserError(f"{path}: not a claim ('format' must be {CLAIM_FORMAT!r}); embed_qrcode.py writes them")
+    types = {field.name: field.type for field in fields(Claim)}
+    for name in types.keys() - content.keys():
+        raise UserError(f"{path}: the claim lacks {name!r}")
+    for name, value in content.items():
+        if name not in types:
+            raise UserError(f"{path}: unknown entry {name!r}")
+        expected = {str: str, int: int, float: (int, float)}.get(types[name], dict)
+        if not isinstance(value, expected) or isinstance(value, bool):
+            raise UserError(f"{path}: {name!r} has the wrong type ({type(value).__name__})")
+    claim = Claim(**content)
+    if claim.error_correction not in qr_code.ERROR_CORRECTION or claim.version not in qr_code.VERSIONS \
+            or claim.mask_pattern not in qr_code.MASK_PATTERNS:
+        raise UserError(f"{path}: version, error_correction or mask_pattern is none of a QR code's")
+    if min(claim.start_x, claim.start_y) < 0:
+        raise UserError(f"{path}: start_x and start_y can't be negative")
+    try:
+        size = len(claim.signature.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: the signature is no valid text") from None
+    if not 0 < size <= qr_code.capacity(claim.version, claim.error_correction):
+        raise UserError(f"{path}: a signature of {size} bytes does not fit a version {claim.version} code")
+    return claim

@@ -1,0 +1,197 @@
+"""Writing a signature into a ticket's masks (paper, section 3.3.2, Algorithm 2) without changing its density."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pruner import qr_code
+from pruner.masks import Mask
+from pruner.qr_code import CodeFormat
+from utils.errors import UserError
+
+# the paper's 29x29 code; smaller ones hold short texts too, but mend far fewer damaged modules
+PREFERRED_VERSION = 3
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where a code lies: module (i, j) is the kernel from input channel start_y + j to output channel start_x + i.
+
+    similarity: share of data modules whose kernel was already empty or occupied as the code wants it.
+    """
+
+    layer: str
+    start_x: int
+    start_y: int
+    code_format: CodeFormat
+    similarity: float
+
+
+def occupancy(layer: torch.Tensor) -> np.ndarray:
+    """Squeeze a layer to two dimensions: bool [out, in], True where a kernel [height, width] has any weight."""
+    return layer.flatten(2).ne(0).any(2).cpu().numpy()
+
+
+def find_region(mask: Mask, signature: str, error_correction: str = "H", version: int | None = None,
+                mask_pattern: int | None = None, layer: str | None = None, start_x: int | None = None,
+                start_y: int | None = None, low_level: bool = True) -> Region:
+    """The region most similar to the signature's code, judged on data modules only.
+
+    Whatever is not given is chosen: the version is the smallest from 3 up that holds the text and fits (a smaller one
+    in networks too narrow for that); layer, offset and mask pattern are the most similar of all. With `low_level`,
+    only layers of the first stage that has room are looked at, since later ones are sparser (paper, section 3.3.2).
+    Of equals the first in order of layer, mask pattern, start_x, start_y is taken.
+
+    Raises:
+        UserError: the text is empty or too long, no layer has room, or the wish is outside the layer.
+    """
+    layers = _layers_asked_for(mask, layer)
+    version = _choose_version(layers, signature, error_correction, version, start_x or 0, start_y or 0)
+    size = qr_code.code_size(version)
+    fitting = {name: tensor for name, tensor in layers.items()
+               if tensor.shape[0] >= (start_x or 0) + size and tensor.shape[1] >= (start_y or 0) + size}
+    if low_level:
+        first_stage = _stage(next(iter(fitting)))
+        fitting = {name: tensor for name, tensor in fitting.items() if _stage(name) == first_stage}
+    formats = [CodeFormat(version, error_correction, pattern)
+               for pattern in (qr_code.MASK_PATTERNS if mask_pattern is None else (mask_pattern,))]
+    codes = np.stack([qr_code.encode(signature, code_format) for code_format in formats])
+
+    best = None
+    for name, tensor in fitting.items():
+        matches = _matches(occupancy(tensor), codes, qr_code.data_modules(version))
+        if start_x is not None:
+            matches = np.where(np.arange(matches.shape[1])[:, None] == start_x, matches, -1)
+        if start_y is not None:
+            matches = np.where(np.arange(matches.shape[2]) == start_y, matches, -1)
+        pattern, x, y = np.unravel_index(matches.argmax(), matches.shape)
+        count = int(matches[pattern, x, y])
+        if best is None or count > best[0]:
+            best = (count, name, int(x), int(y), formats[pattern])
+    count, name, x, y, code_format = best
+    return Region(name, x, y, code_format, count / int(qr_code.data_modules(version).sum()))
+
+
+def _layers_asked_for(mask: Mask, layer: str | None) -> Mask:
+    if layer is None:
+        return mask
+    if layer not in mask:
+        raise UserError(f"--max_name {layer}: no such layer in the mask; it has {', '.join(mask)}")
+    return Mask({layer: mask[layer]})
+
+
+def _choose_version(layers: Mask, signature: str, error_correction: str, version: int | None, start_x: int,
+                    start_y: int) -> int:
+    needed = len(signature.encode("utf-8"))
+    if not needed:
+        raise UserError("--signature: is empty; give the text to embed")
+    fit = [v for v in qr_code.VERSIONS
+           if any(t.shape[0] >= start_x + qr_code.code_size(v) and t.shape[1] >= start_y + qr_code.code_size(v)
+                  for t in layers.values())]
+    where = f"layer {next(iter(layers))}" if len(layers) == 1 else "any layer"
+    at = f" at offset ({start_x}, {start_y})" if start_x or start_y else ""
+    if not fit:
+        raise UserError(f"no code fits into {where}{at}: the smallest is {qr_code.code_size(1)} channels wide and high")
+    if version is not None and version not in fit:
+        raise UserError(f"--version {version}: its {qr_code.code_size(version)}x{qr_code.code_size(version)} modules do "
+                        f"not fit into {where}{at}; the largest version that does is {fit[-1]}")
+    holds = [v for v in ((version,) if version is not None else fit) if qr_code.capacity(v, error_correction) >= needed]
+    if not holds:
+        largest = version if version is not None else fit[-1]
+        raise UserError(f"--signature: has {needed} bytes, a version {largest} code at level {error_correction} holds "
+                        f"{qr_code.capacity(largest, error_correction)}; shorten it or choose a lower "
+                        "--error_correction" + ("" if version is None else " or a higher --version"))
+    return next((v for v in holds if v >= PREFERRED_VERSION), holds[-1])
+
+
+def _stage(layer: str) -> str:
+    """`layer2` of `layer2.0.conv1`: layers of one stage work at one resolution."""
+    return layer.partition(".")[0]
+
+
+def _matches(occupied: np.ndarray, codes: np.ndarray, is_data: np.ndarray) -> np.ndarray:
+    """Data modules that agree, for every code and offset: int [codes, out - size + 1, in - size + 1]."""
+    # agreement = zeros of the code + sum over data modules of occupied * (+1 where the code is 1, -1 where it is 0);
+    # sums of so few ones are exact in float32
+    signs = np.where(codes, 1.0, -1.0) * is_data
+    sums = F.conv2d(torch.from_numpy(occupied)[None, None].float(), torch.from_numpy(signs)[:, None].float())[0]
+    zeros = (~codes & is_data).sum((1, 2))
+    return sums.round().long().numpy() + zeros[:, None, None]
+
+
+def embed(mask: Mask, signature: str, region: Region, random: np.random.Generator) -> Mask:
+    """The mask with the signature's code written into `region`, and exactly as many weights as before.
+
+    Kernels at the code's zeros lose all weights, empty kernels at its ones get one at a random position. What that
+    gains or costs is balanced by random weights among the code's ones first (each keeps one), then in the rest of the
+    layer, then in the other layers. Function patterns are not written.
+
+    Raises:
+        UserError: the ticket has fewer weights than the code has ones, or no room for those the zeros lose.
+    """
+    code = qr_code.encode(signature, region.code_format)
+    is_data = qr_code.data_modules(region.code_format.version)
+    shape = mask[region.layer].shape
+    layer = mask[region.layer].flatten(2).numpy().copy()
+    target = layer.sum()
+
+    inside = np.zeros((3, *shape[:2]), dtype=bool)  # data modules, ones, zeros
+    window = (slice(None), slice(region.start_x, region.start_x + region.code_format.size),
+              slice(region.start_y, region.start_y + region.code_format.size))
+    inside[window] = is_data, is_data & code, is_data & ~code
+    data, ones, zeros = inside
+
+    layer[zeros] = False
+    empty = np.argwhere(ones & ~layer.any(2))
+    layer[empty[:, 0], empty[:, 1], random.integers(layer.shape[2], size=len(empty))] = True
+
+    # (a view of the weights that may change, those of them that must stay as they are), nearest to the code first
+    kept_for_ones = _one_of_each(layer, ones, random)
+    elsewhere = np.broadcast_to(data[:, :, None], layer.shape)
+    others = {name: other.numpy().copy() for name, other in mask.items() if name != region.layer}
+    missing = int(target - layer.sum())
+    missing -= _change([layer], [~ones[:, :, None] | kept_for_ones], missing, random)
+    missing -= _change([layer], [elsewhere], missing, random)
+    missing -= _change(list(others.values()), [np.zeros((), dtype=bool)] * len(others), missing, random)
+    if missing:
+        raise UserError(f"the ticket has no room to keep its {mask.nonzeros} weights with this code: {missing:+d} of "
+                        f"{mask.entries} can't be placed; take a smaller --version or another layer")
+
+    others[region.layer] = layer.reshape(shape)
+    return Mask({name: torch.from_numpy(others[name]) for name in mask})
+
+
+def _one_of_each(layer: np.ndarray, kernels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """bool like `layer` [out, in, area]: one weight, drawn at random, of each of `kernels` [out, in] (none is empty)."""
+    draw = np.where(layer, random.random(layer.shape), -1.0)
+    chosen = np.zeros_like(layer)
+    np.put_along_axis(chosen, draw.argmax(2)[:, :, None], True, axis=2)
+    return chosen & kernels[:, :, None]
+
+
+def _change(arrays: Iterable[np.ndarray], frozen: Iterable[np.ndarray], missing: int,
+            random: np.random.Generator) -> int:
+    """Set (missing > 0) or clear (missing < 0) that many random entries in place, as far as there are any.
+
+    Args:
+        arrays: bool arrays, drawn from as if they were one.
+        frozen: for each, bool broadcastable to its shape, True where it must stay.
+    Returns:
+        the change in set entries, between 0 and `missing`.
+    """
+    if not missing:
+        return 0
+    arrays = list(arrays)
+    wanted = missing < 0  # entries that are set can be cleared, and the other way round
+    places = [np.flatnonzero((array == wanted) & ~fixed) for array, fixed in zip(arrays, frozen)]
+    ends = np.cumsum([len(place) for place in places])
+    count = min(abs(missing), int(ends[-1]) if len(ends) else 0)
+    drawn = np.sort(random.choice(ends[-1], count, replace=False)) if count else np.zeros(0, dtype=int)
+    start = 0
+    for array, place, end in zip(arrays, places, ends):
+        array.reshape(-1)[place[drawn[(drawn >= start) & (drawn < end)] - start]] = not wanted
+        start = end
+    return count if missing > 0 else -count
