@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Sets up like quickstart.sh and runs the tests; arguments go to pytest. TEST_DATA=DIR (README, "Tests") adds the
+# tests on real pictures.
+set -euo pipefail
+source "$(dirname "$0")/setup.sh"
+python -m pytest "$@"
