@@ -1,6 +1,5 @@
 """Writing a signature into a ticket's masks (paper, section 3.3.2, Algorithm 2) without changing its density."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,20 +147,20 @@ def embed(mask: Mask, signature: str, region: Region, random: np.random.Generato
     empty = np.argwhere(ones & ~layer.any(2))
     layer[empty[:, 0], empty[:, 1], random.integers(layer.shape[2], size=len(empty))] = True
 
-    # (a view of the weights that may change, those of them that must stay as they are), nearest to the code first
     kept_for_ones = _one_of_each(layer, ones, random)
-    elsewhere = np.broadcast_to(data[:, :, None], layer.shape)
-    others = {name: other.numpy().copy() for name, other in mask.items() if name != region.layer}
     missing = int(target - layer.sum())
     missing -= _change([layer], [~ones[:, :, None] | kept_for_ones], missing, random)
-    missing -= _change([layer], [elsewhere], missing, random)
-    missing -= _change(list(others.values()), [np.zeros((), dtype=bool)] * len(others), missing, random)
+    missing -= _change([layer], [np.broadcast_to(data[:, :, None], layer.shape)], missing, random)
+    signed = dict(mask)
+    signed[region.layer] = torch.from_numpy(layer.reshape(shape))
+    if missing:
+        others = {name: mask[name].numpy().copy() for name in mask if name != region.layer}
+        missing -= _change(list(others.values()), [np.zeros((), dtype=bool)] * len(others), missing, random)
+        signed |= {name: torch.from_numpy(other) for name, other in others.items()}
     if missing:
         raise UserError(f"the ticket has no room to keep its {mask.nonzeros} weights with this code: {missing:+d} of "
                         f"{mask.entries} can't be placed; take a smaller --version or another layer")
-
-    others[region.layer] = layer.reshape(shape)
-    return Mask({name: torch.from_numpy(others[name]) for name in mask})
+    return Mask({name: signed[name] for name in mask})
 
 
 def _one_of_each(layer: np.ndarray, kernels: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -172,8 +171,7 @@ def _one_of_each(layer: np.ndarray, kernels: np.ndarray, random: np.random.Gener
     return chosen & kernels[:, :, None]
 
 
-def _change(arrays: Iterable[np.ndarray], frozen: Iterable[np.ndarray], missing: int,
-            random: np.random.Generator) -> int:
+def _change(arrays: list[np.ndarray], frozen: list[np.ndarray], missing: int, random: np.random.Generator) -> int:
     """Set (missing > 0) or clear (missing < 0) that many random entries in place, as far as there are any.
 
     Args:
@@ -184,7 +182,6 @@ def _change(arrays: Iterable[np.ndarray], frozen: Iterable[np.ndarray], missing:
     """
     if not missing:
         return 0
-    arrays = list(arrays)
     wanted = missing < 0  # entries that are set can be cleared, and the other way round
     places = [np.flatnonzero((array == wanted) & ~fixed) for array, fixed in zip(arrays, frozen)]
     ends = np.cumsum([len(place) for place in places])

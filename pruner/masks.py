@@ -68,6 +68,9 @@ class Mask(dict[str, torch.Tensor]):
         return isinstance(other, Mask) and list(self) == list(other) and all(
             torch.equal(self[name], other[name]) for name in self)
 
+    def __ne__(self, other: object) -> bool:  # dict's own would compare tensors
+        return not self == other
+
     __hash__ = None
 
 
