@@ -29,10 +29,10 @@ def read_with_zxing(picture: np.ndarray) -> str | None:
     """The text ZXing reads, None if nothing."""
     import zxingcpp
 
-    # ZXing takes noise for one of the smaller relatives of QR codes now and then, hence the one format; what it can't
-    # read it returns as an invalid barcode
-    found = zxingcpp.read_barcodes(picture, formats=zxingcpp.BarcodeFormat.QRCodeModel2, is_pure=True)
-    return _text(bytes(found[0].bytes)) if found and found[0].valid else None
+    found = zxingcpp.read_barcodes(picture, formats=zxingcpp.BarcodeFormat.QRCode, is_pure=True)
+    # what ZXing can't read it returns as an invalid barcode, and noise now and then as a Micro QR code
+    readable = [code for code in found if code.valid and str(code.format).startswith("QR")]
+    return _text(bytes(readable[0].bytes)) if readable else None
 
 
 def read_with_zbar(picture: np.ndarray) -> str | None:
