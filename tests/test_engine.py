@@ -1,0 +1,342 @@
+"""The training loop against a plain one, its records, and what it refuses."""
+
+import csv
+import dataclasses
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import prune
+
+from pruner.masks import Mask, MaskedWeights, prunable_layers
+from utils import checkpoint, engine
+from utils.engine import Engine, TrainingProtocol
+from utils.errors import UserError
+from utils.run_dir import TrainingFiles
+
+CPU = torch.device("cpu")
+PROTOCOL = TrainingProtocol(epochs=3, lr=0.02, milestones=(2,), batch_size=16, momentum=0.9, weight_decay=5e-4)
+
+
+def random_mask(model: nn.Module, share: float = 0.3) -> Mask:
+    generator = torch.Generator().manual_seed(5)
+    return Mask({name: torch.rand(layer.weight.shape, generator=generator) < share
+                 for name, layer in prunable_layers(model).items()})
+
+
+def metrics(files: TrainingFiles) -> list[dict[str, float]]:
+    with open(files.metrics, newline="", encoding="utf-8") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def copy_of(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
+def assert_same(left: dict, right: dict) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+# --- the arithmetic of training ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("warmup", [0, 5])
+@pytest.mark.parametrize("masked", [False, True])
+def test_training_equals_a_plain_loop(make_model, make_dataset, tmp_path, masked, warmup):
+    """Masks in place against weights reparametrised by torch.nn.utils.prune, same batches, same SGD."""
+    data, model, plain = make_dataset(train=60), make_model(), make_model()
+    protocol = dataclasses.replace(PROTOCOL, warmup=warmup)
+    mask = random_mask(model) if masked else None
+    trainer = Engine(model, CPU)
+    trainer.fit(data, protocol, TrainingFiles(tmp_path), 7, MaskedWeights(model, mask) if masked else None)
+
+    if masked:
+        for name, layer in prunable_layers(plain).items():
+            prune.custom_from_mask(layer, "weight", mask[name])
+    optimizer = torch.optim.SGD(plain.parameters(), protocol.lr, protocol.momentum, weight_decay=protocol.weight_decay,
+                                foreach=False, fused=False)
+    generator = torch.Generator().manual_seed(7)
+    step, losses, hits = 0, [], []
+    plain.train()
+    for epoch in range(1, protocol.epochs + 1):
+        rate = protocol.lr * 0.1 ** sum(milestone < epoch for milestone in protocol.milestones)
+        losses.append(0.0)
+        hits.append(0)
+        for images, labels in data.train_batches(protocol.batch_size, generator):
+            step += 1
+            optimizer.param_groups[0]["lr"] = rate * (min(1.0, step / warmup) if warmup else 1.0)
+            logits = plain(images)
+            loss = F.cross_entropy(logits, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses[-1] += loss.item() * len(labels)
+            hits[-1] += (logits.argmax(1) == labels).sum().item()
+
+    expected = plain.state_dict()
+    for name, tensor in model.state_dict().items():
+        layer = name.removesuffix(".weight")
+        if masked and layer in mask:
+            kept = mask[layer]
+            assert (tensor[~kept] == 0).all(), f"{name}: a pruned weight came back"
+            torch.testing.assert_close(tensor[kept], expected[f"{layer}.weight_orig"][kept], rtol=1e-4, atol=1e-5)
+        else:
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5, msg=lambda m: f"{name}: {m}")
+    assert len(metrics(TrainingFiles(tmp_path))) == protocol.epochs
+    for row, loss, correct in zip(metrics(TrainingFiles(tmp_path)), losses, hits):
+        assert math.isclose(row["train_loss"], loss / len(data.train), rel_tol=1e-4)
+        assert row["train_acc"] == 100 * correct / len(data.train)
+
+
+def test_pruned_weights_stay_zero_after_every_epoch_and_in_both_files(make_model, make_dataset, tmp_path):
+    model, files = make_model(), TrainingFiles(tmp_path)
+    mask = random_mask(model)
+    seen = []
+
+    def look(epoch: int) -> None:
+        for name, layer in prunable_layers(model).items():
+            assert (layer.weight[~mask[name]] == 0).all(), f"epoch {epoch}, {name}"
+        seen.append(epoch)
+
+    Engine(model, CPU).fit(make_dataset(), PROTOCOL, files, 1, MaskedWeights(model, mask), look)
+    assert seen == [0, 1, 2, 3]
+    for path in (files.last, files.best):
+        state = torch.load(path, weights_only=True)["state_dict"]
+        for name, kept in mask.items():
+            assert torch.equal(state[f"{name}.weight_mask"].bool(), kept)
+            assert (state[f"{name}.weight_orig"][~kept] == 0).all()
+            assert f"{name}.weight" not in state
+
+
+def test_the_network_learns(make_model, make_dataset, tmp_path):
+    data = make_dataset(train=192, classes=3)
+    done = Engine(make_model(), CPU).fit(data, dataclasses.replace(PROTOCOL, epochs=8, milestones=(4, 6), lr=0.1),
+                                         TrainingFiles(tmp_path), 1)
+    assert done.test_acc > 90  # chance is 33; the patterns are far apart
+
+
+# --- records --------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_what_an_independent_evaluation_finds(make_model, make_dataset, tmp_path):
+    data, model, files = make_dataset(train=48, val=29, test=31), make_model(), TrainingFiles(tmp_path)
+    states = {}
+    done = Engine(model, CPU).fit(data, PROTOCOL, files, 1,
+                                  after_epoch=lambda epoch: states.update({epoch: copy_of(model.state_dict())}))
+    rows = metrics(files)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    judge = make_model(seed=9).eval()
+    for row in rows:
+        judge.load_state_dict(states[row["epoch"]])
+        for split in ("val", "test"):
+            pictures = getattr(data, split)
+            images = torch.from_numpy(pictures.images.numpy().transpose(0, 3, 1, 2).astype(np.float32) / 255)
+            with torch.no_grad():
+                logits = torch.cat([judge(image[None]) for image in images]).double()
+            correct = sum(int(row.argmax() == label) for row, label in zip(logits, pictures.labels))
+            assert row[f"{split}_acc"] == 100 * correct / len(pictures)
+            loss = -torch.log_softmax(logits, 1)[range(len(pictures)), pictures.labels].mean().item()
+            assert math.isclose(row[f"{split}_loss"], loss, rel_tol=1e-4)
+    assert done.epochs == 3 and done.test_acc_last == rows[-1]["test_acc"]
+    assert math.isclose(done.seconds, sum(row["seconds"] for row in rows)) and all(row["seconds"] > 0 for row in rows)
+    assert files.curve.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("val, best", [
+    ([50, 70, 70, 60], 3), ([50, 50, 50, 50], 4), ([80, 70, 60, 50], 1), ([0, 0, 0, 0], 4), ([10, 90, 20, 90], 4)])
+def test_the_best_epoch_is_the_later_of_equals_by_validation(make_model, make_dataset, tmp_path, val, best):
+    data, model, files = make_dataset(train=16), make_model(), TrainingFiles(tmp_path)
+    test = [41.0, 42.0, 43.0, 44.0]
+    states = {}
+
+    class Scripted(Engine):
+        def evaluate(self, pictures):
+            epoch = len(states)
+            return 1.0, float(val[epoch] if pictures is data.val else test[epoch])
+
+    done = Scripted(model, CPU).fit(data, dataclasses.replace(PROTOCOL, epochs=4), files, 1, after_epoch=lambda epoch:
+                                    epoch and states.update({epoch: copy_of(model.state_dict())}))
+    assert (done.best_epoch, done.val_acc, done.test_acc) == (best, val[best - 1], test[best - 1])
+    assert done.test_acc_last == 44.0
+    saved = torch.load(files.best, weights_only=True)
+    assert (saved["epoch"], saved["val_acc"], saved["test_acc"]) == (best, val[best - 1], test[best - 1])
+    assert_same(saved["state_dict"], states[best])
+    assert_same(torch.load(files.last, weights_only=True)["state_dict"], states[4])
+
+
+def test_files_hold_the_given_facts_and_the_epoch(make_model, make_dataset, tmp_path):
+    files = TrainingFiles(tmp_path)
+    Engine(make_model(), CPU).fit(make_dataset(train=16), PROTOCOL, files, 1, facts={"arch": "res20s", "density": 0.5})
+    for path in (files.last, files.best):
+        content = torch.load(path, weights_only=True)
+        assert (content["arch"], content["density"]) == ("res20s", 0.5)
+    assert torch.load(files.last, weights_only=True)["epoch"] == 3
+
+
+@pytest.mark.parametrize("epochs, milestones, rates", [
+    (6, (2, 4), [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]),
+    (4, (1,), [0.1, 0.01, 0.01, 0.01]),
+    (3, (), [0.1, 0.1, 0.1]),
+    (3, (3, 9), [0.1, 0.1, 0.1]),
+])
+def test_the_rate_falls_after_each_milestone(make_model, make_dataset, tmp_path, epochs, milestones, rates):
+    protocol = dataclasses.replace(PROTOCOL, epochs=epochs, lr=0.1, milestones=milestones)
+    files = TrainingFiles(tmp_path)
+    Engine(make_model(), CPU).fit(make_dataset(train=8, val=3, test=3), protocol, files, 1)
+    assert [row["lr"] for row in metrics(files)] == pytest.approx(rates, rel=1e-12)
+
+
+def test_evaluation_leaves_the_model_as_it_was(make_model, make_dataset):
+    model, data = make_model(), make_dataset()
+    trainer = Engine(model, CPU)
+    before = copy_of(model.state_dict())
+    for mode in (True, False):
+        model.train(mode)
+        trainer.evaluate(data.test)
+        assert model.training is mode
+    assert_same(model.state_dict(), before)
+
+
+# --- resuming -------------------------------------------------------------------------------------------------------
+
+
+class Noisy(nn.Module):
+    """Dropout, so that the result depends on torch's global random state."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3)
+        self.conv2 = nn.Conv2d(4, 8, 3)
+        self.drop = nn.Dropout(0.5)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = F.relu(self.conv2(F.relu(self.conv1(x)))).mean((2, 3))
+        return self.fc(self.drop(x) + random.random() + np.random.rand())  # and on Python's and numpy's
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("stops", [(1,), (2, 5), (6,), (1, 2, 3, 4, 5, 6)])
+def test_stopped_and_resumed_training_equals_an_uninterrupted_one(make_dataset, tmp_path, stops, masked):
+    data = make_dataset(train=40, flip=True)
+    protocol = dataclasses.replace(PROTOCOL, epochs=6, milestones=(2, 4), warmup=8)
+
+    def fresh() -> Engine:
+        torch.manual_seed(3)
+        return Engine(Noisy(), CPU)
+
+    def constraint(trainer: Engine):
+        return MaskedWeights(trainer.model, random_mask(trainer.model)) if masked else None
+
+    whole, parts = TrainingFiles(tmp_path / "whole"), TrainingFiles(tmp_path / "parts")
+    trainer = fresh()
+    expected = trainer.fit(data, protocol, whole, 1, constraint(trainer))
+    for stop in stops:  # killed while it writes what belongs to this epoch
+
+        def kill(epoch: int) -> None:
+            if epoch == stop:
+                raise Killed
+
+        trainer = fresh()
+        with pytest.raises(Killed):
+            trainer.fit(data, protocol, parts, 1, constraint(trainer), kill)
+        torch.rand(7), random.random(), np.random.rand()  # another process has another random state
+    trainer = fresh()
+    done = trainer.fit(data, protocol, parts, 1, constraint(trainer))
+
+    assert dataclasses.replace(done, seconds=0) == dataclasses.replace(expected, seconds=0)
+    for name in ("last", "best"):
+        left, right = (torch.load(getattr(files, name), weights_only=True) for files in (whole, parts))
+        assert_same(left["state_dict"], right["state_dict"])
+    assert ([{**row, "seconds": 0} for row in metrics(parts)] == [{**row, "seconds": 0} for row in metrics(whole)])
+
+
+def test_a_finished_training_only_reports(make_model, make_dataset, tmp_path):
+    data, files = make_dataset(), TrainingFiles(tmp_path)
+    first = Engine(make_model(), CPU).fit(data, PROTOCOL, files, 1)
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (files.last, files.best)}
+    epochs, model = [], make_model(seed=4)
+    assert Engine(model, CPU).fit(data, PROTOCOL, files, 1, after_epoch=epochs.append) == first
+    assert epochs == []
+    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (files.last, files.best)}
+    assert_same(model.state_dict(), torch.load(files.last, weights_only=True)["state_dict"])
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(make_model, make_dataset, tmp_path):
+    files = TrainingFiles(tmp_path)
+    Engine(make_model(), CPU).fit(make_dataset(), PROTOCOL, files, 1)
+    files.last.write_bytes(files.last.read_bytes()[:5000])
+    with pytest.raises(UserError, match="checkpoint.pth.tar"):
+        Engine(make_model(), CPU).fit(make_dataset(), PROTOCOL, files, 1)
+
+
+# --- what can't be done ------------------------------------------------------------------------------------------------
+
+
+def test_divergence_is_an_error_that_names_the_rate(make_model, make_dataset, tmp_path):
+    files = TrainingFiles(tmp_path)
+    with pytest.raises(UserError, match="--lr 1e[+]30.*diverged in epoch 1"):
+        Engine(make_model(), CPU).fit(make_dataset(), dataclasses.replace(PROTOCOL, lr=1e30), files, 1)
+    assert not files.last.exists() and not files.best.exists()
+
+
+def test_nan_in_a_later_epoch_leaves_the_files_of_the_epoch_before(make_model, make_dataset, tmp_path):
+    model, files = make_model(), TrainingFiles(tmp_path)
+
+    def poison(epoch: int) -> None:
+        if epoch == 2:
+            with torch.no_grad():
+                model.fc.weight[0, 0] = math.nan
+
+    with pytest.raises(UserError, match="diverged in epoch 3"):
+        Engine(model, CPU).fit(make_dataset(), PROTOCOL, files, 1, after_epoch=poison)
+    assert torch.load(files.last, weights_only=True)["epoch"] == 2
+    assert len(metrics(files)) == 2
+
+
+def test_script_reports_divergence_in_one_line(run_main, refused, tmp_path):
+    message = refused(run_main("main_imp.py", "--limit", 64, "--epochs", 4, "--lr", 1e30, "--save_dir", tmp_path / "run"))
+    assert "--lr" in message and "diverged" in message
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:-1", "cuda:x", "meta", "mps", "", "cuda:99"])
+def test_devices_this_machine_lacks_are_refused(name):
+    with pytest.raises(UserError, match="--device"):
+        engine.resolve_device(name)
+
+
+def test_auto_takes_cuda_where_there_is_one():
+    assert engine.resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert engine.resolve_device("cpu") == CPU
+
+
+def test_amp_on_cpu_is_refused(make_model, run_main, refused, tmp_path):
+    with pytest.raises(UserError, match="--amp"):
+        Engine(make_model(), CPU, amp=True)
+    message = refused(run_main("main_imp.py", "--amp", "--device", "cpu", "--save_dir", tmp_path / "run"))
+    assert "--amp" in message and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("arch", ["res20s", "res18", "res50"])
+def test_a_last_batch_of_one_picture_trains(make_model, make_dataset, tmp_path, arch):
+    """At 8x8 pictures the last stage of res18 and res50 is 1x1, where one picture has no batch statistics."""
+    data = make_dataset(train=5, val=3, test=3)
+    done = Engine(make_model(arch), CPU).fit(data, dataclasses.replace(PROTOCOL, epochs=1, batch_size=4),
+                                             TrainingFiles(tmp_path), 1)
+    assert done.epochs == 1
+
+
+def test_checkpoints_load_with_weights_only(make_model, make_dataset, tmp_path):
+    files = TrainingFiles(tmp_path)
+    Engine(make_model(), CPU).fit(make_dataset(), PROTOCOL, files, 1)
+    assert checkpoint.load(files.last)["epoch"] == 3 and checkpoint.load(files.best)["val_acc"] >= 0
