@@ -22,8 +22,8 @@ def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="the suspect's model, or a mask file")
     parser.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="network")
-    parser.add_argument("--save_dir", default=None, metavar="DIR",
-                        help="write code.png and result.json there (default: write nothing)")
+    parser.add_argument("--save_dir", default="runs/extracted", metavar="DIR",
+                        help="the code as found (code.png) and what was read (extraction.json) go there")
     parser.add_argument("--data", "--dataset", dest="ignored", default=None, metavar="X",
                         help="accepted from the paper's command and not needed")
 
@@ -92,11 +92,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         result |= {"flipped": flips.count, "lost": flips.lost, "added": flips.added, "data_modules": flips.data_modules}
         print(f"flipped: {flips.count} of {flips.data_modules} data modules ({100 * flips.share:.2f}%): "
               f"{flips.lost} of the code's ones are empty, {flips.added} of its zeros are occupied")
-    if args.save_dir:
-        files = ExtractionFiles(args.save_dir)
-        write_code(found.modules, files.code)
-        checkpoint.save_json(result, files.result)
-        print(f"code:    {files.code}")
+    files = ExtractionFiles(args.save_dir)
+    write_code(found.modules, files.code)
+    checkpoint.save_json(result, files.result)
+    print(f"code:    {files.code}")
     if signature is not None:
         print("verdict: match" if match else "verdict: no match")
     else:

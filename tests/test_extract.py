@@ -49,6 +49,12 @@ def files(signed, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """The script's default folder for what it finds is relative."""
+    monkeypatch.chdir(tmp_path)
+
+
 def by_hand(region) -> tuple:
     return "--max-name", region.layer, "--start-x", region.start_x, "--start-y", region.start_y
 
@@ -140,7 +146,7 @@ def test_without_zbar_zxing_reads_alone_and_says_so_once(run_script, files, tmp_
     (package / "__init__.py").write_text("")
     (package / "pyzbar.py").write_text("raise ImportError('Unable to find zbar shared library')")
     done = run_script("extract_qrcode.py", "--checkpoint", files / "model.pth.tar", "--claim", files / "claim.json",
-                      env={"PYTHONPATH": str(tmp_path)})
+                      "--save_dir", tmp_path, env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 0 and f"ZXing:   {SIGNATURE!r}" in done.stdout and "zbar:" not in done.stdout
     assert done.stderr.count("zbar is not installed") == 1
 
@@ -213,8 +219,7 @@ def hostile(name: str, state: dict[str, torch.Tensor]):
 
 @pytest.mark.parametrize("name", ["pickle bomb", "NaN", "missing layer", "unknown key", "wrong shape", "integers",
                                   "not a tensor"])
-def test_hostile_suspects_are_one_line(run_main, refused, signed, files, tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
+def test_hostile_suspects_are_one_line(run_main, refused, signed, files, tmp_path, name):
     torch.save(hostile(name, dict(signed[2].state_dict())), tmp_path / "suspect.pth.tar")
     message = refused(run_main("extract_qrcode.py", "--checkpoint", tmp_path / "suspect.pth.tar", "--claim",
                                files / "claim.json", "--save_dir", tmp_path / "out"))

@@ -162,6 +162,8 @@ class Engine:
             schedule.load_state_dict(saved["scheduler"])
             randomness.set_state(saved["random"], generator)
             history, best = saved["history"], saved["best"]
+            if best["epoch"] == saved["epoch"]:  # killed between writing the two files, perhaps
+                self._save_best(best, facts, saved["state_dict"], files)
         if constraint:
             constraint.apply()
         if after_epoch and not history:
@@ -183,12 +185,14 @@ class Engine:
                 after_epoch(epoch)
             history.append(dict(zip(METRICS, (epoch, rate, train_loss, train_acc, val_loss, val_acc, test_loss,
                                               test_acc, time.perf_counter() - started))))
-            state = {**(facts or {}), "epoch": epoch, "state_dict": pack(model.state_dict())}
             if val_acc >= best["val_acc"]:
                 best = {"val_acc": val_acc, "test_acc": test_acc, "epoch": epoch}
-                checkpoint.save({**state, "val_acc": val_acc, "test_acc": test_acc}, files.best)
-            checkpoint.save({**state, "optimizer": optimizer.state_dict(), "scheduler": schedule.state_dict(),
-                             "random": randomness.get_state(generator), "history": history, "best": best}, files.last)
+            state = pack(model.state_dict())
+            checkpoint.save({**(facts or {}), "epoch": epoch, "state_dict": state, "optimizer": optimizer.state_dict(),
+                             "scheduler": schedule.state_dict(), "random": randomness.get_state(generator),
+                             "history": history, "best": best}, files.last)
+            if best["epoch"] == epoch:
+                self._save_best(best, facts, state, files)
             _write_metrics(history, files)
             epochs.set_postfix_str(f"val {val_acc:.2f} test {test_acc:.2f}")
             if epochs.disable:
@@ -200,6 +204,11 @@ class Engine:
         plots.training_curve(history, title, files.curve)
         return Trained(best["test_acc"], best["val_acc"], best["epoch"], history[-1]["test_acc"], len(history),
                        sum(row["seconds"] for row in history))
+
+    @staticmethod
+    def _save_best(best: dict[str, Any], facts: dict[str, Any] | None, state: dict[str, torch.Tensor],
+                   files: TrainingFiles) -> None:
+        checkpoint.save({**(facts or {}), **best, "state_dict": state}, files.best)
 
     def _train_epoch(self, data: Batches, protocol: TrainingProtocol, optimizer: torch.optim.Optimizer,
                      generator: torch.Generator, constraint: WeightConstraint | None,
