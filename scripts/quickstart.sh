@@ -6,7 +6,7 @@ source "$(dirname "$0")/setup.sh"
 
 RUN=${RUN:-runs/quickstart}
 SIGNATURE=${SIGNATURE:-signature}
-EPOCHS=20
+EPOCHS=30
 ROUNDS=6 # 0.8^6: 26.2% of the weights remain
 
 stage() { # stage NAME COMMAND...: runs it and notes how long it took when it first came to its end

@@ -5,8 +5,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 
 apt_install() { # apt_install PACKAGE...: quietly, as root or with a password-free sudo; false where that can't be
     local sudo=""
-    if [ "$(id -u)" != 0 ]; then sudo="sudo -n"; $sudo true 2>/dev/null || return 1; fi
+    if [ "$(id -u)" != 0 ]; then sudo="sudo -n --preserve-env=DEBIAN_FRONTEND"; sudo -n true 2>/dev/null || return 1; fi
     command -v apt-get >/dev/null || return 1
+    export DEBIAN_FRONTEND=noninteractive
     { $sudo apt-get install -y -qq --no-install-recommends "$@" ||
         { $sudo apt-get update -qq && $sudo apt-get install -y -qq --no-install-recommends "$@"; }; } >/dev/null 2>&1
 }
