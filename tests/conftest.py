@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: scripts run as users run them, small data sets and networks, real pictures."""
 
 import contextlib
+import gc
 import importlib
 import io
 import os
@@ -50,6 +51,7 @@ def run_main():
                     code = end.code
         finally:
             sys.argv = before
+            gc.collect()  # closes what the end of a process would close, the lock of a run directory above all
         return subprocess.CompletedProcess(argv, code or 0, out.getvalue(), err.getvalue())
 
     return run
