@@ -1,0 +1,295 @@
+"""Score functions for splitting key masks off a ticket (paper, section 3.3.1 and Algorithm 1, lines 1 and 2).
+
+Each takes a `Scoring` and returns layer -> float64 tensor of the weight's shape: the higher, the sooner a weight goes
+into the key. Pruned weights score -inf, all others are finite. To add one, write it and put it into SCORES.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pruner.channel_graph import (NOTHING, PARALLEL_EDGES, ChannelGraph, Edges, channel_graph, kernel_strengths, per_kernel,
+                                  surviving_edges)
+from pruner.masks import Mask
+from utils.errors import UserError
+
+Scores = dict[str, torch.Tensor]
+
+
+@dataclass
+class Scoring:
+    """What a score function may look at.
+
+    model: its weights are those of the ticket, W0; what the mask prunes is taken as zero. mask: the ticket's.
+    pictures, labels: float [N, 3, H, W] on the scale 0 to 1 and int64 [N], for the data-driven scores only.
+    seed: of everything random. num_paths: how many paths the path scores draw. betweenness_samples: source channels
+    that betweenness is estimated from, None for all (exact).
+    """
+
+    model: nn.Module
+    mask: Mask
+    pictures: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
+    seed: int = 1
+    num_paths: int = 1000
+    betweenness_samples: int | None = None
+    _layers: dict[str, nn.Module] = field(init=False, repr=False)
+
+    def __post_init__(self):
+        self._layers = dict(self.model.named_modules())
+
+    def weight(self, layer: str) -> torch.Tensor:
+        """A layer's weight on the CPU, pruned entries zero."""
+        weight = self._layers[layer].weight.detach().cpu()
+        return weight * self.mask[layer] if layer in self.mask else weight
+
+    def graph(self) -> tuple[ChannelGraph, dict[str, np.ndarray]]:
+        """The network's channel graph and its kernels' strengths, float64 [out, in] per layer."""
+        graph = channel_graph(self.model)
+        return graph, kernel_strengths(graph, self.weight)
+
+    def finish(self, scores: Mapping[str, torch.Tensor]) -> Scores:
+        """Float64 scores of the masked layers, -inf where pruned."""
+        return {name: torch.where(kept, scores[name].double(), -torch.inf) for name, kept in self.mask.items()}
+
+    def spread(self, kernels: Mapping[str, np.ndarray]) -> Scores:
+        """Scores [out, in] of kernels given to all their weights."""
+        return self.finish({name: torch.from_numpy(np.ascontiguousarray(kernels[name]))[:, :, None, None]
+                            .expand(self.mask[name].shape) for name in self.mask})
+
+
+def omp(scoring: Scoring) -> Scores:
+    """One-shot magnitude: |w|."""
+    return scoring.finish({name: scoring.weight(name).abs() for name in scoring.mask})
+
+
+def random(scoring: Scoring) -> Scores:
+    """Uniform over the surviving weights, seeded."""
+    generator = torch.Generator().manual_seed(scoring.seed)
+    return scoring.finish({name: torch.rand(kept.shape, generator=generator, dtype=torch.float64)
+                           for name, kept in scoring.mask.items()})
+
+
+def ewp(scoring: Scoring) -> Scores:
+    """Edge-weight product, exact: of each kernel, the sum over all paths from a picture's channel to a class through it
+    of the product of strengths along the path, relative to the largest kernel's.
+
+    One sweep forward and one backward over the channel graph: the sum is (mass arriving at the kernel's source) x (its
+    strength) x (mass leaving its target). Masses are kept as logarithms, so no depth leaves their range.
+    """
+    graph, strengths = scoring.graph()
+    arriving, leaving = path_masses(graph, strengths)
+    products = {}
+    with np.errstate(divide="ignore"):
+        for step in graph.steps:
+            if step.layer in scoring.mask:
+                products[step.layer] = (leaving[step.targets][:, None] + np.log(strengths[step.layer])
+                                        + _at(arriving, step.sources)[None, :])
+    top = max(product.max() for product in products.values())
+    if top == -np.inf:
+        raise UserError("no path leads through the ticket from the picture to a class; ewp can't score it")
+    return scoring.spread({name: np.exp(product - top) for name, product in products.items()})
+
+
+def path_masses(graph: ChannelGraph, strengths: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Natural logarithms of, for every node, the sum over all paths from the inputs to it, and from it to the outputs,
+    of the product of strengths along the path. Float64 [nodes], -inf where there is no path."""
+    arriving = np.full(graph.nodes, -np.inf)
+    arriving[graph.inputs] = 0.0
+    for step in graph.steps:
+        gain = _log_product(strengths.get(step.layer), _at(arriving, step.sources))
+        arriving[step.targets] = np.logaddexp(arriving[step.targets], gain)
+    leaving = np.full(graph.nodes, -np.inf)
+    leaving[graph.outputs] = 0.0
+    for step in reversed(graph.steps):
+        strength = strengths.get(step.layer)
+        gain = _log_product(None if strength is None else strength.T, leaving[step.targets])
+        real = step.sources != NOTHING
+        leaving[step.sources[real]] = np.logaddexp(leaving[step.sources[real]], gain[real])
+    return arriving, leaving
+
+
+def _at(mass: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+    return np.where(nodes == NOTHING, -np.inf, mass[nodes])
+
+
+def _log_product(matrix: np.ndarray | None, log_vector: np.ndarray) -> np.ndarray:
+    """log(matrix @ exp(log_vector)); None is the identity."""
+    if matrix is None:
+        return log_vector
+    top = log_vector.max()
+    if top == -np.inf:
+        return np.full(matrix.shape[0], -np.inf)
+    with np.errstate(divide="ignore"):
+        return np.log(matrix @ np.exp(log_vector - top)) + top
+
+
+def ewp_sampled(scoring: Scoring) -> Scores:
+    """Of each kernel, how many of `num_paths` drawn paths run through it; a path is drawn with probability
+    proportional to its product of strengths, so the counts approach `ewp` as paths grow."""
+    return _count_paths(scoring, *scoring.graph())
+
+
+def random_path(scoring: Scoring) -> Scores:
+    """Of each kernel, how many of `num_paths` drawn paths run through it; all paths through surviving kernels are
+    equally likely."""
+    graph, strengths = scoring.graph()
+    return _count_paths(scoring, graph, {name: (strength > 0).astype(float) for name, strength in strengths.items()})
+
+
+def _count_paths(scoring: Scoring, graph: ChannelGraph, strengths: dict[str, np.ndarray]) -> Scores:
+    """All paths walk at once, a hop at a time, from the inputs to the outputs: an edge is taken with probability
+    (strength x mass leaving its target) / (mass leaving its source), which draws whole paths by their products."""
+    generator = np.random.default_rng(scoring.seed)
+    _, leaving = path_masses(graph, strengths)
+    start = leaving[graph.inputs]
+    if start.max() == -np.inf:
+        raise UserError("no path leads through the ticket from the picture to a class; there are none to draw")
+    share = np.exp(start - start.max())
+    walkers = generator.choice(graph.inputs, scoring.num_paths, p=share / share.sum())
+
+    edges = surviving_edges(graph, strengths)
+    alive = np.flatnonzero(leaving[edges.target] > -np.inf)
+    alive = alive[np.argsort(edges.source[alive], kind="stable")]
+    source, target = edges.source[alive], edges.target[alive]
+    chance = np.exp(np.log(edges.strength[alive]) + leaving[target] - leaving[source])
+    first = np.flatnonzero(np.r_[True, source[1:] != source[:-1]])
+    # one sorted array to look all draws up in: the i-th node with edges covers the interval (i, i + 1]
+    total = np.cumsum(chance)
+    base = np.r_[0.0, total[first[1:] - 1]]
+    rank = np.cumsum(np.isin(np.arange(len(source)), first)) - 1
+    upto = rank + np.minimum((total - base[rank]) / np.add.reduceat(chance, first)[rank], 1.0)
+    upto[np.r_[first[1:] - 1, len(source) - 1]] = np.arange(1, len(first) + 1)
+    rank_of_node = np.full(graph.nodes, -1)
+    rank_of_node[source[first]] = np.arange(len(first))
+
+    counts = np.zeros(len(edges.source))
+    while len(walkers := walkers[rank_of_node[walkers] >= 0]):  # classes have no edges on
+        drawn = np.searchsorted(upto, rank_of_node[walkers] + 1 - generator.random(len(walkers)))
+        counts += np.bincount(alive[drawn], minlength=len(counts))
+        walkers = target[drawn]
+    return scoring.spread(per_kernel(graph, strengths, edges, counts))
+
+
+def betweenness(scoring: Scoring) -> Scores:
+    """Weighted edge betweenness of each kernel on the directed channel graph, distance 1 / strength: the number of pairs
+    of channels whose shortest path runs through it (equally short paths share).
+
+    Exact unless `betweenness_samples` is set; the computation is networkit's, the definition
+    networkx.edge_betweenness_centrality's (not normalised).
+    """
+    graph, strengths = scoring.graph()
+    edges = surviving_edges(graph, strengths)
+    if len(np.unique(edges.source * graph.nodes + edges.target)) < len(edges.source):
+        raise UserError(PARALLEL_EDGES)
+    if scoring.betweenness_samples is None:
+        values = edge_betweenness(graph.nodes, edges)
+    else:
+        values = sampled_edge_betweenness(graph.nodes, edges, scoring.betweenness_samples, scoring.seed)
+    return scoring.spread(per_kernel(graph, strengths, edges, values))
+
+
+def edge_betweenness(nodes: int, edges: Edges) -> np.ndarray:
+    """Exact betweenness of every edge, float64, by networkit on all cores."""
+    import networkit
+
+    order = np.lexsort((edges.target, edges.source))
+    graph = networkit.GraphFromCoo((1 / edges.strength[order], (edges.source[order], edges.target[order])), n=nodes,
+                                   weighted=True, directed=True)
+    graph.indexEdges()  # numbers edges by source, those of one source as they were added: our sorted order
+    scorer = networkit.centrality.Betweenness(graph, normalized=False, computeEdgeCentrality=True)
+    values = np.empty(len(order))
+    values[order] = scorer.run().edgeScores()
+    return values
+
+
+def sampled_edge_betweenness(nodes: int, edges: Edges, samples: int, seed: int) -> np.ndarray:
+    """Betweenness of every edge estimated from the shortest paths of `samples` source nodes, drawn without
+    replacement; unbiased, and exact (up to ties, of which one path gets all) with `samples` = `nodes`."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import dijkstra
+
+    samples = min(samples, nodes)
+    sources = np.random.default_rng(seed).choice(nodes, samples, replace=False)
+    matrix = csr_array((1 / edges.strength, (edges.source, edges.target)), shape=(nodes, nodes))
+    values = np.zeros(len(edges.source))
+    ends = edges.source * nodes + edges.target
+    order = np.argsort(ends)
+    for source in sources:
+        distance, before = dijkstra(matrix, indices=source, return_predecessors=True)
+        reached = np.flatnonzero((before >= 0) & (np.arange(nodes) != source))
+        edge = order[np.searchsorted(ends, before[reached].astype(np.int64) * nodes + reached, sorter=order)]
+        # farthest first: each node passes on itself and all that came through it
+        through = np.zeros(nodes)
+        for position in np.argsort(-distance[reached], kind="stable"):
+            node = reached[position]
+            values[edge[position]] += 1 + through[node]
+            through[before[node]] += 1 + through[node]
+    return values * (nodes / samples)
+
+
+def taylor1_abs(scoring: Scoring) -> Scores:
+    """First-order Taylor: |w * dL/dw|, L the cross-entropy of the scoring pictures."""
+    return scoring.finish({name: (weight * gradient).abs() for name, weight, gradient in _gradients(scoring)})
+
+
+def hessian_abs(scoring: Scoring) -> Scores:
+    """Second-order Taylor: |w * (H w)|, H the Hessian of the same loss in the masked layers, exact by differentiating
+    twice."""
+    weights = _masked_weights(scoring)
+    loss = _loss(scoring, weights)
+    first = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+    along = sum((gradient * weight.detach()).sum() for gradient, weight in zip(first, weights.values()))
+    second = torch.autograd.grad(along, list(weights.values()))
+    return scoring.finish({name: (weight.detach() * product).abs().cpu()
+                           for (name, weight), product in zip(weights.items(), second)})
+
+
+def intgrads(scoring: Scoring, steps: int = 20) -> Scores:
+    """Integrated gradients: |w * integral of dL/dw (a w) da from 0 to 1|, by the midpoint rule with `steps` points."""
+    total = {name: torch.zeros(kept.shape) for name, kept in scoring.mask.items()}
+    for step in range(steps):
+        for name, _, gradient in _gradients(scoring, (step + 0.5) / steps):
+            total[name] += gradient / steps
+    return scoring.finish({name: (scoring.weight(name) * gradient).abs() for name, gradient in total.items()})
+
+
+def _masked_weights(scoring: Scoring, scale: float = 1.0) -> dict[str, torch.Tensor]:
+    device = next(scoring.model.parameters()).device
+    return {name: (scale * scoring.weight(name)).to(device).requires_grad_() for name in scoring.mask}
+
+
+def _loss(scoring: Scoring, weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Mean cross-entropy of the scoring pictures under these weights, batch statistics as they are stored."""
+    if scoring.pictures is None:
+        raise UserError("this score needs pictures; give --dataset and --data")
+    was_training = scoring.model.training
+    scoring.model.eval()
+    logits = torch.func.functional_call(scoring.model, {f"{name}.weight": w for name, w in weights.items()},
+                                        (scoring.pictures,))
+    scoring.model.train(was_training)
+    return F.cross_entropy(logits, scoring.labels)
+
+
+def _gradients(scoring: Scoring, scale: float = 1.0) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
+    """(layer, weight, dL/dweight at scale * weight) of all masked layers, on the CPU."""
+    weights = _masked_weights(scoring, scale)
+    gradients = torch.autograd.grad(_loss(scoring, weights), list(weights.values()))
+    return [(name, scoring.weight(name), gradient.cpu()) for name, gradient in zip(weights, gradients)]
+
+
+SCORES: dict[str, Callable[[Scoring], Scores]] = {
+    "omp": omp,
+    "random": random,
+    "ewp": ewp,
+    "ewp_sampled": ewp_sampled,
+    "random_path": random_path,
+    "betweenness": betweenness,
+    "taylor1_abs": taylor1_abs,
+    "hessian_abs": hessian_abs,
+    "intgrads": intgrads,
+}

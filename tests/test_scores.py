@@ -1,0 +1,245 @@
+"""Every score against brute force on small nets: all paths enumerated, networkx, finite differences."""
+
+import networkx
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_channel_graph import Tiny
+
+from pruner.channel_graph import surviving_edges, to_networkx
+from pruner.masks import Mask, prunable_layers
+from pruner.scores import SCORES, Scoring, edge_betweenness, sampled_edge_betweenness
+from utils.errors import UserError
+
+
+def sparse(model, density: float, seed: int) -> Mask:
+    generator = torch.Generator().manual_seed(seed)
+    return Mask({name: torch.rand(layer.weight.shape, generator=generator) < density
+                 for name, layer in prunable_layers(model).items()})
+
+
+def tiny_scoring(seed: int = 0, density: float = 0.6, **more) -> Scoring:
+    torch.manual_seed(seed)
+    model = Tiny()
+    generator = torch.Generator().manual_seed(seed)
+    return Scoring(model, sparse(model, density, seed), torch.rand(6, 3, 8, 8, generator=generator),
+                   torch.randint(0, 2, (6,), generator=generator), seed=seed, **more)
+
+
+def all_paths(scoring: Scoring) -> list[list[tuple]]:
+    """Every path from a picture's channel to a class, as its edges' attributes."""
+    graph, strengths = scoring.graph()
+    joined = to_networkx(graph, strengths)
+    paths = []
+    for source in graph.inputs:
+        for output in graph.outputs:
+            for nodes in networkx.all_simple_paths(joined, int(source), int(output)):
+                paths.append([joined.edges[pair] for pair in zip(nodes, nodes[1:])])
+    return paths
+
+
+def brute_force_products(scoring: Scoring) -> dict[str, np.ndarray]:
+    sums = {name: np.zeros(kept.shape[:2]) for name, kept in scoring.mask.items()}
+    for path in all_paths(scoring):
+        product = np.prod([edge["strength"] for edge in path])
+        for edge in path:
+            if edge["layer"] in sums:
+                sums[edge["layer"]][edge["kernel"]] += product
+    return sums
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_one_number_per_weight_minus_infinity_where_pruned(name):
+    scoring = tiny_scoring(num_paths=50)
+    scores, again = SCORES[name](scoring), SCORES[name](scoring)
+    assert list(scores) == list(scoring.mask)
+    for layer, kept in scoring.mask.items():
+        assert scores[layer].shape == kept.shape and scores[layer].dtype == torch.float64
+        assert (scores[layer][~kept] == -torch.inf).all()
+        assert torch.isfinite(scores[layer][kept]).all()
+        assert torch.equal(scores[layer], again[layer])
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 10**6), density=st.floats(0.15, 1.0))
+def test_ewp_is_the_sum_over_all_paths(seed, density):
+    scoring = tiny_scoring(seed, density)
+    expected = brute_force_products(scoring)
+    top = max(sums.max() for sums in expected.values())
+    if top == 0:
+        with pytest.raises(UserError, match="no path"):
+            SCORES["ewp"](scoring)
+        return
+    for layer, scores in SCORES["ewp"](scoring).items():
+        kept = scoring.mask[layer]
+        wanted = torch.from_numpy(expected[layer] / top)[:, :, None, None].expand(kept.shape)
+        assert torch.allclose(scores[kept], wanted[kept], rtol=1e-9, atol=1e-12)
+
+
+def test_ewp_stays_in_range_in_deep_and_loud_nets(make_model):
+    model = make_model("res20s")
+    for layer in prunable_layers(model).values():
+        layer.weight.data *= 1e20  # products along a path leave float64 by far
+    scores = SCORES["ewp"](Scoring(model, Mask.dense(model)))
+    assert max(float(layer.max()) for layer in scores.values()) == 1.0
+    assert all(torch.isfinite(layer).all() and (layer >= 0).all() for layer in scores.values())
+
+
+def test_drawn_paths_approach_their_distribution():
+    scoring = tiny_scoring(3, num_paths=200_000)
+    paths = all_paths(scoring)
+    products = np.array([np.prod([edge["strength"] for edge in path]) for path in paths])
+    for name, weights in (("ewp_sampled", products), ("random_path", np.ones(len(paths)))):
+        share = {layer: np.zeros(kept.shape[:2]) for layer, kept in scoring.mask.items()}
+        for path, weight in zip(paths, weights / weights.sum()):
+            for edge in path:
+                if edge["layer"] in share:
+                    share[edge["layer"]][edge["kernel"]] += weight
+        for layer, scores in SCORES[name](scoring).items():
+            drawn = scores.amax((2, 3)).clamp_min(0).numpy()
+            sigma = np.sqrt(scoring.num_paths * share[layer] * (1 - share[layer]))
+            assert (np.abs(drawn - scoring.num_paths * share[layer]) <= 5 * sigma + 1e-9).all()
+
+
+def test_every_drawn_path_runs_from_the_picture_to_a_class():
+    # layer c1 and the shortcut `down` beside it are a cut: each path crosses exactly one kernel of the two
+    scoring = tiny_scoring(1, num_paths=777)
+    scores = SCORES["ewp_sampled"](scoring)
+    crossing = sum(scores[layer].amax((2, 3)).clamp_min(0).sum() for layer in ("c1", "down"))
+    assert crossing == 777
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 10**6), density=st.floats(0.1, 1.0))
+def test_betweenness_is_networkxs(seed, density):
+    scoring = tiny_scoring(seed, density)
+    graph, strengths = scoring.graph()
+    reference = networkx.edge_betweenness_centrality(to_networkx(graph, strengths), normalized=False, weight="distance")
+    edges = surviving_edges(graph, strengths)
+    expected = np.array([reference[pair] for pair in zip(edges.source.tolist(), edges.target.tolist())])
+    np.testing.assert_allclose(edge_betweenness(graph.nodes, edges), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(sampled_edge_betweenness(graph.nodes, edges, graph.nodes, seed), expected, atol=1e-9)
+
+
+def test_betweenness_of_a_whole_resnet20(make_model):
+    model = make_model("res20s", classes=10)
+    scoring = Scoring(model, sparse(model, 0.1, 0))
+    graph, strengths = scoring.graph()
+    joined = to_networkx(graph, strengths)
+    reference = networkx.edge_betweenness_centrality(joined, normalized=False, weight="distance")
+    expected = {name: np.zeros(kept.shape[:2]) for name, kept in scoring.mask.items()}
+    for pair, value in reference.items():
+        if joined.edges[pair]["layer"] in expected:
+            expected[joined.edges[pair]["layer"]][joined.edges[pair]["kernel"]] = value
+    for name, scores in SCORES["betweenness"](scoring).items():
+        kept = scoring.mask[name]
+        wanted = torch.from_numpy(expected[name])[:, :, None, None].expand(kept.shape)
+        assert torch.allclose(scores[kept], wanted[kept], rtol=1e-9, atol=1e-9)
+
+
+def test_sampled_betweenness_is_unbiased(make_model):
+    model = make_model("res20s", classes=10)
+    graph, strengths = Scoring(model, sparse(model, 0.1, 0)).graph()
+    edges = surviving_edges(graph, strengths)
+    exact = edge_betweenness(graph.nodes, edges)
+    estimates = [sampled_edge_betweenness(graph.nodes, edges, 70, seed) for seed in range(40)]
+    # the total of all edges is what a bias would shift; 40 draws of a tenth of the sources each
+    totals = np.array([estimate.sum() for estimate in estimates])
+    assert abs(totals.mean() - exact.sum()) < 4 * totals.std(ddof=1) / np.sqrt(len(totals))
+    single, averaged = estimates[0], np.mean(estimates, axis=0)
+    assert np.abs(averaged - exact).mean() < 0.5 * np.abs(single - exact).mean()
+
+
+def flat_loss(scoring: Scoring, weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    logits = torch.func.functional_call(scoring.model, {f"{n}.weight": w for n, w in weights.items()},
+                                        (scoring.pictures,))
+    return F.cross_entropy(logits, scoring.labels)
+
+
+@pytest.fixture
+def double_scoring():
+    """In double precision, so that finite differences are sharp; one pair of weights per layer is probed."""
+    scoring = tiny_scoring(2)
+    scoring.model.double()
+    scoring.pictures = scoring.pictures.double()
+    return scoring
+
+
+def derivative(function, step: float = 1e-5) -> float:
+    with torch.no_grad():
+        return float((function(step) - function(-step)) / (2 * step))
+
+
+def test_taylor_and_integrated_gradients_against_finite_differences(double_scoring):
+    scoring = double_scoring
+    weights = {name: scoring.weight(name) for name in scoring.mask}
+    taylor, integrated = SCORES["taylor1_abs"](scoring), SCORES["intgrads"](scoring)
+    for name, kept in scoring.mask.items():
+        for place in map(tuple, np.argwhere(kept.numpy())[::7]):
+            def shifted(step, scale=1.0):
+                moved = {other: scale * weight for other, weight in weights.items()}
+                moved[name] = moved[name].clone()
+                moved[name][place] += step
+                return flat_loss(scoring, moved)
+
+            w = float(weights[name][place])
+            assert float(taylor[name][place]) == pytest.approx(abs(w * derivative(shifted)), rel=1e-4, abs=1e-9)
+            mean = np.mean([derivative(lambda step: shifted(step, (k + 0.5) / 20)) for k in range(20)])
+            assert float(integrated[name][place]) == pytest.approx(abs(w * mean), rel=1e-3, abs=1e-9)
+
+
+def test_integrated_gradients_add_up_to_the_change_in_loss(double_scoring):
+    # completeness: with signs, the sum over all weights is L(w) - L(0)
+    scoring = double_scoring
+    weights = {name: scoring.weight(name) for name in scoring.mask}
+    none = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    change = (flat_loss(scoring, weights) - flat_loss(scoring, none)).item()
+    from pruner.scores import _gradients
+
+    total = sum(float((weight * gradient).sum()) / 200 for step in range(200)
+                for _, weight, gradient in _gradients(scoring, (step + 0.5) / 200))
+    assert total == pytest.approx(change, rel=1e-3)
+
+
+def test_hessian_against_finite_differences_of_the_gradient(double_scoring):
+    scoring = double_scoring
+    weights = {name: scoring.weight(name) for name in scoring.mask}
+
+    def gradients(step):
+        moved = {name: ((1 + step) * weight).requires_grad_() for name, weight in weights.items()}
+        return dict(zip(moved, torch.autograd.grad(flat_loss(scoring, moved), list(moved.values()))))
+
+    ahead, behind = gradients(1e-5), gradients(-1e-5)
+    for name, scores in SCORES["hessian_abs"](scoring).items():
+        kept = scoring.mask[name]
+        wanted = (weights[name] * (ahead[name] - behind[name]) / 2e-5).abs()
+        assert torch.allclose(scores[kept], wanted[kept], rtol=1e-4, atol=1e-9)
+
+
+def test_omp_is_the_magnitude_and_random_is_uniform():
+    scoring = tiny_scoring(5)
+    for name, scores in SCORES["omp"](scoring).items():
+        kept = scoring.mask[name]
+        assert torch.equal(scores[kept], scoring.weight(name).abs().double()[kept])
+    first, second = (SCORES["random"](tiny_scoring(5)), SCORES["random"](tiny_scoring(6)))
+    assert not torch.equal(first["b2"], second["b2"])
+
+
+def test_data_driven_scores_say_that_they_need_pictures():
+    scoring = tiny_scoring()
+    scoring.pictures = None
+    for name in ("taylor1_abs", "hessian_abs", "intgrads"):
+        with pytest.raises(UserError, match="needs pictures"):
+            SCORES[name](scoring)
+
+
+def test_a_ticket_without_any_path_is_refused():
+    scoring = tiny_scoring()
+    for name in ("c1", "down"):
+        scoring.mask[name][:] = False
+    for name in ("ewp", "ewp_sampled", "random_path"):
+        with pytest.raises(UserError, match="no path"):
+            SCORES[name](scoring)
