@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 # The networks here are small: one thread is the fastest, and a subprocess computes the same bits as this process.
@@ -33,6 +34,21 @@ def run_script():
     return run
 
 
+@contextlib.contextmanager
+def warnings_on_stderr():
+    """Python's own treatment of warnings instead of pytest's: a user sees them, so they are output."""
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", hidden)
+        warnings.showwarning = show
+        yield
+
+
 @pytest.fixture(scope="session")
 def run_main():
     """Like run_script, but inside this process, which spares loading torch again."""
@@ -44,7 +60,7 @@ def run_main():
         before = sys.argv
         sys.argv = argv
         try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings_on_stderr():
                 try:
                     cli.run(importlib.import_module(name.removesuffix(".py")).main)
                 except SystemExit as end:

@@ -1,0 +1,467 @@
+"""Files of weights and masks: the original's formats, round trips, hostile and broken files, atomic writes."""
+
+import collections
+import json
+import math
+import os
+import pickle
+import zipfile
+
+import pytest
+import torch
+from torch.nn.utils import prune
+
+from pruner import tickets
+from pruner.masks import Mask, prunable_layers
+from pruner.tickets import read_model_file
+from utils import checkpoint
+from utils.errors import UserError
+
+LAYER = "layer1.0.conv1"
+
+
+@pytest.fixture(scope="module")
+def model(make_model):
+    return make_model(classes=10)
+
+
+@pytest.fixture(scope="module")
+def mask(model) -> Mask:
+    generator = torch.Generator().manual_seed(1)
+    return Mask({name: torch.rand(layer.weight.shape, generator=generator) < 0.4
+                 for name, layer in prunable_layers(model).items()})
+
+
+@pytest.fixture
+def theirs(make_model, mask):
+    """A network pruned as the original prunes: torch.nn.utils.prune, with weights left under the mask."""
+    network = make_model(classes=10, seed=5)
+    for name, layer in prunable_layers(network).items():
+        prune.custom_from_mask(layer, "weight", mask[name].float())
+    network.bn1.running_mean += 3
+    return network
+
+
+def effective(network) -> dict[str, torch.Tensor]:
+    """What a pruned network computes with, under plain names."""
+    plain = {}
+    for name, tensor in network.state_dict().items():
+        if name.endswith(".weight_orig"):
+            layer = name.removesuffix(".weight_orig")
+            plain[f"{layer}.weight"] = tensor * network.state_dict()[f"{layer}.weight_mask"]
+        elif not name.endswith(".weight_mask"):
+            plain[name] = tensor
+    return plain
+
+
+def assert_same(left, right) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+def written(content, tmp_path):
+    torch.save(content, tmp_path / "file.pth.tar")
+    return tmp_path / "file.pth.tar"
+
+
+# --- the original's formats -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda state: state,
+    lambda state: {"state_dict": state, "epoch": 182, "best_sa": 91.5, "optimizer": {"state": {}, "param_groups": []}},
+    lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+    lambda state: {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}},
+    lambda state: {name: tensor for name, tensor in state.items() if not name.startswith("normalize.")},
+    lambda state: {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")},
+    lambda state: collections.OrderedDict(state),
+    lambda state: {name: tensor.to(torch.uint8) if name.endswith("_mask") else tensor for name, tensor in state.items()},
+    lambda state: {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in state.items()},
+    lambda state: {name: tensor.cpu().contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+                   for name, tensor in state.items()},
+])
+def test_a_pruned_network_of_torch_prune(model, mask, theirs, tmp_path, wrap):
+    found = read_model_file(written(wrap(dict(theirs.state_dict())), tmp_path), model)
+    assert found.mask == mask and found.initial is None
+    assert_same(found.weights, effective(theirs))
+    model.load_state_dict(found.weights)
+    pictures = torch.rand(2, 3, 8, 8)
+    assert torch.equal(model.eval()(pictures), theirs.eval()(pictures))
+
+
+def test_normalisation_in_the_file_counts(model, theirs, tmp_path):
+    state = dict(theirs.state_dict())
+    state["normalize.mean"], state["normalize.std"] = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.4, 0.5, 0.6])
+    found = read_model_file(written(state, tmp_path), model)
+    assert torch.equal(found.weights["normalize.mean"], state["normalize.mean"])
+    assert torch.equal(found.weights["normalize.std"], state["normalize.std"])
+
+
+@pytest.mark.parametrize("wrap", [lambda masks: masks, lambda masks: {"state_dict": masks}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.bool, torch.int64])
+def test_a_mask_file(model, mask, tmp_path, wrap, dtype):
+    path = written(wrap({f"{name}.weight_mask": layer.to(dtype) for name, layer in mask.items()}), tmp_path)
+    found = read_model_file(path, model)
+    assert found.mask == mask and found.weights is None and found.initial is None
+    assert found.need_mask("--mask_dir", model) == mask
+    with pytest.raises(UserError, match="--init.*holds masks but no weights"):
+        found.need_weights("--init")
+
+
+def test_initial_weights_beside_the_pruned_ones(model, mask, theirs, make_model, tmp_path):
+    initial = make_model(classes=10, seed=8).state_dict()
+    found = read_model_file(written({"state_dict": theirs.state_dict(), "init_weight": initial}, tmp_path), model)
+    assert found.mask == mask
+    assert_same(found.initial, initial)
+    assert_same(found.weights, effective(theirs))
+    only = read_model_file(written({"init_weight": initial}, tmp_path), model)
+    assert only.weights is None and only.mask is None
+    assert_same(only.need_weights("--init"), initial)
+
+
+def test_plain_weights_are_pruned_where_they_are_zero(model, mask, theirs, tmp_path):
+    plain = effective(theirs)
+    found = read_model_file(written(plain, tmp_path), model)
+    assert_same(found.weights, plain)
+    assert found.mask is None and found.need_mask("--mask_dir", model) == mask
+
+
+def test_a_stem_mask_is_read_too(model, make_model, tmp_path):
+    network = make_model(classes=10)
+    stem = Mask({name: torch.rand(layer.weight.shape) < 0.5 for name, layer in prunable_layers(network, stem=True).items()})
+    for name, layer in prunable_layers(network, stem=True).items():
+        prune.custom_from_mask(layer, "weight", stem[name])
+    found = read_model_file(written(network.state_dict(), tmp_path), model)
+    assert found.mask == stem and "conv1" in found.mask
+    assert_same(found.weights, effective(network))
+
+
+def test_without_the_head_another_class_count_is_fine(model, make_model, tmp_path):
+    path = written(make_model(classes=100, seed=3).state_dict(), tmp_path)
+    with pytest.raises(UserError, match="fc.weight.*another class count"):
+        read_model_file(path, model)
+    found = read_model_file(path, model, head=False)
+    assert torch.equal(found.weights["fc.weight"], model.state_dict()["fc.weight"])
+    assert torch.equal(found.weights["conv1.weight"], make_model(classes=100, seed=3).state_dict()["conv1.weight"])
+
+
+def test_the_files_do_not_change_the_model(model, theirs, tmp_path):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = read_model_file(written(theirs.state_dict(), tmp_path), model, head=False)
+    for tensor in found.weights.values():
+        tensor.zero_()
+    assert_same(model.state_dict(), before)
+
+
+# --- our own files ------------------------------------------------------------------------------------------------------
+
+
+def test_a_ticket_comes_back(model, mask, make_model, tmp_path):
+    initial = make_model(classes=10, seed=2).state_dict()
+    tickets.write_ticket(tmp_path / "t.pth.tar", mask, initial, {"arch": "res20s", "round": 4})
+    found = read_model_file(tmp_path / "t.pth.tar", model)
+    assert found.mask == mask and found.weights is None
+    assert_same(found.initial, initial)
+    assert found.facts == {"arch": "res20s", "round": 4, "density": mask.density, "nonzeros": mask.nonzeros}
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_weights_come_back(model, mask, make_model, tmp_path, pruned):
+    state = make_model(classes=10, seed=2).state_dict()
+    tickets.write_weights(tmp_path / "w.pth.tar", state, {"epoch": 3}, mask if pruned else None)
+    found = read_model_file(tmp_path / "w.pth.tar", model)
+    for name, layer in mask.items() if pruned else ():
+        state[f"{name}.weight"] = state[f"{name}.weight"] * layer
+    assert_same(found.weights, state)
+    assert found.mask == (mask if pruned else None) and found.facts == {"epoch": 3}
+
+
+def test_masks_come_back_and_have_the_originals_names(model, mask, tmp_path):
+    tickets.write_masks(tmp_path / "m.pth.tar", mask)
+    assert read_model_file(tmp_path / "m.pth.tar", model).mask == mask
+    content = torch.load(tmp_path / "m.pth.tar", weights_only=True)
+    assert content.keys() == {f"{name}.weight_mask" for name in mask}
+
+
+def test_saved_weights_are_copies(make_model):
+    network = make_model()
+    saved = tickets.plain(network.state_dict())
+    with torch.no_grad():
+        network.fc.weight.zero_()
+    assert saved["fc.weight"].any() and not saved["fc.weight"].requires_grad
+
+
+# --- broken and hostile files: one line on stderr, exit code 2, nothing executed -------------------------------------------
+
+
+class Bomb:
+    def __init__(self, command: str):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def edited(state, **changes):
+    """The state_dict with entries set, or taken out where None; dots of names are written as two underscores."""
+    state = dict(state)
+    for name, value in changes.items():
+        name = name.replace("__", ".")
+        state.pop(name, None)
+        if value is not None:
+            state[name] = value
+    return state
+
+
+ORIG, MASK = "layer1__0__conv1__weight_orig", "layer1__0__conv1__weight_mask"
+SHAPE = (16, 16, 3, 3)
+
+BAD_CONTENTS = {
+    "wrong architecture": (lambda s, make: make("res18", 10).state_dict(), "--arch"),
+    "wrong class count": (lambda s, make: make("res20s", 100).state_dict(), "fc.weight"),
+    "NaN weight": (lambda s, make: edited(s, fc__weight=s["fc.weight"] * math.nan), "fc.weight"),
+    "infinite weight": (lambda s, make: edited(s, bn1__running_var=s["bn1.running_var"] * math.inf), "bn1.running_var"),
+    "NaN in a pruned layer": (lambda s, make: edited(s, **{ORIG: torch.full(SHAPE, math.nan)}), "layer1.0.conv1.weight_orig"),
+    "weights too large for float32": (lambda s, make: edited(s, fc__weight=s["fc.weight"].double() * 0 + 1e300), "fc.weight"),
+    "missing layer": (lambda s, make: edited(s, fc__bias=None), "fc.bias"),
+    "missing weights of a mask": (lambda s, make: edited(s, **{ORIG: None}), "layer1.0.conv1"),
+    "missing mask of weights": (lambda s, make: edited(s, **{MASK: None}), "layer1.0.conv1"),
+    "missing mask of a layer": (lambda s, make: edited(s, layer1__0__conv1__weight=torch.zeros(SHAPE), **{ORIG: None, MASK: None}),
+                                "layer1.0.conv1"),
+    "weight beside weight_orig": (lambda s, make: edited(s, layer1__0__conv1__weight=torch.zeros(SHAPE)), "layer1.0.conv1"),
+    "unknown key": (lambda s, make: edited(s, layer7__weight=torch.zeros(1)), "layer7.weight"),
+    "unknown mask": (lambda s, make: edited(s, bn1__weight_mask=torch.ones(16)), "bn1"),
+    "mask of no layer": (lambda s, make: edited(s, layer7__weight_mask=torch.ones(1)), "layer7"),
+    "not a tensor": (lambda s, make: edited(s, fc__bias=[0.0] * 10), "fc.bias"),
+    "sparse tensor": (lambda s, make: edited(s, fc__weight=s["fc.weight"].to_sparse()), "fc.weight"),
+    "quantised tensor": (lambda s, make: edited(s, fc__weight=torch.quantize_per_tensor(s["fc.weight"], 0.1, 0, torch.qint8)),
+                         "fc.weight"),
+    "complex weight": (lambda s, make: edited(s, fc__weight=s["fc.weight"].cfloat()), "fc.weight"),
+    "whole numbers": (lambda s, make: edited(s, fc__weight=s["fc.weight"].int()), "fc.weight"),
+    "tensor without data": (lambda s, make: edited(s, fc__weight=s["fc.weight"].to("meta")), "fc.weight"),
+    "mask without data": (lambda s, make: edited(s, **{MASK: torch.ones(SHAPE, device="meta")}), "layer1.0.conv1"),
+    "eight-bit floats": (lambda s, make: edited(s, fc__weight=s["fc.weight"].to(torch.float8_e4m3fn)), "fc.weight"),
+    "raw bits": (lambda s, make: edited(s, **{MASK: torch.ones(SHAPE, dtype=torch.uint8).view(torch.bits8)}), "layer1.0.conv1"),
+    "nested tensor": (lambda s, make: edited(s, fc__weight=torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])),
+                      "fc.weight"),
+    "a huge tensor in a small file": (lambda s, make: edited(s, **{ORIG: torch.zeros(1).expand(10**7, 10**7),
+                                                                 MASK: torch.zeros(1).expand(10**7, 10**7)}),
+                                      "layer1.0.conv1"),
+    "a huge mask in a small file": (lambda s, make: {"layer1.0.conv1.weight_mask": torch.ones(1).expand(10**7, 10**7)},
+                                    "layer1.0.conv1"),
+    "negative variance": (lambda s, make: edited(s, bn1__running_var=-1 - s["bn1.running_var"]), "bn1.running_var"),
+    "mask of 0.5": (lambda s, make: edited(s, **{MASK: torch.full(SHAPE, 0.5)}), "layer1.0.conv1"),
+    "mask of 2": (lambda s, make: edited(s, **{MASK: torch.full(SHAPE, 2)}), "layer1.0.conv1"),
+    "mask of -1": (lambda s, make: edited(s, **{MASK: torch.full(SHAPE, -1)}), "layer1.0.conv1"),
+    "mask of NaN": (lambda s, make: edited(s, **{MASK: torch.full(SHAPE, math.nan)}), "layer1.0.conv1"),
+    "wrong mask shape": (lambda s, make: edited(s, **{MASK: torch.ones(16, 16, 1, 1)}), "layer1.0.conv1"),
+    "wrong mask and weight shape": (lambda s, make: edited(s, **{MASK: torch.ones(3, 3), ORIG: torch.ones(3, 3)}), "layer1.0.conv1"),
+    "wrong weight shape": (lambda s, make: edited(s, bn1__bias=torch.ones(17)), "bn1.bias"),
+    "masks without weights": (lambda s, make: {name: tensor for name, tensor in s.items() if name.endswith("_mask")}, "--init"),
+    "masks under init_weight": (lambda s, make: {"init_weight": dict(s)}, "init_weight"),
+    "broken init_weight": (lambda s, make: {"state_dict": dict(s), "init_weight": {}}, "conv1.weight"),
+    "a list": (lambda s, make: [s["fc.weight"]], "dict"),
+    "a tensor": (lambda s, make: s["fc.weight"], "dict"),
+    "numbers as names": (lambda s, make: {0: s["fc.weight"]}, "names"),
+    "an empty dict": (lambda s, make: {}, "no tensors"),
+    "an empty state_dict": (lambda s, make: {"state_dict": {}}, "no tensors"),
+    "a whole pickled model": (lambda s, make: make("res20s", 10), "objects"),
+    "a line break in a name": (lambda s, make: edited(s, **{"a\nb": torch.zeros(1)}), "unknown key"),
+    "numbers": (lambda s, make: {"state_dict": 3}, "state_dict"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CONTENTS)
+def test_bad_contents_are_one_line(case, theirs, make_model, run_main, refused, tmp_path):
+    make, names = BAD_CONTENTS[case]
+    path = written(make(theirs.state_dict(), make_model), tmp_path)
+    message = refused(run_main("main_imp.py", "--epochs", 3, "--limit", 60, "--init", path, "--save_dir", tmp_path / "run"))
+    assert names in message and len(message) < 500
+    assert str(path) in message or names == "layer1.0.conv1"
+    assert not (tmp_path / "run").exists(), "the same command with a mended file must not meet an old run"
+
+
+def bomb_zip(path, command: str, theirs) -> None:
+    torch.save({"state_dict": dict(theirs.state_dict()), "epoch": Bomb(command)}, path)
+
+
+def bomb_pickle(path, command: str, theirs) -> None:
+    path.write_bytes(pickle.dumps(Bomb(command)))
+
+
+def bomb_legacy(path, command: str, theirs) -> None:
+    torch.save({"state_dict": Bomb(command)}, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize("build", [bomb_zip, bomb_pickle, bomb_legacy])
+def test_nothing_in_a_file_is_executed(build, theirs, run_main, refused, tmp_path):
+    marker, path = tmp_path / "executed", tmp_path / "bomb.pth.tar"
+    build(path, f"touch {marker}", theirs)
+    message = refused(run_main("main_imp.py", "--init", path, "--save_dir", tmp_path / "run"))
+    assert str(path) in message and not marker.exists()
+    torch.load(path, weights_only=False) if build is not bomb_pickle else pickle.loads(path.read_bytes())
+    assert marker.exists(), "the bomb of this test was a dud"
+
+
+def test_a_bomb_in_a_users_shell(theirs, run_script, refused, tmp_path):
+    bomb_zip(tmp_path / "bomb.pth.tar", f"touch {tmp_path / 'executed'}", theirs)
+    message = refused(run_script("main_imp.py", "--init", tmp_path / "bomb.pth.tar", "--save_dir", tmp_path / "run"))
+    assert "bomb.pth.tar" in message and not (tmp_path / "executed").exists()
+
+
+def damaged_zip(path) -> None:
+    """The right container with nothing of torch in it."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("hello.txt", "hello")
+
+
+@pytest.mark.parametrize("damage", [
+    lambda path: path.write_bytes(path.read_bytes()[:len(path.read_bytes()) // 2]),
+    lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    lambda path: path.write_bytes(path.read_bytes()[:10]),
+    lambda path: path.write_bytes(b""),
+    lambda path: path.write_text("layer1.0.conv1: 0.5\n"),
+    lambda path: path.write_bytes(bytes(range(256)) * 100),
+    lambda path: path.write_bytes(pickle.dumps({"a": 1})),
+    damaged_zip,
+    lambda path: (path.unlink(), path.mkdir()),
+], ids=["half", "a byte short", "ten bytes", "empty", "text", "noise", "pickle", "zip", "directory"])
+def test_damaged_files_are_one_line(damage, theirs, run_main, refused, tmp_path):
+    path = written(dict(theirs.state_dict()), tmp_path)
+    damage(path)
+    message = refused(run_main("main_imp.py", "--init", path, "--save_dir", tmp_path / "run"))
+    assert str(path) in message
+
+
+def test_no_flipped_byte_is_a_traceback(model, theirs, tmp_path):
+    path = written({"state_dict": dict(theirs.state_dict())}, tmp_path)
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        (pickled,) = (entry for entry in archive.infolist() if entry.filename.endswith("data.pkl"))
+    draws = torch.Generator().manual_seed(0)
+    refusals = 0
+    for trial in range(120):
+        damaged = bytearray(whole)
+        if trial % 2:  # in the pickle, whose opcodes decide what the unpickler does
+            place = pickled.header_offset + int(torch.randint(pickled.file_size, (1,), generator=draws))
+        else:
+            place = len(whole) - 1 - int(torch.randint(6000, (1,), generator=draws))  # in the table of contents
+        damaged[place] ^= 1 << int(torch.randint(8, (1,), generator=draws))
+        path.write_bytes(damaged)
+        try:
+            read_model_file(path, model)
+        except UserError as error:
+            assert "\n" not in str(error)
+            refusals += 1
+    assert refusals > 20
+
+
+def test_a_missing_file_is_one_line():
+    with pytest.raises(UserError, match="nowhere.pth.tar: no such checkpoint"):
+        checkpoint.load("nowhere.pth.tar")
+
+
+# --- writing -----------------------------------------------------------------------------------------------------------------
+
+
+class Broken(Exception):
+    pass
+
+
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("error", [Broken, OSError, KeyboardInterrupt])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, existing, error):
+    path = tmp_path / "file.pth.tar"
+    if existing:
+        path.write_bytes(b"old")
+
+    def write(file):
+        file.write(b"half of the new one")
+        raise error
+
+    with pytest.raises(error):
+        checkpoint.write_atomic(path, write)
+    assert [p.name for p in tmp_path.iterdir()] == (["file.pth.tar"] if existing else [])
+    assert not existing or path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+def test_a_write_that_fails_at_the_end_does_so_too(tmp_path, monkeypatch, step):
+    checkpoint.save_text("old", tmp_path / "file")
+
+    def fail(*words):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError):
+        checkpoint.save_text("new", tmp_path / "file")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_readers_see_the_old_or_the_new_file_only(tmp_path):
+    path = tmp_path / "folder" / "file"
+    seen = []
+
+    def write(file):
+        file.write(b"new")
+        file.flush()
+        seen.append(path.read_bytes() if path.exists() else None)
+
+    checkpoint.write_atomic(path, write)
+    checkpoint.write_atomic(path, write)
+    assert seen == [None, b"new"] and path.read_bytes() == b"new"
+
+
+def test_contents_that_can_not_be_saved_leave_the_old_checkpoint(tmp_path):
+    path = tmp_path / "c.pth.tar"
+    checkpoint.save({"a": 1}, path)
+    with pytest.raises(Exception):
+        checkpoint.save({"a": lambda: None}, path)
+    assert checkpoint.load(path) == {"a": 1} and len(list(tmp_path.iterdir())) == 1
+
+
+def test_ctrl_c_in_the_middle_of_a_write_is_an_interruption(run_main, tmp_path, monkeypatch):
+    real = os.fdopen
+
+    class Interrupted:
+        """A file whose user loses patience half-way."""
+
+        def __init__(self, file):
+            self.file, self.size = file, 0
+
+        def write(self, data):
+            self.size += len(data)
+            if self.size > 10_000:
+                raise KeyboardInterrupt
+            return self.file.write(data)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *reason):
+            self.file.close()
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    monkeypatch.setattr(os, "fdopen", lambda *words, **named: Interrupted(real(*words, **named)))
+    done = run_main("main_imp.py", "--limit", 60, "--epochs", 3, "--pruning_times", 0, "--save_dir", tmp_path / "run")
+    assert (done.returncode, done.stderr.count("\n")) == (130, 1)
+    assert "interrupted" in done.stderr
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_json_is_strict_and_readable(tmp_path):
+    path = tmp_path / "r.json"
+    checkpoint.save_json({"accuracy": 91.5, "name": "Zürich"}, path)
+    assert json.loads(path.read_text(encoding="utf-8")) == {"accuracy": 91.5, "name": "Zürich"}
+    with pytest.raises(ValueError):
+        checkpoint.save_json({"accuracy": math.nan}, path)
+    assert checkpoint.load_json(path)["accuracy"] == 91.5
+    for bad in ("{", "[" * 100_000, "\udcff"):
+        path.write_bytes(bad.encode("utf-8", "surrogateescape"))
+        with pytest.raises(UserError, match="r.json"):
+            checkpoint.load_json(path)
+    with pytest.raises(UserError, match="none.json"):
+        checkpoint.load_json(tmp_path / "none.json")
