@@ -330,6 +330,12 @@ def test_amp_on_cpu_is_refused(make_model, run_main, refused, tmp_path):
     assert "--amp" in message and not (tmp_path / "run").exists()
 
 
+def test_compile_without_a_compiler_is_one_line(run_script, refused, tmp_path):
+    message = refused(run_script("main_imp.py", "--compile", "--device", "cpu", "--limit", 60, "--epochs", 3, "--pruning_times", 0,
+                                 "--save_dir", tmp_path / "run", env={"PATH": "", "CXX": "/nowhere/g++"}))
+    assert "--compile" in message
+
+
 @pytest.mark.parametrize("arch", ["res20s", "res18", "res50"])
 def test_a_last_batch_of_one_picture_trains(make_model, make_dataset, tmp_path, arch):
     """At 8x8 pictures the last stage of res18 and res50 is 1x1, where one picture has no batch statistics."""

@@ -452,6 +452,22 @@ def test_ctrl_c_in_the_middle_of_a_write_is_an_interruption(run_main, tmp_path, 
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_a_full_disk_is_one_line(run_main, refused, tmp_path, monkeypatch):
+    writes, real = [], os.fsync
+
+    def fsync(handle):
+        writes.append(handle)
+        if len(writes) > 4:  # somewhere in the middle of training
+            raise OSError(28, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    message = refused(run_main("main_imp.py", "--limit", 60, "--epochs", 3, "--pruning_times", 0, "--save_dir", tmp_path / "run"))
+    assert "No space left on device" in message
+    monkeypatch.undo()
+    assert run_main("main_imp.py", "--limit", 60, "--epochs", 3, "--pruning_times", 0, "--save_dir", tmp_path / "run").returncode == 0
+
+
 def test_json_is_strict_and_readable(tmp_path):
     path = tmp_path / "r.json"
     checkpoint.save_json({"accuracy": 91.5, "name": "Zürich"}, path)

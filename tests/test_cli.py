@@ -1,0 +1,297 @@
+"""Flags of every script: spellings, help, bad values, and the commands that documentation prints."""
+
+import argparse
+import ast
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from datasets import DATASETS
+from models import ARCHITECTURES
+from utils import cli
+from utils.errors import UserError
+
+ROOT = Path(cli.__file__).parent.parent
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if "cli.ArgumentParser" in path.read_text(encoding="utf-8"))
+
+
+def parser_of(script: str) -> cli.ArgumentParser:
+    """The parser that a script builds."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(self, *words):
+        stopped.append(self)
+        raise Stop
+
+    stopped, real = [], cli.ArgumentParser.parse_args
+    cli.ArgumentParser.parse_args = stop
+    try:
+        importlib.import_module(script.removesuffix(".py")).parse_args([])
+    except Stop:
+        pass
+    finally:
+        cli.ArgumentParser.parse_args = real
+    return stopped[0]
+
+
+def sample(action: argparse.Action) -> list[str]:
+    """Words that are a valid value of a flag."""
+    if action.nargs == 0:
+        return []
+    if action.choices:
+        return [str(list(action.choices)[-1])]
+    for text in ("7", "0.5"):
+        try:
+            (action.type or str)(text)
+            return [text]
+        except argparse.ArgumentTypeError:
+            pass
+    raise AssertionError(f"{action.option_strings}: no sample value")
+
+
+def actions(script: str) -> list[argparse.Action]:
+    return [action for action in parser_of(script)._actions if action.option_strings and action.dest != "help"]
+
+
+def required(script: str, but: argparse.Action | None = None) -> list[str]:
+    return [word for action in actions(script) if action.required and action is not but and action.dest != getattr(but, "dest", None)
+            for word in (action.option_strings[0], *sample(action))]
+
+
+FLAGS = [(script, flag) for script in SCRIPTS for action in actions(script) for flag in action.option_strings
+         if flag.startswith("--")]
+
+
+def test_the_entry_scripts_are_found():
+    assert "main_imp.py" in SCRIPTS and len(SCRIPTS) >= 4
+
+
+@pytest.mark.parametrize("script, flag", [(s, f) for s, f in FLAGS if "_" in f[2:] or "-" in f[2:]])
+def test_flags_have_both_spellings(script, flag):
+    action = next(action for action in actions(script) if flag in action.option_strings)
+    values, parser = sample(action), parser_of(script)
+    assert flag == "--" + flag[2:].replace("-", "_"), "declared with underscores, as the paper's commands mostly are"
+    results = []
+    for spelling in (flag, "--" + flag[2:].replace("_", "-")):
+        results.append(vars(parser.parse_args([*required(script, action), spelling, *values])))
+        if values:
+            results.append(vars(parser.parse_args([*required(script, action), f"{spelling}={values[0]}"])))
+    assert all(result == results[0] for result in results)
+    if values:
+        assert results[0][action.dest] != parser.get_default(action.dest) or action.choices
+
+
+def test_values_are_never_respelled():
+    args = parser_of("main_imp.py").parse_args(["--save_dir", "my_run-dir", "--data=a_b-c", "--init", "x-y_z"])
+    assert (args.save_dir, args.data, args.init) == ("my_run-dir", "a_b-c", "x-y_z")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_answers_without_loading_torch(script, run_script):
+    done = run_script(script, "--help", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.returncode == 0
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "argparse" in loaded and not loaded & {"torch", "torchvision", "numpy", "matplotlib", "PIL", "sklearn", "networkx"}
+    for _, flag in (pair for pair in FLAGS if pair[0] == script):
+        assert flag in done.stdout
+    documentation = ast.get_docstring(ast.parse((ROOT / script).read_text(encoding="utf-8")), clean=False)
+    assert documentation.strip().splitlines()[0] in done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_unknown_and_abbreviated_flags_are_refused(script, run_main, refused):
+    for flag in ("--no_such_flag", "--sav", "--se"):
+        assert flag in refused(run_main(script, *required(script), flag, "1"))
+
+
+@pytest.mark.parametrize("script, flag", FLAGS)
+def test_bad_values_name_their_flag(script, flag, run_main, refused):
+    action = next(action for action in actions(script) if flag in action.option_strings)
+    if action.nargs != 0:
+        assert flag in refused(run_main(script, *required(script, action), flag))  # the value is missing
+    if action.choices or action.type:
+        assert flag in refused(run_main(script, *required(script, action), flag, "nonsense"))
+
+
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if required(script)])
+def test_missing_required_flags_are_named(script, run_main, refused):
+    message = refused(run_main(script))
+    assert all(flag in message for flag in required(script)[::2])
+
+
+BAD = {
+    "--epochs": ("0", "-1", "1.5", "1e3", "", "nan", "inf", "0x10"),
+    "--batch_size": ("0", "-8", "2.0"),
+    "--limit": ("0", "-1", "10.5"),
+    "--image_size": ("0", "-8"),
+    "--lr": ("0", "-0.1", "nan", "inf", "1e999", "", "0,1"),
+    "--momentum": ("1", "-0.1", "nan", "1.5"),
+    "--weight_decay": ("-1e-4", "inf", "nan"),
+    "--warmup": ("-1", "0.5"),
+    "--seed": ("-1", "9223372036854775808", "1.0"),
+    "--decreasing_lr": ("0", "3,x", "-1,2", "1.5", "3;4"),
+    "--rewind_epoch": ("-1", "2.5"),
+    "--rate": ("0", "1", "1.5", "-0.2", "nan", "inf", "20%"),
+    "--pruning_times": ("-1", "1.5"),
+    "--rates": ("0.2,1", "0.2,0", "", ",", "0.2 0.1", "0.2,nan"),
+    "--match_tolerance": ("-1", "nan", "inf"),
+    "--max_rounds": ("0", "-3"),
+    "--prune_type": ("LT", "rewind"),
+    "--match_on": ("train",),
+    "--arch": ("resnet20", ""),
+    "--dataset": ("mnist", ""),
+}
+
+
+@pytest.mark.parametrize("flag, value", [(flag, value) for flag, values in BAD.items() for value in values])
+def test_bad_values_of_main_imp(flag, value, run_main, refused, tmp_path):
+    message = refused(run_main("main_imp.py", "--save_dir", tmp_path / "run", f"{flag}={value}"))
+    assert flag in message and not (tmp_path / "run").exists()
+
+
+def test_rewinding_behind_the_last_epoch_is_refused(run_main, refused, tmp_path):
+    message = refused(run_main("main_imp.py", "--save_dir", tmp_path, "--epochs", 4, "--rewind_epoch", 5))
+    assert "--rewind_epoch" in message and "--epochs 4" in message
+
+
+@pytest.mark.parametrize("flag, value, expected", [
+    ("--decreasing_lr", "91,136", (91, 136)), ("--decreasing_lr", " 5 , 7, ", (5, 7)), ("--decreasing_lr", "", ()),
+    ("--rates", "0.5", (0.5,)), ("--seed", "9223372036854775807", 2**63 - 1), ("--seed", "0", 0),
+    ("--pruning_times", "0", 0), ("--match_tolerance", "0", 0.0), ("--momentum", "0", 0.0), ("--weight_decay", "0", 0.0),
+    ("--lr", "1e-3", 0.001), ("--rate", ".01", 0.01)])
+def test_good_values_of_main_imp(flag, value, expected):
+    args = parser_of("main_imp.py").parse_args(["--save_dir", "x", f"{flag}={value}"])
+    assert getattr(args, flag.lstrip("-")) == expected
+
+
+def test_the_choices_are_the_registries():
+    by_flag = {action.option_strings[0]: action for action in actions("main_imp.py")}
+    assert set(by_flag["--arch"].choices) == set(ARCHITECTURES) == {"res20s", "res18", "res50"}
+    assert set(by_flag["--dataset"].choices) == set(DATASETS)
+
+
+def test_amp_can_be_left_open_on_and_off():
+    parser = parser_of("main_imp.py")
+    assert [parser.parse_args(["--save_dir", "x", *words]).amp for words in ([], ["--amp"], ["--no_amp"])] == [None, True, False]
+
+
+@pytest.mark.parametrize("path", ["file/init.pth.tar", "x" * 300])
+def test_an_init_file_that_can_not_be_written_is_one_line(run_main, refused, tmp_path, path):
+    (tmp_path / "file").write_text("in the way")
+    message = refused(run_main("main_imp.py", "--limit", 60, "--epochs", 3, "--pruning_times", 0, "--init", tmp_path / path,
+                               "--save_dir", tmp_path / "run"))
+    assert "--init" in message or str(tmp_path / path) in message
+
+
+# --- commands that are printed somewhere ----------------------------------------------------------------------------------
+
+
+def test_the_imp_command_of_the_original_readme(tmp_path):
+    command = ("python -u main_imp.py --data datasets/cifar100 --dataset cifar100 --arch res20s --save_dir "
+               "res20s_cifar100_lt_0.2 --init pretrained_model/res20s_cifar100_lt.pth.tar --seed 1 --lr 0.1 --fc --rate 0.2 "
+               "--pruning_times 15 --prune_type lt --rewind_epoch 3 ")
+    args = importlib.import_module("main_imp").parse_args(shlex.split(command)[3:])
+    assert (args.data, args.dataset, args.arch) == ("datasets/cifar100", "cifar100", "res20s")
+    assert (args.save_dir, args.init) == ("res20s_cifar100_lt_0.2", "pretrained_model/res20s_cifar100_lt.pth.tar")
+    assert (args.seed, args.lr, args.fc, args.rate) == (1, 0.1, True, 0.2)
+    assert (args.pruning_times, args.prune_type, args.rewind_epoch) == (15, "lt", 3)
+    assert (args.epochs, args.batch_size, args.momentum, args.extreme) == (182, 128, 0.9, False)
+
+
+def test_the_original_imp_command_finds_a_ticket(run_main, make_dataset, tmp_path, monkeypatch):
+    """As printed, in an empty folder; pictures and numbers of epochs and rounds are small stand-ins."""
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def load(*words):
+        asked.append(words)
+        return make_dataset(train=30, val=10, test=10, classes=100)
+
+    monkeypatch.setattr("pruner.experiment.load_dataset", load)
+    done = run_main(*"main_imp.py --data datasets/cifar100 --dataset cifar100 --arch res20s --save_dir res20s_cifar100_lt_0.2 "
+                    "--init pretrained_model/res20s_cifar100_lt.pth.tar --seed 1 --lr 0.1 --fc --rate 0.2 --pruning_times 15 "
+                    "--prune_type lt --rewind_epoch 3".split(), "--epochs", 3, "--pruning_times", 2)
+    assert done.returncode == 0, done.stderr
+    assert asked[0][:2] == ("cifar100", "datasets/cifar100")
+    for name in ("ticket.pth.tar", "epoch_3.pth.tar", "rounds.csv", "round_02/model_best.pth.tar"):
+        assert (tmp_path / "res20s_cifar100_lt_0.2" / name).is_file()
+    assert (tmp_path / "pretrained_model/res20s_cifar100_lt.pth.tar").is_file()
+
+
+def printed_commands() -> list[tuple[str, str]]:
+    """(where, command) of every `python SCRIPT ...` in the documentation, continued lines joined."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]}
+    texts |= {script: ast.get_docstring(ast.parse((ROOT / script).read_text(encoding="utf-8"))) for script in SCRIPTS}
+    found = []
+    for where, text in texts.items():
+        for line in re.sub(r"\\\n\s*", "", text).splitlines():
+            match = re.match(r"\s*(?:[A-Z_]+=\S+ )*python (?:-u )?(\w+\.py)( .*)?$", line)
+            if match and match[1] in SCRIPTS:
+                found.append((where, line.strip()))
+    return found
+
+
+@pytest.mark.parametrize("where, command", printed_commands())
+def test_printed_commands_parse(where, command):
+    words = shlex.split(command, comments=True)
+    at = next(index for index, word in enumerate(words) if word.endswith(".py"))
+    importlib.import_module(words[at].removesuffix(".py")).parse_args(words[at + 1:])  # exits where a flag is wrong
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_prints_commands_to_start_with(script):
+    assert any(where == script and script in command for where, command in printed_commands())
+
+
+# --- how scripts end ---------------------------------------------------------------------------------------------------------
+
+
+def end_of(main, capsys) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    return end.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value, code", [(None, 0), (0, 0), (1, 1)])
+def test_exit_codes_are_what_main_returns(capsys, value, code):
+    assert end_of(lambda argv: value, capsys) == (code, "")
+
+
+def test_user_errors_and_interruptions_are_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["folder/script.py"])
+
+    def mistake(argv):
+        raise UserError("--flag: wrong")
+
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    assert end_of(mistake, capsys) == (2, "script.py: error: --flag: wrong\n")
+    code, err = end_of(interrupted, capsys)
+    assert code == 130 and err.count("\n") == 1
+
+
+def test_faults_of_the_program_stay_visible():
+    def fault(argv):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cli.run(fault)
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    program = "import sys; sys.path.insert(0, '.')\nfrom utils import cli\ncli.run(lambda _: [print(i) for i in range(10**5)] and 0)"
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    assert process.stdout.readline() == "0\n"
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait(timeout=30) == 0
+    process.stderr.close()
