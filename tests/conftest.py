@@ -12,6 +12,9 @@ from pathlib import Path
 
 # The networks here are small: one thread is the fastest, and a subprocess computes the same bits as this process.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Runs are compared bit for bit, which CUDA does not promise; tests of CUDA itself ask for cuda_env.
+CUDA_DEVICES = os.environ.get("CUDA_VISIBLE_DEVICES")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import numpy as np
 import pytest
@@ -27,11 +30,23 @@ settings.load_profile("project")
 def run_script():
     """run_script("main_imp.py", "--save_dir", path, ...) -> CompletedProcess with text output."""
 
-    def run(name: str, *args, env: dict[str, str] | None = None, timeout: float = 300) -> subprocess.CompletedProcess:
+    def run(name: str, *args, env: dict[str, str | None] | None = None,
+            timeout: float = 300) -> subprocess.CompletedProcess:
+        environment = {key: value for key, value in {**os.environ, **(env or {})}.items() if value is not None}
         return subprocess.run([sys.executable, name, *map(str, args)], cwd=ROOT, capture_output=True, text=True,
-                              timeout=timeout, env={**os.environ, **(env or {})})
+                              timeout=timeout, env=environment)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def cuda_env(run_script) -> dict[str, str | None]:
+    """run_script(..., env=cuda_env) sees the CUDA devices; its tests are skipped where there are none."""
+    env = {"CUDA_VISIBLE_DEVICES": CUDA_DEVICES}
+    asked = Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()
+    if not asked or run_script("-c", "import torch; torch.zeros(1, device='cuda')", env=env).returncode:
+        pytest.skip("no CUDA device")
+    return env
 
 
 @contextlib.contextmanager

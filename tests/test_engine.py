@@ -318,9 +318,14 @@ def test_devices_this_machine_lacks_are_refused(name):
         engine.resolve_device(name)
 
 
-def test_auto_takes_cuda_where_there_is_one():
-    assert engine.resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert engine.resolve_device("cpu") == CPU
+def test_auto_takes_cuda_where_there_is_one(monkeypatch):
+    assert engine.resolve_device("auto") == engine.resolve_device("cpu") == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert engine.resolve_device("auto").type == "cuda"
+    assert engine.resolve_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(UserError, match="--device cuda:2: this machine has 2"):
+        engine.resolve_device("cuda:2")
 
 
 def test_amp_on_cpu_is_refused(make_model, run_main, refused, tmp_path):
@@ -349,3 +354,33 @@ def test_checkpoints_load_with_weights_only(make_model, make_dataset, tmp_path):
     files = TrainingFiles(tmp_path)
     Engine(make_model(), CPU).fit(make_dataset(), PROTOCOL, files, 1)
     assert checkpoint.load(files.last)["epoch"] == 3 and checkpoint.load(files.best)["val_acc"] >= 0
+
+
+# --- on CUDA ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [(), ("--no_amp",)])
+def test_a_search_on_cuda_keeps_its_masks_and_learns(run_script, cuda_env, tmp_path, words):
+    done = run_script("main_imp.py", "--device", "cuda", "--epochs", 12, "--pruning_times", 1, "--rate", 0.5, *words,
+                      "--save_dir", tmp_path / "run", env=cuda_env)
+    assert done.returncode == 0, done.stderr
+    state = torch.load(tmp_path / "run/round_01/checkpoint.pth.tar", map_location="cpu", weights_only=True)["state_dict"]
+    for name in (name for name in state if name.endswith(".weight_mask")):
+        assert (state[name.replace("_mask", "_orig")][state[name] == 0] == 0).all(), name
+    with open(tmp_path / "run/rounds.csv", newline="", encoding="utf-8") as file:
+        assert all(float(row["test_acc"]) > 80 for row in csv.DictReader(file))
+
+
+def test_batches_are_the_same_on_cuda(run_script, cuda_env):
+    program = """
+import torch
+from datasets.pictures import Dataset, Pictures
+images = torch.randint(0, 256, (40, 8, 8, 3), dtype=torch.uint8)
+part = Pictures(images, torch.arange(40))
+data = Dataset("random", part, part, part, tuple(map(str, range(40))), (0,) * 3, (1,) * 3, True)
+here, there = (d.train_batches(16, torch.Generator().manual_seed(5)) for d in (data, data.to(torch.device("cuda"))))
+for (images, labels), (cuda_images, cuda_labels) in zip(here, there, strict=True):
+    assert cuda_images.is_cuda and torch.equal(images, cuda_images.cpu()) and torch.equal(labels, cuda_labels.cpu())
+"""
+    done = run_script("-c", program, env=cuda_env)
+    assert done.returncode == 0, done.stderr

@@ -270,6 +270,7 @@ def test_the_rewinding_weights_are_those_after_three_epochs(search_run):
     rewinding = load(run.files.weights_after(3))
     assert_same(rewinding["state_dict"], run.dense_states[3 * STEPS])  # at the first step of the fourth epoch
     assert rewinding["epoch"] == 3
+    assert [path.name for path in run.folder.glob("epoch_*")] == ["epoch_3.pth.tar"]
     # a training that ends after three epochs
     truncated = search_run("--epochs", 3, "--pruning_times", 0)
     assert_same(rewinding["state_dict"], load(truncated.files.round(0).last)["state_dict"])
