@@ -1,11 +1,23 @@
-r"""Retrain or evaluate a ticket: rewound weights under a mask, trained by the paper's protocol.
+r"""Retrain or evaluate a ticket: whole, with a key mask split off (scheme V1), put together again, or transferred.
 
     # the signed ticket of embed_qrcode.py's example, seconds on 2 CPU cores
     python main_eval_all.py --dataset digits --arch res20s --epochs 10 --pretrained runs/digits/epoch_3.pth.tar \
         --mask_dir runs/digits_signed/res20s_digits_qrcode_layer2.0.conv2.weight_mask.pth.tar \
         --type identity --save_dir runs/digits_signed
 
-    # the paper's command for scheme V2 (paper, Table 2: ResNet-20 on CIFAR-10, 91.37% with the code, 91.66% without)
+    # scheme V1: 5% of the ticket become the key, the locked rest is trained; key.pth.tar and locked.pth.tar stay
+    python main_eval_all.py --dataset digits --arch res20s --epochs 10 --mask_dir runs/digits/ticket.pth.tar \
+        --type ewp --key_ratio 0.05 --save_dir runs/digits_locked
+    # with the key, the ticket is the whole one again; with a forged key (fake1) it is not
+    python main_eval_all.py --dataset digits --arch res20s --epochs 10 --mask_dir runs/digits_locked/locked.pth.tar \
+        --key runs/digits_locked/key.pth.tar --save_dir runs/digits_merged
+    python main_eval_all.py --dataset digits --arch res20s --epochs 10 --mask_dir runs/digits_locked/locked.pth.tar \
+        --add-back --save_dir runs/digits_forged
+
+    # the paper's commands, scheme V1 and V2 (Table 2: ResNet-20 on CIFAR-10, 91.37% with the code, 91.66% without)
+    python -u main_eval_all.py --data datasets/cifar10 --dataset cifar10 --arch res20s \
+        --save_dir res20s_cifar10_lt_extreme --pretrained res20s_cifar10_lt_0.2/epoch_3.pth.tar \
+        --mask_dir res20s_cifar10_extreme.pth.tar --fc --num-paths 1000 --type ewp --prune-type lt
     python -u main_eval_all.py --data datasets/cifar10 --dataset cifar10 --arch res20s --save_dir res20s_cifar10_lt_qr \
         --pretrained ownership/epoch_3.pth.tar \
         --mask_dir ownership/res20s_cifar10_qrcode_layer2.1.conv1.weight_mask.pth.tar \
@@ -19,6 +31,7 @@ from collections.abc import Sequence
 
 from datasets import DATASETS
 from models import ARCHITECTURES
+from pruner import SPLITS
 from utils import cli
 
 
@@ -33,17 +46,47 @@ def parse_args(argv: Sequence[str] | None):
                        help="masks: a mask file, a ticket of main_imp.py, or a pruned model")
     group.add_argument("--pretrained", default=None, metavar="FILE",
                        help="weights to start from, e.g. epoch_3.pth.tar (default: those in the --mask_dir file)")
-    group.add_argument("--type", choices=("identity",), default="identity", dest="split",
-                       help="what is done to the mask before training: identity takes it as it is")
     group.add_argument("--fc", action="store_true", default=True, dest="fc",
                        help="start from the file's classifier too (default; the paper's commands say so)")
     group.add_argument("--no_fc", action="store_false", dest="fc",
-                       help="start with a fresh classifier, e.g. for another class count")
-    group.add_argument("--evaluate", action="store_true", help="only measure the accuracy of --pretrained under the mask")
+                       help="start with a fresh classifier, e.g. to transfer to a data set of another class count")
+    group.add_argument("--evaluate", action="store_true", help="only measure the accuracy of the weights under the mask")
     group.add_argument("--prune_type", choices=("lt",), default="lt", help="accepted from the paper's commands")
     group.add_argument("--save_model", action="store_true",
                        help="accepted from the paper's commands; models are always saved")
-    return parser.parse_args(argv)
+
+    # scheme V1 (paper, section 3.3.1, Algorithm 1)
+    group = parser.add_argument_group("key mask (scheme V1)")
+    group.add_argument("--type", choices=sorted(SPLITS), default="identity", dest="split",
+                       help="what goes into the key: " + "; ".join(f"{name}: {text}" for name, text in SPLITS.items()))
+    group.add_argument("--key_ratio", type=cli.ratio, default=None, metavar="R",
+                       help="the key's share of the ticket's weights, met exactly")
+    group.add_argument("--num_paths", type=cli.positive_int, default=None, metavar="N",
+                       help="paths to draw for ewp_sampled and random_path (default: 1000); without --key_ratio, and "
+                            "with ewp too, the key is all that lies on them")
+    group.add_argument("--betweenness_samples", type=cli.positive_int, default=None, metavar="K",
+                       help="estimate betweenness from K source channels (default: exact)")
+    group.add_argument("--score_pictures", type=cli.positive_int, default=1000, metavar="N",
+                       help="training pictures for taylor1_abs, hessian_abs and intgrads")
+    group.add_argument("--key", default=None, metavar="FILE",
+                       help="put this key back into the locked ticket given as --mask_dir before training")
+    group.add_argument("--add_back", action="store_true",
+                       help="put a forged key into the locked ticket (attack fake1): as many weights as the true key "
+                            "has, at random positions")
+    group.add_argument("--forged_scale", type=cli.positive_float, default=0.01, metavar="S",
+                       help="standard deviation of a forged key's weights")
+    args = parser.parse_args(argv)
+    budgets = [name for name in ("key_ratio", "num_paths") if getattr(args, name) is not None]
+    by_paths = args.split in ("ewp", "ewp_sampled", "random_path")
+    if args.split == "identity" and budgets:
+        parser.error(f"argument --{budgets[0]}: --type identity splits nothing off; name a score")
+    if args.split != "identity" and args.key_ratio is None and not (by_paths and args.num_paths):
+        parser.error(f"argument --type: {args.split} needs --key_ratio" + (" or --num_paths" if by_paths else ""))
+    if args.key and (args.split != "identity" or args.add_back):
+        parser.error("argument --key: puts a ticket together; leave out --type and --add_back")
+    if args.evaluate and args.split != "identity":
+        parser.error("argument --evaluate: measures a ticket as it is; leave out --type")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,40 +94,87 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from dataclasses import asdict
 
-    from pruner import tickets
+    from attacks.fake1 import forge_key
+    from pruner import key_masks, tickets
     from pruner.experiment import prepare
     from pruner.masks import MaskedWeights
     from utils import checkpoint
+    from utils.errors import UserError
     from utils.run_dir import RunDir
 
     files = RunDir(args.save_dir)
     experiment = prepare(args)
     engine, data = experiment.engine, experiment.data
-    masks = tickets.read_model_file(args.mask_dir, engine.model, head=args.fc)
-    mask = masks.need_mask("--mask_dir", engine.model)
-    weights = masks if args.pretrained is None else tickets.read_model_file(args.pretrained, engine.model, head=args.fc)
-    engine.model.load_state_dict(weights.need_weights("--mask_dir" if args.pretrained is None else "--pretrained"))
+
+    # the ticket as it was handed over, put together with its key if there is one
+    given = tickets.read_model_file(args.mask_dir, engine.model, head=args.fc)
+    mask, weights = given.need_mask("--mask_dir", engine.model), None
+    key_size = given.facts.get("key_nonzeros") if given.facts.get("part") == "locked" else None
+    if args.key:
+        mask, weights = key_masks.merge(given, tickets.read_model_file(args.key, engine.model, head=args.fc))
+        key_size = None
+    if args.pretrained:
+        weights = tickets.read_model_file(args.pretrained, engine.model, head=args.fc).need_weights("--pretrained")
+    elif weights is None:
+        weights = given.need_weights("--mask_dir")
+    engine.model.load_state_dict(weights)
+
+    # its owner splits it: what is trained below is the locked part
+    key = locked = None
+    if args.split != "identity":
+        key, locked = split(args, experiment, mask)
+        mask, key_size = locked, key.nonzeros
+    # a thief forges the key
+    if args.add_back:
+        if key_size is None:
+            raise UserError(f"--add_back: {args.mask_dir} is no locked ticket (part 'locked' of a split one); give "
+                            "locked.pth.tar, or --type to split")
+        mask, weights_forged = forge_key(mask, weights, key_size, args.forged_scale, args.seed)
+        engine.model.load_state_dict(weights_forged)
+
+    key_ratio = key_size and key_size / (key_size + (mask.nonzeros - key_size if args.add_back else mask.nonzeros))
+    parts = {"key_nonzeros": key_size, "key_ratio": key_ratio}
     ticket = MaskedWeights(engine.model, mask)
     ticket.apply()
     size = {"density": mask.density, "nonzeros": mask.nonzeros, "entries": mask.entries}
-    print(f"ticket: {100 * mask.density:.3f}% of {mask.entries} weights ({mask.nonzeros})", flush=True)
+    print(f"ticket: {100 * mask.density:.3f}% of {mask.entries} weights ({mask.nonzeros})"
+          + (f"; {'forged' if args.add_back else 'missing'} key: {key_size} weights, {100 * key_ratio:.3f}% of the whole" if key_size else ""),
+          flush=True)
 
     if args.evaluate:
-        for split in ("val", "test"):
-            loss, accuracy = engine.evaluate(getattr(data, split))
-            print(f"{split}: {accuracy:.2f}%, loss {loss:.4f}")
+        for name in ("val", "test"):
+            loss, accuracy = engine.evaluate(getattr(data, name))
+            print(f"{name}: {accuracy:.2f}%, loss {loss:.4f}")
         return cli.EXIT_OK
 
     inputs = {f"{flag} (sha256)": checkpoint.sha256(getattr(args, flag))
-              for flag in ("mask_dir", "pretrained") if getattr(args, flag)}
+              for flag in ("mask_dir", "pretrained", "key") if getattr(args, flag)}
     files.open("main_eval_all.py", {**vars(args), **inputs})
+    if key is not None and not files.locked.exists():
+        key_masks.write_split(files.key, files.locked, key, locked, weights, experiment.facts)
     trained = engine.fit(data, experiment.protocol, files, args.seed, ticket, facts={**experiment.facts, **size},
                          title=f"ticket at {100 * mask.density:.2f}%")
-    checkpoint.save_json({**asdict(trained), **size, "model": str(files.best)}, files.result)
+    checkpoint.save_json({**asdict(trained), **size, **parts, "split": args.split, "merged": args.key is not None,
+                          "forged": args.add_back, "seed": args.seed, "model": str(files.best)}, files.result)
     print(f"\ntest accuracy: {trained.test_acc:.2f}% (epoch {trained.best_epoch}, the best on validation with "
           f"{trained.val_acc:.2f}%), {trained.test_acc_last:.2f}% after the last epoch\n"
-          f"model: {files.best}\nplot:  {files.curve}")
+          f"model: {files.best}\nplot:  {files.curve}"
+          + (f"\nkey:   {files.key}\nlock:  {files.locked}" if key is not None else ""))
     return cli.EXIT_OK
+
+
+def split(args, experiment, mask):
+    """(key, locked) of the mask, by the score and budget in the flags; the model holds the ticket's weights."""
+    from pruner import key_masks
+    from pruner.scores import PATH_SCORES, SCORES, Scoring
+
+    sample = experiment.data.limited(min(args.score_pictures, len(experiment.data.train)), args.seed).train
+    pictures, labels = next(sample.batches(len(sample)))
+    scoring = Scoring(experiment.engine.model, mask, pictures, labels, args.seed, args.num_paths or 1000,
+                      args.betweenness_samples)
+    if args.key_ratio is None:
+        return key_masks.split_visited(mask, PATH_SCORES[args.split](scoring))
+    return key_masks.split(mask, SCORES[args.split](scoring), args.key_ratio)
 
 
 if __name__ == "__main__":

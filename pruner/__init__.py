@@ -1,1 +1,15 @@
-"""MAKE: masks, magnitude pruning, the search for winning tickets, and the code written into their masks."""
+"""MAKE: masks, magnitude pruning, the search for winning tickets, key masks, and the code written into masks."""
+
+# score functions for key masks by name, as `--help` explains them; the functions are in `pruner.scores.SCORES`
+SPLITS: dict[str, str] = {
+    "identity": "no key, the mask as it is",
+    "omp": "largest weights",
+    "random": "weights at random",
+    "ewp": "kernels by the sum of all paths' edge-weight products",
+    "ewp_sampled": "kernels by how many paths, drawn by their product, use them",
+    "random_path": "kernels by how many paths, drawn evenly, use them",
+    "betweenness": "kernels by weighted edge betweenness",
+    "taylor1_abs": "|w dL/dw|",
+    "hessian_abs": "|w Hw|",
+    "intgrads": "integrated gradients",
+}

@@ -50,6 +50,17 @@ def split(mask: Mask, scores: Scores, ratio: float) -> tuple[Mask, Mask]:
     return Mask(key), Mask({name: mask[name] & ~key[name] for name in mask})
 
 
+def split_visited(mask: Mask, counts: Scores) -> tuple[Mask, Mask]:
+    """Split off every weight that scores above zero: with the scores of drawn paths, all that they run through.
+
+    Raises UserError if that is the whole ticket.
+    """
+    key = Mask({name: counts[name] > 0 for name in mask})
+    if key.nonzeros == mask.nonzeros:
+        raise UserError("--num_paths: the paths run through the whole ticket; draw fewer, or give --key_ratio")
+    return key, Mask({name: mask[name] & ~key[name] for name in mask})
+
+
 def fingerprint(mask: Mask, weights: Mapping[str, torch.Tensor]) -> str:
     """SHA-256, in hex, of a mask and of the weights it keeps, layer by layer."""
     digest = hashlib.sha256()
@@ -68,7 +79,7 @@ def write_split(key_path: str | Path, locked_path: str | Path, key: Mask, locked
     """
     whole = Mask({name: key[name] | locked[name] for name in key})
     facts = {**facts, "ticket_sha256": fingerprint(whole, weights), "key_sha256": fingerprint(key, weights),
-             "key_ratio": key.nonzeros / whole.nonzeros}
+             "key_nonzeros": key.nonzeros, "key_ratio": key.nonzeros / whole.nonzeros}
     for path, part, role in ((key_path, key, "key"), (locked_path, locked, "locked")):
         tickets.write_ticket(path, part, {**weights, **{f"{name}.weight": weights[f"{name}.weight"].cpu() * kept
                                                         for name, kept in part.items()}}, {**facts, "part": role})

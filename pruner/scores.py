@@ -293,3 +293,10 @@ SCORES: dict[str, Callable[[Scoring], Scores]] = {
     "hessian_abs": hessian_abs,
     "intgrads": intgrads,
 }
+
+# scores that come from drawn paths; --num_paths alone gives the key all weights on the paths
+PATH_SCORES: dict[str, Callable[[Scoring], Scores]] = {
+    "ewp": ewp_sampled,
+    "ewp_sampled": ewp_sampled,
+    "random_path": random_path,
+}

@@ -39,6 +39,8 @@ class RunDir(TrainingFiles):
         self.rounds = self.folder / "rounds.csv"
         self.rounds_plot = self.folder / "accuracy_density.png"
         self.ticket = self.folder / "ticket.pth.tar"
+        self.key = self.folder / "key.pth.tar"
+        self.locked = self.folder / "locked.pth.tar"
         self._lock = None
 
     def weights_after(self, epoch: int) -> Path:
