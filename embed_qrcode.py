@@ -4,13 +4,15 @@ r"""Write a signature into a ticket's sparse masks (scheme V2, Algorithm 2): a Q
     python embed_qrcode.py --mask_dir runs/digits/ticket.pth.tar --arch res20s --dataset digits \
         --signature "Jane Doe 2026" --save_dir runs/digits_signed
 
-    # the paper's command: ownership/res20s_cifar10_extreme.pth.tar, text "signature"
+    # the paper's command: ownership/res20s_cifar10_extreme.pth.tar, text "signature", at the place that the paper's next
+    # commands name (layer2.1.conv1, 2, 3)
     python embed_qrcode.py
 
 Writes the signed masks, the claim (JSON: keep it, it says where the code lies), a picture of the code and one of the
 layer before and after, and prints the commands that train the signed ticket and read the text back.
 """
 
+import os
 from collections.abc import Sequence
 
 from datasets import DATASETS
@@ -18,15 +20,21 @@ from models import ARCHITECTURES
 from utils import cli
 
 
+PAPERS_TICKET = "ownership/res20s_cifar10_extreme.pth.tar"
+PAPERS_PLACE = {"max_name": "layer2.1.conv1", "start_x": 2, "start_y": 3}
+
+
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
-    parser.add_argument("--mask_dir", default="ownership/res20s_cifar10_extreme.pth.tar", metavar="FILE",
-                        help="the ticket: a mask file, a ticket of main_imp.py, or a pruned model")
+    parser.add_argument("--mask_dir", type=cli.text, default=None, metavar="FILE",
+                        help="the ticket: a mask file, a ticket of main_imp.py, or a pruned model (default: "
+                             f"{PAPERS_TICKET}, and the paper's place for the code)")
     parser.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="network")
-    parser.add_argument("--dataset", default="cifar10", metavar="NAME",
+    parser.add_argument("--dataset", type=cli.text, default="cifar10", metavar="NAME",
                         help=f"only names the output files ({', '.join(sorted(DATASETS))}, or any word)")
-    parser.add_argument("--save_dir", default="ownership", metavar="DIR", help="where the output files go")
-    parser.add_argument("--signature", default="signature", metavar="TEXT", help="the text to embed (UTF-8)")
+    parser.add_argument("--save_dir", type=cli.text, default="ownership", metavar="DIR", help="where the output files go")
+    parser.add_argument("--signature", type=cli.utf8_text, default="signature", metavar="TEXT",
+                        help="the text to embed (UTF-8; zbar guesses at letters outside ASCII, ZXing reads them)")
     parser.add_argument("--seed", type=cli.seed_int, default=1, help="of the random positions of moved weights")
 
     group = parser.add_argument_group("code (chosen where not given)")
@@ -42,7 +50,15 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--start_y", type=cli.natural, default=None, help="first input channel of the code")
     group.add_argument("--any_level", action="store_true",
                        help="look at all layers, not only the first stage with room for the code")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if "/" in args.dataset or "\0" in args.dataset:
+        parser.error(f"argument --dataset: {args.dataset!r} can't be part of a file name")
+    if args.mask_dir is None:
+        args.mask_dir = PAPERS_TICKET
+        for name, value in PAPERS_PLACE.items():
+            if getattr(args, name) is None:
+                setattr(args, name, value)
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     random_state = random.bit_generator.state
     signed = embed(mask, args.signature, region, random)
 
+    os.makedirs(args.save_dir, exist_ok=True)
     files = SignatureFiles(args.save_dir, args.arch, args.dataset, region.layer)
     code_format = region.code_format
     claim = Claim(args.signature, args.arch, region.layer, region.start_x, region.start_y, code_format.version,

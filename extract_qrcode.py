@@ -22,7 +22,7 @@ def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="the suspect's model, or a mask file")
     parser.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="network")
-    parser.add_argument("--save_dir", default="runs/extracted", metavar="DIR",
+    parser.add_argument("--save_dir", type=cli.text, default="runs/extracted", metavar="DIR",
                         help="the code as found (code.png) and what was read (extraction.json) go there")
     parser.add_argument("--data", "--dataset", dest="ignored", default=None, metavar="X",
                         help="accepted from the paper's command and not needed")
@@ -34,10 +34,10 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--max_name", default=None, metavar="LAYER", help="layer, e.g. layer2.1.conv1")
     group.add_argument("--start_x", type=cli.natural, default=None, help="first output channel of the code")
     group.add_argument("--start_y", type=cli.natural, default=None, help="first input channel of the code")
-    group.add_argument("--signature", default=None, metavar="TEXT", help="the text to compare with")
+    group.add_argument("--signature", type=cli.utf8_text, default=None, metavar="TEXT", help="the text to compare with")
     group.add_argument("--version", type=int, choices=range(1, 41), default=None, metavar="1-40",
                        help="QR version (default: all that fit are tried)")
-    group.add_argument("--error_correction", choices=("L", "M", "Q", "H"), default="H", help="QR level")
+    group.add_argument("--error_correction", choices=("L", "M", "Q", "H"), default=None, help="QR level (default: H)")
     group.add_argument("--mask_pattern", type=int, choices=range(8), default=None, metavar="0-7",
                        help="QR mask pattern (default: all are tried)")
     args = parser.parse_args(argv)
@@ -46,7 +46,8 @@ def parse_args(argv: Sequence[str] | None):
         missing = [name for name, value in by_hand.items() if value is None]
         parser.error(f"without --claim, {' and '.join(missing)} must say where the code lies")
     if args.claim is not None:
-        by_hand |= {"--signature": args.signature, "--version": args.version, "--mask_pattern": args.mask_pattern}
+        by_hand |= {"--signature": args.signature, "--version": args.version, "--mask_pattern": args.mask_pattern,
+                    "--error_correction": args.error_correction}
         doubled = [name for name, value in by_hand.items() if value is not None]
         if doubled:
             parser.error(f"--claim says {doubled[0]} already; give one of the two")
@@ -76,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         signature, layer, x, y = args.signature, args.max_name, args.start_x, args.start_y
         suspect = tickets.read_model_file(args.checkpoint, model, head=False).pattern("--checkpoint", model)
-        formats = candidate_formats(suspect, layer, x, y, args.version, args.error_correction, args.mask_pattern)
+        formats = candidate_formats(suspect, layer, x, y, args.version, args.error_correction or "H",
+                                    args.mask_pattern)
     found = extract(suspect, layer, x, y, formats, signature)
 
     match = found.shows(signature) if signature is not None else found.text is not None

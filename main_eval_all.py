@@ -39,7 +39,7 @@ def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
     cli.add_model_and_data_flags(parser, ARCHITECTURES, DATASETS)
     cli.add_training_flags(parser)
-    cli.add_run_flags(parser)
+    cli.add_run_flags(parser, save_dir_required=False)
 
     group = parser.add_argument_group("ticket")
     group.add_argument("--mask_dir", required=True, metavar="FILE",
@@ -50,7 +50,7 @@ def parse_args(argv: Sequence[str] | None):
                        help="start from the file's classifier too (default; the paper's commands say so)")
     group.add_argument("--no_fc", action="store_false", dest="fc",
                        help="start with a fresh classifier, e.g. to transfer to a data set of another class count")
-    group.add_argument("--evaluate", action="store_true", help="only measure the accuracy of the weights under the mask")
+    group.add_argument("--evaluate", action="store_true", help="only measure the accuracy of the weights under the mask; writes nothing")
     group.add_argument("--prune_type", choices=("lt",), default="lt", help="accepted from the paper's commands")
     group.add_argument("--save_model", action="store_true",
                        help="accepted from the paper's commands; models are always saved")
@@ -76,6 +76,8 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--forged_scale", type=cli.positive_float, default=0.01, metavar="S",
                        help="standard deviation of a forged key's weights")
     args = parser.parse_args(argv)
+    if args.save_dir is None and not args.evaluate:
+        parser.error("argument --save_dir: is needed for training")
     budgets = [name for name in ("key_ratio", "num_paths") if getattr(args, name) is not None]
     by_paths = args.split in ("ewp", "ewp_sampled", "random_path")
     if args.split == "identity" and budgets:
@@ -102,7 +104,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from utils.errors import UserError
     from utils.run_dir import RunDir
 
-    files = RunDir(args.save_dir)
     experiment = prepare(args)
     engine, data = experiment.engine, experiment.data
 
@@ -147,9 +148,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name}: {accuracy:.2f}%, loss {loss:.4f}")
         return cli.EXIT_OK
 
+    files = RunDir(args.save_dir)
     inputs = {f"{flag} (sha256)": checkpoint.sha256(getattr(args, flag))
               for flag in ("mask_dir", "pretrained", "key") if getattr(args, flag)}
-    files.open("main_eval_all.py", {**vars(args), **inputs})
+    files.open("main_eval_all.py", {**vars(args), **experiment.fingerprints(), **inputs})
     if key is not None and not files.locked.exists():
         key_masks.write_split(files.key, files.locked, key, locked, weights, experiment.facts)
     trained = engine.fit(data, experiment.protocol, files, args.seed, ticket, facts={**experiment.facts, **size},

@@ -33,7 +33,7 @@ def parse_args(argv: Sequence[str] | None):
 
     group = parser.add_argument_group("ticket")
     # W0 before training, so that several searches start from the same network
-    group.add_argument("--init", default=None, metavar="FILE",
+    group.add_argument("--init", type=cli.text, default=None, metavar="FILE",
                        help="initial weights: loaded where FILE exists, written there where it does not")
     # what surviving weights restart from after each pruning (late rewinding, paper section 4)
     group.add_argument("--prune_type", choices=("lt", "ft"), default="lt",
@@ -84,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if init_exists:
         given = tickets.read_model_file(args.init, model)
         model.load_state_dict(given.initial or given.need_weights("--init"))
-    files.open("main_imp.py", vars(args), may_change=frozenset({"pruning_times", "max_rounds"}))
+    files.open("main_imp.py", {**vars(args), **experiment.fingerprints()},
+               may_grow=frozenset({"pruning_times", "max_rounds"}))
     if args.init and not init_exists:
         tickets.write_weights(args.init, model.state_dict(), experiment.facts)
 

@@ -49,10 +49,14 @@ def _load(name: str, torchvision_name: str, root: str | None, image_size: int | 
 
 
 def _download(dataset_class: type, folder: Path, train: bool, name: str):
+    was_there = folder.exists()
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return dataset_class(folder, train=train, download=True)
     except Exception as error:  # torchvision raises what urllib, tarfile or the file system raise
+        if not was_there:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         archive, standard = Path(dataset_class.url).name, dataset_class.base_folder
         raise UserError(
             f"--data {folder}: {name} is not there and can't be downloaded ({type(error).__name__}). Three ways to "

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from utils import checkpoint
 from utils.errors import UserError
 
 CACHE_LAYOUT = 1  # raise it when what is cached changes
-MIN_SIDE = 8
+MIN_SIDE, MAX_SIDE = 8, 4096
 
 
 def load_imagefolder(root: str | None, image_size: int | None) -> Dataset:
@@ -37,7 +39,7 @@ def load_imagefolder(root: str | None, image_size: int | None) -> Dataset:
     files = {part: _files(folder / part, classes) for part in ("train", "test")}
 
     fingerprint = _fingerprint(folder, files, image_size)
-    tensors = _from_cache(folder, fingerprint)
+    tensors = _from_cache(folder, fingerprint, {part: len(files[part]) for part in files})
     if tensors is None:
         tensors = {part: _decode([path for path, _ in files[part]], image_size) for part in files}
         if tensors["train"].shape[1:] != tensors["test"].shape[1:]:
@@ -76,23 +78,43 @@ def _files(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
     return files
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """What Pillow reads by itself; EPS would be handed to Ghostscript, an interpreter of programs."""
+    Image.init()
+    return tuple(name for name in Image.OPEN if name != "EPS")
+
+
 def _read(path: Path, image_size: int | None) -> np.ndarray:
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(), Image.open(path, formats=_formats()) as image:
+            warnings.simplefilter("ignore")
+            image = ImageOps.exif_transpose(image)
+            if image.mode == "F":
+                raise ValueError("floating-point pictures have no defined range")
+            if image.mode.startswith("I"):  # 16 bits, which convert() would clip to 8
+                values = np.asarray(image).astype(np.int64)
+                if values.min() < 0 or values.max() >= 1 << 16:
+                    raise ValueError("values outside 16 bits")
+                image = Image.fromarray((values >> 8).astype(np.uint8))
             image = image.convert("RGB")
             if image_size is not None and image.size != (image_size, image_size):
                 image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
             return np.asarray(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not a picture Pillow can read ({error}); mend or remove it") from None
+    except Exception as error:  # decoders of damaged pictures fail in many ways
+        raise UserError(f"{path}: not a picture that can be read ({error}); mend or remove it") from None
 
 
 def _decode(paths: list[Path], image_size: int | None) -> torch.Tensor:
     """Pictures as uint8 [N, H, W, 3]; threads pay because Pillow decodes outside Python's lock."""
+    if image_size is not None and image_size > MAX_SIDE:
+        raise UserError(f"--image_size {image_size}: must be at most {MAX_SIDE}")
     first = _read(paths[0], image_size)
     height, width = first.shape[:2]
     if height != width or height < MIN_SIDE:
         raise UserError(f"{paths[0]}: is {width}x{height}; give --image_size N (at least {MIN_SIDE}) to make all square")
+    if len(paths) * first.size > 0.8 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise UserError(f"{len(paths)} pictures of {width}x{height} do not fit into memory; give a smaller --image_size")
     images = np.empty((len(paths), *first.shape), dtype=np.uint8)
 
     def fill(index: int) -> None:
@@ -109,11 +131,12 @@ def _decode(paths: list[Path], image_size: int | None) -> torch.Tensor:
 
 
 def _fingerprint(folder: Path, files: dict[str, list[tuple[Path, int]]], image_size: int | None) -> str:
-    digest = hashlib.sha256(f"{CACHE_LAYOUT} {image_size}".encode())
+    digest = hashlib.sha256(f"{CACHE_LAYOUT} {image_size} ".encode() + os.fsencode(folder.resolve()))
     for part in files:
         for path, _ in files[part]:
             status = path.stat()
-            digest.update(f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(path.relative_to(folder)))
+            digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
@@ -123,13 +146,17 @@ def _cache_places(folder: Path, fingerprint: str) -> list[Path]:
     return [folder / f".{name}", home / "lottery-verification" / name]
 
 
-def _from_cache(folder: Path, fingerprint: str) -> dict[str, torch.Tensor] | None:
+def _from_cache(folder: Path, fingerprint: str, counts: dict[str, int]) -> dict[str, torch.Tensor] | None:
     for place in _cache_places(folder, fingerprint):
         if place.is_file():
             try:
-                return checkpoint.load(place, "cache")
+                tensors = checkpoint.load(place, "cache")
             except UserError:
                 continue  # a damaged cache is decoded anew and written over
+            if tensors.keys() == counts.keys() and all(
+                    isinstance(tensors[part], torch.Tensor) and tensors[part].dtype == torch.uint8
+                    and tensors[part].dim() == 4 and len(tensors[part]) == counts[part] for part in counts):
+                return tensors
     return None
 
 

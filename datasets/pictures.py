@@ -1,6 +1,7 @@
 """Labelled pictures as tensors: splitting, subsets, batches, augmentation."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -55,6 +56,10 @@ class Dataset:
     def to(self, device: torch.device) -> "Dataset":
         return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
 
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of all pictures and labels."""
+        return fingerprint(tensor for part in (self.train, self.val, self.test) for tensor in (part.images, part.labels))
+
     def limited(self, size: int, seed: int) -> "Dataset":
         """The same data set with `size` training pictures, class-balanced to within one picture per class."""
         if size > len(self.train):
@@ -89,11 +94,21 @@ class Dataset:
         columns = torch.arange(width, device=device).expand(count, width)
         columns = corner[1][:, None] + torch.where(mirror[:, None], columns.flip(1), columns)
 
-        for start in range(0, count, size):
-            batch = slice(start, start + size)
+        # a single picture is no batch for batch norm: it joins the one before
+        for start in range(0, count - 1 if count > 1 else count, size):
+            batch = slice(start, start + size + (count - start == size + 1))
             which = order[batch]
             cropped = padded[which[:, None, None], rows[batch][:, :, None], columns[batch][:, None, :]]
             yield as_float(cropped), labels[which]
+
+
+def fingerprint(tensors: Iterable[torch.Tensor]) -> str:
+    """SHA-256, in hex, of shapes and contents."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def as_float(images: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from pruner import qr_code
-from pruner.embedding import Region
 from pruner.qr_code import CodeFormat
 from utils import checkpoint
 from utils.errors import UserError
@@ -38,10 +37,6 @@ class Claim:
     @property
     def code_format(self) -> CodeFormat:
         return CodeFormat(self.version, self.error_correction, self.mask_pattern)
-
-    @property
-    def region(self) -> Region:
-        return Region(self.layer, self.start_x, self.start_y, self.code_format, self.similarity)
 
 
 def write_claim(path: str | Path, claim: Claim) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datasets import load_dataset
-from datasets.pictures import Dataset
+from datasets.pictures import Dataset, fingerprint
 from models import build_model
 from utils import randomness
 from utils.engine import Engine, TrainingProtocol, resolve_device
@@ -24,6 +24,11 @@ class Experiment:
     protocol: TrainingProtocol
     facts: dict[str, Any]
 
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 of the pictures and of the model's present weights: what a run's arguments do not pin down."""
+        return {"pictures (sha256)": self.data.fingerprint(),
+                "weights (sha256)": fingerprint(self.engine.model.state_dict().values())}
+
 
 def prepare(args: argparse.Namespace) -> Experiment:
     """Resolve defaults, load the pictures and build the seeded model on its device; nothing is written.
@@ -37,7 +42,7 @@ def prepare(args: argparse.Namespace) -> Experiment:
     if args.weight_decay is None:
         args.weight_decay = WEIGHT_DECAY.get(args.arch, DEFAULT_WEIGHT_DECAY)
     if args.decreasing_lr is None:
-        args.decreasing_lr = (args.epochs // 2, args.epochs * 3 // 4)
+        args.decreasing_lr = tuple(sorted({args.epochs // 2, args.epochs * 3 // 4} - {0}))
     device = resolve_device(args.device)
     data = load_dataset(args.dataset, args.data, args.image_size, args.limit, args.seed)
     randomness.seed_everything(args.seed)

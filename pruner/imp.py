@@ -1,7 +1,5 @@
 """Iterative magnitude pruning with rewinding (paper, sections 3.1 and 4.1), resumable at every epoch."""
 
-import csv
-import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
@@ -9,8 +7,8 @@ import torch
 
 from pruner import tickets
 from pruner.experiment import Experiment
-from pruner.magnitude import prune_smallest
-from pruner.masks import Mask, MaskedWeights, prunable_layers
+from pruner.magnitude import NothingToPrune, prune_smallest
+from pruner.masks import Mask, MaskedWeights
 from pruner.schedule import ExtremeSearch, FixedRate
 from utils import checkpoint
 from utils.run_dir import RunDir
@@ -63,7 +61,8 @@ def find_ticket(search: Search, schedule: FixedRate | ExtremeSearch,
     """Train, prune, rewind, until `schedule` ends; resumes from what is in the run directory.
 
     Leaves a folder per round with its ticket, checkpoints, metrics and result, the weights after the rewinding epoch,
-    and the last kept ticket as `ticket.pth.tar` of the run.
+    and the last kept ticket as `ticket.pth.tar` of the run. A rate too small or too large for the weights that are left
+    counts as a failure without a round.
 
     Returns:
         all rounds in order, the dense one first, the undone ones marked.
@@ -77,15 +76,19 @@ def find_ticket(search: Search, schedule: FixedRate | ExtremeSearch,
     while (rate := schedule.next_rate()) is not None:
         index = len(rounds)
         trained = _trained_weights(search, source)
-        candidate = prune_smallest({name: trained[f"{name}.weight"] for name in prunable_layers(model, search.stem)},
-                                   mask, rate)
+        try:
+            candidate = prune_smallest({name: trained[f"{name}.weight"] for name in mask}, mask, rate)
+        except NothingToPrune:
+            schedule.skip()
+            continue
         outcome = _train_round(search, index, rate, candidate, start_weights(search, trained), rounds[0])
         rounds.append(replace(outcome, kept=schedule.report(outcome.matched)))
         if rounds[-1].kept:
             mask, source = candidate, index
         _write_rounds(files, rounds)
         on_round(rounds[-1])
-    tickets.write_ticket(files.ticket, mask, _rewind_weights(search), {**search.experiment.facts, "round": source})
+    start = tickets.read_model_file(files.round(source).ticket, model).initial
+    tickets.write_ticket(files.ticket, mask, start, {**search.experiment.facts, "round": source})
     return rounds
 
 
@@ -129,8 +132,8 @@ def _train_round(search: Search, index: int, rate: float, mask: Mask, start: dic
         keep_rewind_weights, {**experiment.facts, "density": mask.density},
         title="dense" if index == 0 else f"round {index} at {100 * mask.density:.2f}%")
     score = SELECTIONS[search.match_on]
-    bar = dense and getattr(dense, score) - search.tolerance
-    matched = dense is None or getattr(trained, score) >= bar
+    # accuracies are multiples of 1 / pictures; the small slack keeps rounding from deciding an exact tie
+    matched = dense is None or getattr(dense, score) - getattr(trained, score) <= search.tolerance + 1e-9
     return Round(index, rate, mask.density, mask.nonzeros, trained.test_acc, trained.val_acc, trained.best_epoch,
                  trained.test_acc_last, trained.seconds, matched, True)
 
@@ -138,8 +141,4 @@ def _train_round(search: Search, index: int, rate: float, mask: Mask, start: dic
 def _write_rounds(files: RunDir, rounds: list[Round]) -> None:
     """Record the newest round, and the table of all."""
     checkpoint.save_json(asdict(rounds[-1]), files.round(rounds[-1].round).result)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(asdict(rounds[0])), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(outcome) for outcome in rounds)
-    checkpoint.save_text(text.getvalue(), files.rounds)
+    checkpoint.save_csv([asdict(outcome) for outcome in rounds], list(asdict(rounds[0])), files.rounds)

@@ -8,6 +8,10 @@ from pruner.masks import Mask
 from utils.errors import UserError
 
 
+class NothingToPrune(UserError):
+    """At this rate nothing would be pruned, or nothing left."""
+
+
 def prune_smallest(weights: Mapping[str, torch.Tensor], mask: Mask, rate: float) -> Mask:
     """The mask without the `rate` share of surviving weights that are smallest in magnitude over all layers together.
 
@@ -19,14 +23,15 @@ def prune_smallest(weights: Mapping[str, torch.Tensor], mask: Mask, rate: float)
         mask: the present mask.
         rate: share of the surviving weights, 0 < rate < 1.
     Raises:
-        UserError: the weights are not finite, or nothing would be pruned or left.
+        UserError: the weights are not finite.
+        NothingToPrune: the rate is too small or too large for so few weights.
     """
     magnitudes = torch.cat([weights[name].detach().cpu()[kept] for name, kept in mask.items()]).abs()
     if not torch.isfinite(magnitudes).all():
         raise UserError("weights to prune are not finite; the training diverged, lower --lr")
     count = round(rate * len(magnitudes))
     if not 0 < count < len(magnitudes):
-        raise UserError(f"--rate {rate}: would prune {count} of {len(magnitudes)} weights; choose another rate")
+        raise NothingToPrune(f"--rate {rate}: would prune {count} of {len(magnitudes)} weights; choose another rate")
     survives = torch.ones(len(magnitudes), dtype=torch.bool)
     survives[torch.topk(magnitudes, count, largest=False).indices] = False
 

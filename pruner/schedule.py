@@ -20,6 +20,10 @@ class FixedRate:
         self.counts[0] += 1
         return True
 
+    def skip(self) -> None:
+        """The present rate can't be applied to so few weights: the rounds are done."""
+        self.times = self.counts[0]
+
 
 class ExtremeSearch:
     """The paper's search (section 4.1): go on at one rate while tickets match the dense model; undo the first that
@@ -47,5 +51,9 @@ class ExtremeSearch:
         if matched:
             self.counts[self._position] += 1
         else:
-            self._position += 1
+            self.skip()
         return matched
+
+    def skip(self) -> None:
+        """Go on with the next rate."""
+        self._position += 1

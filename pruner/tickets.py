@@ -19,6 +19,8 @@ from utils.errors import UserError
 
 OPTIONAL_KEYS = ("normalize.mean", "normalize.std")  # in some of the original's files, not in others
 HEAD = "fc"
+DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+          torch.uint8, torch.bool}
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,8 @@ def read_model_file(path: str | Path, model: nn.Module, head: bool = True) -> Mo
     Args:
         path: a `.pth.tar`; nothing in it is executed.
         model: gives the names and shapes to expect.
-        head: whether the classifier's weights are wanted; without, they may be missing or of another class count,
-            and the model's own are returned for them.
+        head: whether the classifier's weights are wanted; without, as in a transfer to other pictures, they may be
+            missing or of another class count, and the model's own are returned for them and for the normalisation.
     Raises:
         UserError: an unknown or missing key, a wrong shape, a value that is not finite, a mask that does not fit.
     """
@@ -102,10 +104,15 @@ def _separate(path: str | Path, tensors: Mapping[str, Any],
     masks, originals, weights = {}, {}, {}
     for key, tensor in tensors.items():
         name = str(key).removeprefix(prefix)
-        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
+        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_nested \
+                or tensor.device.type != "cpu" or tensor.dtype not in DTYPES:
             raise UserError(f"{path}: {name!r} is not a plain tensor; is it a model's file?")
         layer, _, kind = name.rpartition(".")
         if kind in ("weight_mask", "weight_orig") and f"{layer}.weight" in known:
+            # before anything is computed: a tensor may claim any shape without having the memory
+            if tensor.shape != known[f"{layer}.weight"].shape:
+                raise UserError(f"{path}: {name} has shape {tuple(tensor.shape)}, the layer has "
+                                f"{tuple(known[f'{layer}.weight'].shape)}; see --arch")
             (masks if kind == "weight_mask" else originals)[layer] = tensor
         elif name in known or name in OPTIONAL_KEYS:
             weights[name] = tensor
@@ -114,9 +121,6 @@ def _separate(path: str | Path, tensors: Mapping[str, Any],
     for layer, tensor in originals.items():
         if layer not in masks or f"{layer}.weight" in weights:
             raise UserError(f"{path}: {layer}.weight_orig must come with {layer}.weight_mask and without {layer}.weight")
-        if masks[layer].shape != tensor.shape:
-            raise UserError(f"{path}: {layer}.weight_mask has shape {tuple(masks[layer].shape)}, "
-                            f"{layer}.weight_orig has {tuple(tensor.shape)}")
         if not torch.isfinite(tensor).all():
             raise UserError(f"{path}: {layer}.weight_orig holds values that are not finite")
         weights[f"{layer}.weight"] = torch.where(masks[layer] != 0, tensor, torch.zeros_like(tensor))
@@ -128,7 +132,7 @@ def _checked_weights(path: str | Path, weights: dict[str, torch.Tensor], model: 
     """A complete, finite state_dict in the model's dtypes."""
     known, complete = model.state_dict(), {}
     for name, own in known.items():
-        if not head and name.startswith(f"{HEAD}."):
+        if not head and (name.startswith(f"{HEAD}.") or name in OPTIONAL_KEYS):
             complete[name] = own.detach().clone()
             continue
         if name not in weights:
@@ -142,9 +146,11 @@ def _checked_weights(path: str | Path, weights: dict[str, torch.Tensor], model: 
             raise UserError(f"{path}: {name} has shape {tuple(tensor.shape)}, the model has {tuple(own.shape)}; {hint}")
         if tensor.is_floating_point() != own.is_floating_point():
             raise UserError(f"{path}: {name} is {tensor.dtype}, the model has {own.dtype}")
-        if not torch.isfinite(tensor).all():
-            raise UserError(f"{path}: {name} holds values that are not finite")
         complete[name] = tensor.to(own.dtype)
+        if not torch.isfinite(complete[name]).all():
+            raise UserError(f"{path}: {name} holds values that are not finite in {own.dtype}")
+        if name.endswith("running_var") and (complete[name] < 0).any():
+            raise UserError(f"{path}: {name} holds negative variances")
     return complete
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a clone to a signed winning ticket: ResNet-20 on the embedded digits, on any machine, in under 3 minutes on 2 CPU
-# cores (after the installation). Run it again: what is done is skipped. Edit the words below and give another RUN.
+# cores (after the installation). Run it again: what is done is skipped. With other words below, give another RUN.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 
@@ -25,7 +25,7 @@ stage find main_imp.py --dataset digits --arch res20s --epochs $EPOCHS --rate 0.
 # 2. write the signature into its mask
 stage sign embed_qrcode.py --mask_dir "$RUN/ticket/ticket.pth.tar" --arch res20s --dataset digits \
     --signature "$SIGNATURE" --save_dir "$RUN/signed"
-CLAIM=$(echo "$RUN"/signed/*.claim.json)
+CLAIM=$(ls -t "$RUN"/signed/*.claim.json | head -n 1)
 
 # 3. train the signed ticket from the same rewound weights
 stage train main_eval_all.py --dataset digits --arch res20s --epochs $EPOCHS --type identity \

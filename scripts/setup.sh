@@ -22,8 +22,12 @@ wanted=$(cksum <requirements.txt)
 if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
     echo "setup: installing into .venv (once; PyTorch is large, this takes minutes)"
     if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
-        "$PYTHON" -m venv --clear .venv >/dev/null 2>&1 ||
-            { apt_install python3-venv && "$PYTHON" -m venv --clear .venv; } ||
+        if [ -e .venv ] && [ ! -e .venv/.lottery-verification ]; then
+            echo "setup: .venv is there, has no pip and is not this project's; move it away" >&2
+            exit 2
+        fi
+        make_venv() { mkdir -p .venv && touch .venv/.lottery-verification && "$PYTHON" -m venv .venv; }
+        make_venv >/dev/null 2>&1 || { apt_install python3-venv && make_venv; } ||
             { echo "setup: $PYTHON can't make virtual environments; apt-get install python3-venv" >&2; exit 2; }
     fi
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt ||

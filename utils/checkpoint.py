@@ -1,10 +1,13 @@
 """Reading and writing files so that nothing is lost and nothing foreign is executed."""
 
+import contextlib
+import csv
 import hashlib
+import io
 import json
 import os
-import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,23 +16,28 @@ import torch
 from utils.errors import UserError
 
 
+TEMPORARY = ".tmp"  # ends the names of files that were being written when their process was killed
+
+
 def write_atomic(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it over `path`.
 
-    A process killed at any instant leaves either the old file or the new one.
+    A process killed at any instant leaves either the old file or the new one. Raises OSError naming `path`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = path.parent / f".{path.name}.{os.getpid()}{TEMPORARY}"
     try:
-        with os.fdopen(handle, "wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
 
 
@@ -40,12 +48,21 @@ def save(content: dict[str, Any], path: str | Path) -> None:
 
 def save_text(text: str, path: str | Path) -> None:
     """Write UTF-8 text atomically."""
-    write_atomic(path, lambda file: file.write(text.encode("utf-8")))
+    write_atomic(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
 
 
 def save_json(content: Any, path: str | Path) -> None:
     """Write JSON atomically, NaN refused, so that any JSON reader can read it back."""
     save_text(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n", path)
+
+
+def save_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: str | Path) -> None:
+    """Write rows as CSV with a header, atomically."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    save_text(text.getvalue(), path)
 
 
 def load_json(path: str | Path) -> Any:
@@ -68,7 +85,11 @@ def load(path: str | Path, kind: str = "checkpoint") -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such {kind}; give the path of an existing file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(), open(path, "rb") as file:
+            warnings.simplefilter("ignore")
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror or error})") from None
     except Exception as error:  # a hostile file can fail in any way the unpickler knows; none may become a traceback
         reason = "it holds objects other than tensors, numbers, strings, lists and dicts" \
             if "weights_only" in str(error) or "Unsupported" in str(error) else "it is cut off or no torch file"
@@ -80,5 +101,8 @@ def load(path: str | Path, kind: str = "checkpoint") -> dict[str, Any]:
 
 def sha256(path: str | Path) -> str:
     """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 
 from utils.errors import UserError
@@ -10,15 +11,19 @@ from utils.errors import UserError
 EXIT_OK = 0
 EXIT_NO_MATCH = 1
 EXIT_BAD_INPUT = 2
+EXIT_FAILED = 3  # a fault of ours: never to be mistaken for a verdict
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the script's docstring as it is written and shows every default that says something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False or action.required:
+        if action.default is None or isinstance(action.default, bool) or action.required:
             return action.help
+        if isinstance(action.default, tuple):  # as it is typed
+            return f"{action.help} (default: {','.join(map(str, action.default))})"
         return super()._get_help_string(action)
 
 
@@ -44,23 +49,52 @@ class ArgumentParser(argparse.ArgumentParser):
         return super().parse_known_args(tokens, namespace)
 
     def error(self, message: str):
-        self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {message}\n")
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {one_line(message)}\n")
+
+
+def one_line(message: str) -> str:
+    """The message with everything that does not print escaped: names in it may be a stranger's."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in message)
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
-    """Run a script's `main(argv)` and exit: its return value, or 2 with one line for a `UserError`."""
+    """Run a script's `main(argv)` and exit: its return value, or 2 with one line for a `UserError` or a file that can't
+    be read or written, or 3 with a traceback for a fault of ours."""
+    script = os.path.basename(sys.argv[0])
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a path need not be valid text
     try:
         code = main(None)
+        sys.stdout.flush()
     except UserError as error:
-        print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
+        print(f"{script}: error: {one_line(str(error))}", file=sys.stderr)
         code = EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
-        code = EXIT_INTERRUPTED
+        code = _interrupted()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_OK
+        code = EXIT_BROKEN_PIPE
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        print(f"{script}: error: {one_line(what + (error.strerror or str(error)))}", file=sys.stderr)
+        code = EXIT_BAD_INPUT
+    except Exception as error:
+        # torch's writer turns a Ctrl-C in the middle of a file into an error of its own
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__context__
+        if cause is not None:
+            code = _interrupted()
+        else:
+            traceback.print_exc()
+            code = EXIT_FAILED
     sys.exit(code or EXIT_OK)
+
+
+def _interrupted() -> int:
+    print("interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+    return EXIT_INTERRUPTED
 
 
 # --- values -----------------------------------------------------------------------------------------------------
@@ -79,7 +113,24 @@ def _number(kind: type, holds: Callable, must: str) -> Callable[[str], float]:
     return parse
 
 
+def text(value: str) -> str:
+    """A text or a path: not empty. Raises ArgumentTypeError."""
+    if not value:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return value
+
+
+def utf8_text(value: str) -> str:
+    """A text that is valid UTF-8, not empty. Raises ArgumentTypeError."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("must be valid UTF-8") from None
+    return text(value)
+
+
 positive_int = _number(int, lambda v: v > 0, "a whole number above 0")
+several = _number(int, lambda v: v > 1, "a whole number above 1")
 natural = _number(int, lambda v: v >= 0, "a whole number, 0 or more")
 seed_int = _number(int, lambda v: 0 <= v < 2**63, "a whole number from 0 to 2^63 - 1")
 positive_float = _number(float, lambda v: 0 < v < float("inf"), "a number above 0")
@@ -110,7 +161,7 @@ def add_model_and_data_flags(parser: ArgumentParser, architectures: Iterable[str
                        help="folder of the data set (not needed for digits; cifar10/100 default to datasets/<name>)")
     group.add_argument("--image_size", type=positive_int, default=None, metavar="N",
                        help="imagefolder: resize and centre-crop to NxN (default: the pictures' own size, if all alike)")
-    group.add_argument("--limit", type=positive_int, default=None, metavar="N",
+    group.add_argument("--limit", type=several, default=None, metavar="N",
                        help="train on a seeded, class-balanced subset of N pictures (default: all)")
 
 
@@ -118,7 +169,7 @@ def add_training_flags(parser: ArgumentParser) -> None:
     """The training protocol (paper, section 4, General Settings)."""
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=positive_int, default=182, help="epochs of every training")
-    group.add_argument("--batch_size", type=positive_int, default=128, help="pictures per step")
+    group.add_argument("--batch_size", type=several, default=128, help="pictures per step, at least 2 (batch norm)")
     group.add_argument("--lr", type=positive_float, default=0.1, help="initial learning rate of SGD")
     group.add_argument("--decreasing_lr", type=listed(positive_int), default=None, metavar="E,E",
                        help="epochs after which the rate is multiplied by 0.1 "
@@ -126,22 +177,24 @@ def add_training_flags(parser: ArgumentParser) -> None:
     group.add_argument("--warmup", type=natural, default=0, metavar="STEPS", help="steps of linear warm-up")
     group.add_argument("--momentum", type=momentum, default=0.9, help="SGD momentum")
     group.add_argument("--weight_decay", type=non_negative_float, default=None,
-                       help="(default: 5e-4 for res50, 1e-4 for the others)")
-    group.add_argument("--seed", type=seed_int, default=1, help="of initial weights, batches and augmentation")
+                       help="SGD weight decay (default: 5e-4 for res50, 1e-4 for the others)")
+    group.add_argument("--seed", type=seed_int, default=1, help="seed of initial weights, batches and augmentation")
 
 
-def add_run_flags(parser: ArgumentParser) -> None:
-    """Where the run lives and what it runs on: none of these changes what is computed."""
+def add_run_flags(parser: ArgumentParser, save_dir_required: bool = True) -> None:
+    """Where the run lives and what it runs on."""
     group = parser.add_argument_group("run")
-    group.add_argument("--save_dir", required=True, metavar="DIR", help="run directory; the same command resumes there")
+    group.add_argument("--save_dir", type=text, required=save_dir_required, metavar="DIR",
+                       help="run directory; the same command resumes there")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument("--compile", action="store_true", help="torch.compile the training step (needs a C++ compiler)")
     group.add_argument("--amp", action="store_true", default=None, dest="amp",
                        help="bf16 autocast, CUDA only (default there)")
     group.add_argument("--no_amp", action="store_false", dest="amp", help="fp32 on CUDA too")
-    group.add_argument("--print_freq", "--workers", "--gpu", dest="ignored", metavar="N", default=None,
+    group.add_argument("--print_freq", "--workers", dest="ignored", metavar="N", default=None,
                        help="accepted from older command lines and ignored")
 
 
-# flags that may differ between a run and its resumption: they say where and how fast, not what
-RUN_ONLY_FLAGS = frozenset({"save_dir", "device", "compile", "amp", "ignored", "data"})
+# flags that may differ between a run and its resumption: they say where and how fast, not what (of the pictures and of
+# files given, the contents are compared)
+RUN_ONLY_FLAGS = frozenset({"save_dir", "device", "compile", "ignored", "data", "init", "mask_dir", "pretrained", "key"})

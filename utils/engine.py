@@ -1,8 +1,9 @@
 """The one training loop of all scripts. It knows nothing of pruning: a `WeightConstraint` keeps masks in force."""
 
-import csv
-import io
+import os
+import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -36,6 +37,7 @@ class WeightConstraint(Protocol):
 class Batches(Protocol):
     """A data set the engine can train on (`datasets.pictures.Dataset`), already on the device."""
 
+    train: Any
     val: Any
     test: Any
 
@@ -96,17 +98,25 @@ class Engine:
     Args:
         model: moved to `device` in channels-last memory, in place.
         compile_step: run the forward and backward pass through torch.compile; needs a C++ compiler on CPU.
-        amp: bf16 autocast; None means on CUDA yes, on CPU no.
+        amp: bf16 autocast; None means where the GPU does it in hardware.
     Raises:
-        UserError: amp on CPU, where it can kill the process (illegal instruction).
+        UserError: amp on CPU, where it can kill the process (illegal instruction), or compile_step there without a
+            compiler.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, compile_step: bool = False, amp: bool | None = None):
         if amp and device.type != "cuda":
             raise UserError("--amp: bf16 needs a CUDA device; leave the flag out on CPU")
+        if compile_step and device.type == "cpu" and not any(map(shutil.which, _compilers())):
+            raise UserError("--compile: needs a C++ compiler on CPU (Debian/Ubuntu: apt-get install g++); "
+                            "leave the flag out")
         self.model = model.to(device, memory_format=torch.channels_last)
         self.device = device
-        self.amp = device.type == "cuda" if amp is None else amp
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        if amp is None:  # older GPUs only emulate bf16, slowly
+            amp = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        self.amp = amp
         # static shapes: one graph for full batches, one for the last, short one
         self.forward = torch.compile(model, dynamic=False) if compile_step else model
 
@@ -159,7 +169,7 @@ class Engine:
             saved = checkpoint.load(files.last)
             model.load_state_dict(unpack(saved["state_dict"]))
             optimizer.load_state_dict(saved["optimizer"])
-            schedule.load_state_dict(saved["scheduler"])
+            schedule.load_state_dict({**saved["scheduler"], "milestones": Counter(saved["scheduler"]["milestones"])})
             randomness.set_state(saved["random"], generator)
             history, best = saved["history"], saved["best"]
             if best["epoch"] == saved["epoch"]:  # killed between writing the two files, perhaps
@@ -187,20 +197,22 @@ class Engine:
                                               test_acc, time.perf_counter() - started))))
             if val_acc >= best["val_acc"]:
                 best = {"val_acc": val_acc, "test_acc": test_acc, "epoch": epoch}
-            state = pack(model.state_dict())
+            state = {name: tensor.cpu() for name, tensor in pack(model.state_dict()).items()}
+            # plain containers only: the scheduler's milestones are a Counter
+            rates = {**schedule.state_dict(), "milestones": dict(schedule.milestones)}
             checkpoint.save({**(facts or {}), "epoch": epoch, "state_dict": state, "optimizer": optimizer.state_dict(),
-                             "scheduler": schedule.state_dict(), "random": randomness.get_state(generator),
+                             "scheduler": rates, "random": randomness.get_state(generator),
                              "history": history, "best": best}, files.last)
             if best["epoch"] == epoch:
                 self._save_best(best, facts, state, files)
-            _write_metrics(history, files)
+            checkpoint.save_csv(history, METRICS, files.metrics)
             epochs.set_postfix_str(f"val {val_acc:.2f} test {test_acc:.2f}")
             if epochs.disable:
                 print(f"{title}: epoch {epoch}/{protocol.epochs}, lr {rate:g}, loss {train_loss:.4f}, "
                       f"train {train_acc:.2f}%, val {val_acc:.2f}%, test {test_acc:.2f}%, "
                       f"{history[-1]['seconds']:.1f} s", flush=True)
         epochs.close()
-        _write_metrics(history, files)
+        checkpoint.save_csv(history, METRICS, files.metrics)
         plots.training_curve(history, title, files.curve)
         return Trained(best["test_acc"], best["val_acc"], best["epoch"], history[-1]["test_acc"], len(history),
                        sum(row["seconds"] for row in history))
@@ -237,9 +249,6 @@ class Engine:
         return loss_sum.item() / seen, 100 * correct.item() / seen
 
 
-def _write_metrics(history: list[dict[str, float]], files: TrainingFiles) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, METRICS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    checkpoint.save_text(text.getvalue(), files.metrics)
+def _compilers() -> tuple[str, ...]:
+    """What torch.compile would call on a CPU."""
+    return (os.environ["CXX"],) if os.environ.get("CXX") else ("g++", "clang++", "c++")

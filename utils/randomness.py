@@ -22,18 +22,19 @@ def get_state(generator: torch.Generator) -> dict[str, Any]:
     return {
         "generator": generator.get_state(),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # the current device's alone: asking the others for theirs would take memory on each
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],
         "python": [version, list(internal), gauss],
         "numpy": [str(name), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
     }
 
 
 def set_state(state: dict[str, Any], generator: torch.Generator) -> None:
-    """Put back what `get_state` returned. CUDA states are put back only where as many devices exist."""
+    """Put back what `get_state` returned. A CUDA state is put back where CUDA is in use."""
     generator.set_state(state["generator"])
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available() and torch.cuda.device_count() == len(state["cuda"]):
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(state["cuda"][0])
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]

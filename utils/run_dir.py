@@ -51,15 +51,16 @@ class RunDir(TrainingFiles):
         """Files of one round of iterative pruning; round 0 is the dense network."""
         return RoundFiles(self.folder / f"round_{index:02d}")
 
-    def open(self, script: str, arguments: dict[str, Any], may_change: frozenset[str] = frozenset()) -> None:
+    def open(self, script: str, arguments: dict[str, Any], may_grow: frozenset[str] = frozenset()) -> None:
         """Create the directory or come back to it.
 
         Args:
             script: name of the entry script.
             arguments: resolved arguments, JSON values or tuples.
-            may_change: names of arguments that a resumed run may set anew (e.g. the number of rounds).
+            may_grow: names of arguments that a resumed run may raise (e.g. the number of rounds; None is no limit).
         Raises:
-            UserError: the directory is another experiment's, is in use, or is a file.
+            UserError: the directory is another experiment's, holds files that this run would take for its own, is in
+                use, or can't be written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -72,18 +73,37 @@ class RunDir(TrainingFiles):
             raise UserError(f"--save_dir {self.folder}: another process is writing there; wait, or name another") from None
 
         arguments = json.loads(json.dumps(arguments))  # tuples become lists, as they come back from the file
+        sessions = []
         if self.record.exists():
-            before = checkpoint.load_json(self.record)
-            if before.get("script") != script:
-                raise UserError(f"--save_dir {self.folder}: holds a run of {before.get('script')}; name another folder")
-            old = before.get("arguments", {})
-            differ = sorted(name for name in (old.keys() | arguments.keys()) - RUN_ONLY_FLAGS - may_change
-                            if old.get(name) != arguments.get(name))
-            if differ:
-                what = ", ".join(f"--{name} {old.get(name)} then, {arguments.get(name)} now" for name in differ)
-                raise UserError(f"--save_dir {self.folder}: holds a run with other arguments ({what}); "
-                                "give the same ones to resume, or name another folder")
-        checkpoint.save_json({"script": script, "arguments": arguments, "command": sys.argv, **versions()}, self.record)
+            sessions = self._check_same_run(script, arguments, may_grow)
+        else:
+            for path in (self.last, self.best, self.result, self.ticket, self.key, self.locked, self.round(0).folder):
+                if path.exists():
+                    raise UserError(f"--save_dir {self.folder}: holds {path.name}, which is not this run's; "
+                                    "name another folder")
+        for leftover in self.folder.rglob(f".*{checkpoint.TEMPORARY}"):
+            leftover.unlink(missing_ok=True)
+        sessions.append({"command": sys.argv, **versions()})
+        checkpoint.save_json({"script": script, "arguments": arguments, "sessions": sessions}, self.record)
+
+    def _check_same_run(self, script: str, arguments: dict[str, Any], may_grow: frozenset[str]) -> list[dict[str, Any]]:
+        """The sessions recorded so far. Raises UserError where the record is another run's."""
+        before = checkpoint.load_json(self.record)
+        if not isinstance(before, dict) or not isinstance(before.get("arguments"), dict) \
+                or not isinstance(before.get("sessions"), list):
+            raise UserError(f"{self.record}: is damaged; name another --save_dir")
+        if before.get("script") != script:
+            raise UserError(f"--save_dir {self.folder}: holds a run of {before.get('script')}; name another folder")
+        old, differ = before["arguments"], []
+        for name in sorted((old.keys() & arguments.keys()) - RUN_ONLY_FLAGS):
+            grown = name in may_grow and (arguments[name] is None or (old[name] is not None
+                                                                      and arguments[name] >= old[name]))
+            if old[name] != arguments[name] and not grown:
+                differ.append(f"--{name} {old[name]} then, {arguments[name]} now")
+        if differ:
+            raise UserError(f"--save_dir {self.folder}: holds a run with other arguments ({', '.join(differ)}); "
+                            "give the same ones to resume, or name another folder")
+        return before["sessions"]
 
 
 class RoundFiles(TrainingFiles):
