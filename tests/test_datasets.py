@@ -28,6 +28,10 @@ from utils.errors import UserError
 from utils.run_dir import TrainingFiles
 
 
+# so short that a mistake which goes unnoticed does not hold up the tests
+SHORT = ("--epochs", 3, "--limit", 20, "--pruning_times", 0)
+
+
 def numbered(count: int, size: int, flip: bool, seed: int = 0) -> Dataset:
     """Random pictures whose label is their own number, so that a batch tells which pictures it was made of."""
     images = np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
@@ -78,6 +82,8 @@ def test_every_picture_comes_once_an_epoch_as_one_of_its_possible_crops(size, co
 def test_full_batches_have_the_size_asked_for():
     sizes = [len(labels) for _, labels in numbered(50, 8, False).train_batches(16, generator(0))]
     assert sizes == [16, 16, 16, 2]
+    # one picture alone has no batch statistics
+    assert [len(labels) for _, labels in numbered(49, 8, False).train_batches(16, generator(0))] == [16, 16, 17]
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -304,10 +310,10 @@ def test_the_official_archive_is_unpacked_without_a_network(fake_cifar, monkeypa
 @pytest.mark.parametrize("name, archive", [("cifar10", "cifar-10-python.tar.gz"), ("cifar100", "cifar-100-python.tar.gz")])
 def test_missing_cifar_is_one_line_with_three_ways(monkeypatch, run_main, refused, tmp_path, name, archive):
     monkeypatch.setattr("urllib.request.urlopen", no_network)
-    message = refused(run_main("main_imp.py", "--dataset", name, "--data", tmp_path / "nothing", "--save_dir", tmp_path / "run"))
+    message = refused(run_main("main_imp.py", *SHORT, "--dataset", name, "--data", tmp_path / "nothing", "--save_dir", tmp_path / "run"))
     for way in ("machine with a network", archive, "--dataset imagefolder", str(tmp_path / "nothing")):
         assert way in message
-    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_archive_is_one_line_too(monkeypatch, tmp_path):
@@ -423,12 +429,39 @@ def test_jpeg_is_read(tmp_path):
         assert ((flat - torch.tensor(expected)).abs() <= 3).all(2).all(1).any()
 
 
+def test_photographs_are_turned_as_their_camera_was_held(tmp_path):
+    make_folder(tmp_path)
+    upright = picture(77)
+    turned = Image.fromarray(np.ascontiguousarray(np.rot90(upright)))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    turned.save(tmp_path / "test/cat/photo.png", exif=exif)
+    assert ("test", 0, upright.tobytes()) in as_found(load_dataset("imagefolder", str(tmp_path)))
+
+
+@pytest.mark.parametrize("values", [np.full((8, 8), 0.5, np.float32), np.full((8, 8), 1 << 16, np.int32),
+                                    np.full((8, 8), -1, np.int32)])
+def test_pictures_of_an_unknown_range_are_refused(tmp_path, values):
+    make_folder(tmp_path)
+    Image.fromarray(values).save(tmp_path / "test/cat/odd.tiff")
+    with pytest.raises(UserError, match="odd.tiff"):
+        load_dataset("imagefolder", str(tmp_path))
+
+
+def test_programs_dressed_as_pictures_are_not_interpreted(tmp_path):
+    make_folder(tmp_path)
+    Image.fromarray(picture(3)).save(tmp_path / "test/cat/program.eps")
+    (tmp_path / "test/cat/program.eps").rename(tmp_path / "test/cat/program.png")
+    with pytest.raises(UserError, match="program.png"):
+        load_dataset("imagefolder", str(tmp_path))
+
+
 def test_mixed_sizes_ask_for_image_size(tmp_path, run_main, refused):
     make_folder(tmp_path / "pics", size=(16, 16))
     Image.fromarray(picture(1, (20, 16))).save(tmp_path / "pics/train/cat/wide.png")
     with pytest.raises(UserError, match="wide.png.*--image_size"):
         load_dataset("imagefolder", str(tmp_path / "pics"))
-    message = refused(run_main("main_imp.py", "--dataset", "imagefolder", "--data", tmp_path / "pics", "--save_dir", tmp_path / "run"))
+    message = refused(run_main("main_imp.py", *SHORT, "--dataset", "imagefolder", "--data", tmp_path / "pics", "--save_dir", tmp_path / "run"))
     assert "wide.png" in message and "20x16" in message
     assert load_dataset("imagefolder", str(tmp_path / "pics"), image_size=12).train.images.shape[1:] == (12, 12, 3)
 
@@ -503,14 +536,14 @@ def test_hidden_files_and_folders_are_no_pictures(tmp_path):
 
 
 def test_without_a_folder_the_flag_is_named(run_main, refused, tmp_path):
-    assert "--data" in refused(run_main("main_imp.py", "--dataset", "imagefolder", "--save_dir", tmp_path / "run"))
+    assert "--data" in refused(run_main("main_imp.py", *SHORT, "--dataset", "imagefolder", "--save_dir", tmp_path / "run"))
 
 
 def test_a_corrupt_picture_is_named(tmp_path, run_main, refused):
     make_folder(tmp_path / "pics")
     victim = tmp_path / "pics/train/dog/007.png"
     victim.write_bytes(victim.read_bytes()[:-40])
-    message = refused(run_main("main_imp.py", "--dataset", "imagefolder", "--data", tmp_path / "pics", "--save_dir", tmp_path / "run"))
+    message = refused(run_main("main_imp.py", *SHORT, "--dataset", "imagefolder", "--data", tmp_path / "pics", "--save_dir", tmp_path / "run"))
     assert str(victim) in message
     assert not (tmp_path / "run").exists()
 

@@ -217,6 +217,9 @@ def edited(state, **changes):
 ORIG, MASK = "layer1__0__conv1__weight_orig", "layer1__0__conv1__weight_mask"
 SHAPE = (16, 16, 3, 3)
 
+# so short that a file which is wrongly accepted does not hold up the tests
+SHORT = ("--epochs", 3, "--limit", 60, "--pruning_times", 0)
+
 BAD_CONTENTS = {
     "wrong architecture": (lambda s, make: make("res18", 10).state_dict(), "--arch"),
     "wrong class count": (lambda s, make: make("res20s", 100).state_dict(), "fc.weight"),
@@ -276,7 +279,7 @@ BAD_CONTENTS = {
 def test_bad_contents_are_one_line(case, theirs, make_model, run_main, refused, tmp_path):
     make, names = BAD_CONTENTS[case]
     path = written(make(theirs.state_dict(), make_model), tmp_path)
-    message = refused(run_main("main_imp.py", "--epochs", 3, "--limit", 60, "--init", path, "--save_dir", tmp_path / "run"))
+    message = refused(run_main("main_imp.py", *SHORT, "--init", path, "--save_dir", tmp_path / "run"))
     assert names in message and len(message) < 500
     assert str(path) in message or names == "layer1.0.conv1"
     assert not (tmp_path / "run").exists(), "the same command with a mended file must not meet an old run"
@@ -298,7 +301,7 @@ def bomb_legacy(path, command: str, theirs) -> None:
 def test_nothing_in_a_file_is_executed(build, theirs, run_main, refused, tmp_path):
     marker, path = tmp_path / "executed", tmp_path / "bomb.pth.tar"
     build(path, f"touch {marker}", theirs)
-    message = refused(run_main("main_imp.py", "--init", path, "--save_dir", tmp_path / "run"))
+    message = refused(run_main("main_imp.py", *SHORT, "--init", path, "--save_dir", tmp_path / "run"))
     assert str(path) in message and not marker.exists()
     torch.load(path, weights_only=False) if build is not bomb_pickle else pickle.loads(path.read_bytes())
     assert marker.exists(), "the bomb of this test was a dud"
@@ -306,7 +309,7 @@ def test_nothing_in_a_file_is_executed(build, theirs, run_main, refused, tmp_pat
 
 def test_a_bomb_in_a_users_shell(theirs, run_script, refused, tmp_path):
     bomb_zip(tmp_path / "bomb.pth.tar", f"touch {tmp_path / 'executed'}", theirs)
-    message = refused(run_script("main_imp.py", "--init", tmp_path / "bomb.pth.tar", "--save_dir", tmp_path / "run"))
+    message = refused(run_script("main_imp.py", *SHORT, "--init", tmp_path / "bomb.pth.tar", "--save_dir", tmp_path / "run"))
     assert "bomb.pth.tar" in message and not (tmp_path / "executed").exists()
 
 
@@ -330,7 +333,7 @@ def damaged_zip(path) -> None:
 def test_damaged_files_are_one_line(damage, theirs, run_main, refused, tmp_path):
     path = written(dict(theirs.state_dict()), tmp_path)
     damage(path)
-    message = refused(run_main("main_imp.py", "--init", path, "--save_dir", tmp_path / "run"))
+    message = refused(run_main("main_imp.py", *SHORT, "--init", path, "--save_dir", tmp_path / "run"))
     assert str(path) in message
 
 
@@ -386,7 +389,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, existing,
     assert not existing or path.read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+@pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_write_that_fails_at_the_end_does_so_too(tmp_path, monkeypatch, step):
     checkpoint.save_text("old", tmp_path / "file")
 
@@ -422,7 +425,7 @@ def test_contents_that_can_not_be_saved_leave_the_old_checkpoint(tmp_path):
 
 
 def test_ctrl_c_in_the_middle_of_a_write_is_an_interruption(run_main, tmp_path, monkeypatch):
-    real = os.fdopen
+    real = torch.save
 
     class Interrupted:
         """A file whose user loses patience half-way."""
@@ -436,17 +439,11 @@ def test_ctrl_c_in_the_middle_of_a_write_is_an_interruption(run_main, tmp_path, 
                 raise KeyboardInterrupt
             return self.file.write(data)
 
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *reason):
-            self.file.close()
-
         def __getattr__(self, name):
             return getattr(self.file, name)
 
-    monkeypatch.setattr(os, "fdopen", lambda *words, **named: Interrupted(real(*words, **named)))
-    done = run_main("main_imp.py", "--limit", 60, "--epochs", 3, "--pruning_times", 0, "--save_dir", tmp_path / "run")
+    monkeypatch.setattr(torch, "save", lambda content, file: real(content, Interrupted(file)))
+    done = run_main("main_imp.py", *SHORT, "--save_dir", tmp_path / "run")
     assert (done.returncode, done.stderr.count("\n")) == (130, 1)
     assert "interrupted" in done.stderr
     assert not list(tmp_path.rglob("*.tmp"))
@@ -462,10 +459,10 @@ def test_a_full_disk_is_one_line(run_main, refused, tmp_path, monkeypatch):
         real(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    message = refused(run_main("main_imp.py", "--limit", 60, "--epochs", 3, "--pruning_times", 0, "--save_dir", tmp_path / "run"))
+    message = refused(run_main("main_imp.py", *SHORT, "--save_dir", tmp_path / "run"))
     assert "No space left on device" in message
     monkeypatch.undo()
-    assert run_main("main_imp.py", "--limit", 60, "--epochs", 3, "--pruning_times", 0, "--save_dir", tmp_path / "run").returncode == 0
+    assert run_main("main_imp.py", *SHORT, "--save_dir", tmp_path / "run").returncode == 0
 
 
 def test_json_is_strict_and_readable(tmp_path):

@@ -120,6 +120,9 @@ class ScriptedEngine:
                 for tensor in self.model.state_dict().values():
                     if tensor.is_floating_point():
                         tensor += torch.randn(tensor.shape, generator=draws) / 5
+                for module in self.model.modules():
+                    if isinstance(module, nn.BatchNorm2d):
+                        module.running_var.abs_()
             if constraint:
                 constraint.apply()
             after_epoch(epoch)
@@ -153,7 +156,7 @@ def test_every_round_builds_on_the_last_kept_one(outcomes, rates, stem, prune_ty
         assert [outcome.round for outcome in done] == list(range(len(done)))
         assert [outcome.kept for outcome in done[1:]] == outcomes[:len(done) - 1]
         rewound = load(files.weights_after(rewind_epoch))["state_dict"]
-        mask, source = ones_like_ticket(load(files.round(0).ticket)), 0
+        mask, source, restart = ones_like_ticket(load(files.round(0).ticket)), 0, engine.starts[0]
         assert mask.keys() == {"a", "b"} | ({"conv1"} if stem else set())
         for outcome in done[1:]:
             ticket = load(files.round(outcome.round).ticket)
@@ -169,10 +172,10 @@ def test_every_round_builds_on_the_last_kept_one(outcomes, rates, stem, prune_ty
             assert_same(ticket["init_weight"], start)
             assert_same(engine.starts[outcome.round], masked(start, expected))
             if outcome.kept:
-                mask, source = expected, outcome.round
+                mask, source, restart = expected, outcome.round, start
         final = load(files.ticket)
         assert_same(masks(final), mask)
-        assert_same(final["init_weight"], rewound)
+        assert_same(final["init_weight"], restart)
         assert final["round"] == source
 
 
@@ -202,6 +205,21 @@ def test_the_accuracy_compared_is_the_chosen_one(tmp_path, match_on):
         trained := real(*words, **named), **{"val_acc" if match_on == "test" else "test_acc": 150 - trained.test_acc})
     done = find_ticket(search, FixedRate(0.5, 2))
     assert [outcome.matched for outcome in done] == [True, False, True]
+
+
+def test_rates_that_can_not_be_applied_are_failures_without_a_round(tmp_path):
+    """246 weights: 0.999 would take all, 0.001 none."""
+    search, _ = scripted_search(tmp_path, [80.0] * 9)
+    schedule = ExtremeSearch((0.999, 0.5, 0.001), max_rounds=3)
+    done = find_ticket(search, schedule)
+    assert [(outcome.round, outcome.rate, outcome.nonzeros) for outcome in done] == [
+        (0, 0.0, 246), (1, 0.5, 123), (2, 0.5, 123 - 62), (3, 0.5, 61 - 30)]
+    assert schedule.counts == [0, 3, 0] and not search.files.round(4).folder.exists()
+
+    search, _ = scripted_search(tmp_path / "fixed", [80.0] * 20)
+    done = find_ticket(search, schedule := FixedRate(0.5, 15))
+    assert [outcome.nonzeros for outcome in done] == [246, 123, 61, 31, 15, 7, 3, 1]
+    assert schedule.counts == [7] and load(search.files.ticket)["nonzeros"] == 1
 
 
 def test_max_rounds_ends_the_search(tmp_path):
@@ -478,9 +496,8 @@ def assert_equal_content(left, right, where: str) -> None:
 
 def assert_same_run(left: Path, right: Path) -> None:
     """Every tensor of every file, and every table but for the seconds."""
-    names, others = ({path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".tmp"}
-                     for folder in (left, right))  # a killed process can't take its temporary files with it
-    assert names == others
+    names = {path.relative_to(left) for path in left.rglob("*") if path.is_file()}
+    assert names == {path.relative_to(right) for path in right.rglob("*") if path.is_file()}
     assert sum(name.name == "checkpoint.pth.tar" for name in names) >= 1
     for name in sorted(names):
         a, b = left / name, right / name
@@ -598,7 +615,7 @@ def test_a_finished_run_trains_nothing_again(finished, run_main):
 @pytest.mark.parametrize("change", [
     ("--rate", 0.3), ("--seed", 2), ("--epochs", 6), ("--limit", 299), ("--lr", 0.2), ("--decreasing_lr", "3,4"),
     ("--prune_type", "ft"), ("--no_fc",), ("--conv1",), ("--rewind_epoch", 2), ("--extreme",), ("--arch", "res18"),
-    ("--batch_size", 64), ("--momentum", 0.5), ("--weight_decay", 0.01), ("--warmup", 9)])
+    ("--batch_size", 64), ("--momentum", 0.5), ("--weight_decay", 0.01), ("--warmup", 9), ("--no_amp",), ("--pruning_times", 1)])
 def test_other_arguments_in_the_same_directory_are_refused(finished, run_main, refused, change):
     folder, words = finished
     before = snapshot(folder)
@@ -612,6 +629,33 @@ def test_arguments_that_change_no_result_may_change(finished, run_main):
     with every_training_step() as steps:
         assert run_main(*words, "--device", "cpu", "--print_freq", 50, "--data", "elsewhere").returncode == 0
     assert not steps
+
+
+def test_other_initial_weights_under_the_same_name_are_refused(tmp_path, run_main, refused, make_model):
+    words = ("main_imp.py", *SHORT, "--pruning_times", 0, "--init", tmp_path / "init.pth.tar", "--save_dir", tmp_path / "run")
+    assert run_main(*words).returncode == 0
+    assert run_main(*words).returncode == 0
+    torch.save(make_model(classes=10, seed=77).state_dict(), tmp_path / "init.pth.tar")
+    before = snapshot(tmp_path / "run")
+    assert "weights" in refused(run_main(*words))
+    assert snapshot(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pth.tar", "ticket.pth.tar", "round_00/ticket.pth.tar"])
+def test_a_directory_with_files_of_something_else_is_refused(tmp_path, run_main, refused, name):
+    (tmp_path / "run" / name).parent.mkdir(parents=True)
+    (tmp_path / "run" / name).write_bytes(b"precious")
+    message = refused(run_main("main_imp.py", *SHORT, *TWO_ROUNDS, "--save_dir", tmp_path / "run"))
+    assert name.partition("/")[0] in message and (tmp_path / "run" / name).read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("record", ["", "[]", "{}", "{", '{"script": "main_imp.py", "arguments": 3, "sessions": []}',
+                                    '{"script": "main_eval_all.py", "arguments": {}, "sessions": []}'])
+def test_a_damaged_or_foreign_record_is_one_line(finished, run_main, refused, record):
+    folder, words = finished
+    (folder / "run.json").write_text(record)
+    message = refused(run_main(*words))
+    assert str(folder) in message and (folder / "run.json").read_text() == record
 
 
 def test_more_pruning_times_extend_the_run(run_main, search_run, tmp_path):
@@ -642,8 +686,10 @@ def test_the_directory_records_arguments_and_versions(search_run):
     record = json.loads(search_run(*TWO_ROUNDS).files.record.read_text())
     arguments = record["arguments"]
     assert (arguments["rate"], arguments["epochs"], arguments["weight_decay"]) == (0.4, 5, 1e-4)
-    assert arguments["decreasing_lr"] == [2, 4] and record["torch"] == torch.__version__
-    commit = record["git"].removesuffix("+changes")
+    assert arguments["decreasing_lr"] == [2, 4]
+    (session,) = record["sessions"]
+    assert session["torch"] == torch.__version__ and session["command"][0] == "main_imp.py"
+    commit = session["git"].removesuffix("+changes")
     if (ROOT / ".git").exists():
         subprocess.run(["git", "-C", ROOT, "cat-file", "-e", f"{commit}^{{commit}}"], check=True)
     else:

@@ -10,11 +10,20 @@ from hypothesis import strategies as st
 from pruner.schedule import ExtremeSearch, FixedRate
 
 
+CANT = "can't"
+
+
 def drive(schedule, outcomes):
-    """[(rate, kept)] of every round the schedule asks for, while each matches or not as `outcomes` say."""
+    """[(rate, kept)] of every round the schedule asks for.
+
+    Each matches or not as `outcomes` say; CANT says that so few weights can't be pruned at that rate.
+    """
     rounds, outcomes = [], iter(outcomes)
     while (rate := schedule.next_rate()) is not None:
-        rounds.append((rate, schedule.report(next(outcomes))))
+        if (outcome := next(outcomes)) == CANT:
+            schedule.skip()
+        else:
+            rounds.append((rate, schedule.report(outcome)))
     return rounds
 
 
@@ -26,6 +35,8 @@ def simulate(rates, outcomes, max_rounds):
             if max_rounds is not None and len(rounds) == max_rounds:
                 return rounds, counts
             matched = next(outcomes)
+            if matched == CANT:
+                break
             rounds.append((rate, matched))
             if not matched:
                 break
@@ -33,7 +44,7 @@ def simulate(rates, outcomes, max_rounds):
     return rounds, counts
 
 
-mostly_matching = st.lists(st.sampled_from((True, True, True, False)), max_size=60)
+mostly_matching = st.lists(st.sampled_from((True, True, True, True, False, CANT)), max_size=60)
 
 
 @settings(max_examples=300)
@@ -55,7 +66,7 @@ def test_asking_twice_for_the_rate_changes_nothing(rates, outcomes):
         if schedule.next_rate() is None:
             break
         assert schedule.next_rate() == schedule.next_rate()
-        schedule.report(matched)
+        schedule.skip() if matched == CANT else schedule.report(matched)
     assert schedule.next_rate() is None
 
 
@@ -80,3 +91,11 @@ def test_fixed_rate_keeps_every_round(rate, times, data):
     schedule = FixedRate(rate, times)
     assert drive(schedule, outcomes) == [(rate, True)] * times
     assert schedule.counts == [times]
+
+
+@given(times=st.integers(1, 20), rounds=st.integers(0, 19))
+def test_fixed_rate_ends_where_so_few_weights_can_not_be_pruned(times, rounds):
+    rounds = min(rounds, times - 1)
+    schedule = FixedRate(0.2, times)
+    assert drive(schedule, [True] * rounds + [CANT]) == [(0.2, True)] * rounds
+    assert schedule.counts == [rounds]
