@@ -62,8 +62,8 @@ def actions(script: str) -> list[argparse.Action]:
 
 
 def required(script: str, but: argparse.Action | None = None) -> list[str]:
-    return [word for action in actions(script) if action.required and action is not but and action.dest != getattr(but, "dest", None)
-            for word in (action.option_strings[0], *sample(action))]
+    others = (action for action in actions(script) if action.required and action.dest != getattr(but, "dest", None))
+    return [word for action in others for word in (action.option_strings[0], *sample(action))]
 
 
 @pytest.fixture
@@ -111,7 +111,8 @@ def test_help_answers_without_loading_torch(script, run_script):
     done = run_script(script, "--help", env={"PYTHONPROFILEIMPORTTIME": "1"})
     assert done.returncode == 0
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
-    assert "argparse" in loaded and not loaded & {"torch", "torchvision", "numpy", "matplotlib", "PIL", "sklearn", "networkx"}
+    assert "argparse" in loaded
+    assert not loaded & {"torch", "torchvision", "numpy", "matplotlib", "PIL", "sklearn", "networkx"}
     for _, flag in (pair for pair in FLAGS if pair[0] == script):
         assert flag in done.stdout
     documentation = ast.get_docstring(ast.parse((ROOT / script).read_text(encoding="utf-8")), clean=False)
@@ -180,8 +181,8 @@ def test_rewinding_behind_the_last_epoch_is_refused(parse, refused):
 @pytest.mark.parametrize("flag, value, expected", [
     ("--decreasing_lr", "91,136", (91, 136)), ("--decreasing_lr", " 5 , 7, ", (5, 7)), ("--decreasing_lr", "", ()),
     ("--rates", "0.5", (0.5,)), ("--seed", "9223372036854775807", 2**63 - 1), ("--seed", "0", 0),
-    ("--pruning_times", "0", 0), ("--match_tolerance", "0", 0.0), ("--momentum", "0", 0.0), ("--weight_decay", "0", 0.0),
-    ("--lr", "1e-3", 0.001), ("--rate", ".01", 0.01)])
+    ("--pruning_times", "0", 0), ("--match_tolerance", "0", 0.0), ("--momentum", "0", 0.0),
+    ("--weight_decay", "0", 0.0), ("--lr", "1e-3", 0.001), ("--rate", ".01", 0.01)])
 def test_good_values_of_main_imp(flag, value, expected):
     args = parser_of("main_imp.py").parse_args(["--save_dir", "x", f"{flag}={value}"])
     assert getattr(args, flag.lstrip("-")) == expected
@@ -195,25 +196,29 @@ def test_the_choices_are_the_registries():
 
 def test_amp_can_be_left_open_on_and_off():
     parser = parser_of("main_imp.py")
-    assert [parser.parse_args(["--save_dir", "x", *words]).amp for words in ([], ["--amp"], ["--no_amp"])] == [None, True, False]
+    amp = [parser.parse_args(["--save_dir", "x", *words]).amp for words in ([], ["--amp"], ["--no_amp"])]
+    assert amp == [None, True, False]
 
 
 @pytest.mark.parametrize("path", ["file/init.pth.tar", "x" * 300])
 def test_an_init_file_that_can_not_be_written_is_one_line(run_main, refused, tmp_path, path):
     (tmp_path / "file").write_text("in the way")
-    message = refused(run_main("main_imp.py", "--limit", 60, "--epochs", 3, "--pruning_times", 0, "--init", tmp_path / path,
-                               "--save_dir", tmp_path / "run"))
+    message = refused(run_main("main_imp.py", "--limit", 60, "--epochs", 3, "--pruning_times", 0,
+                               "--init", tmp_path / path, "--save_dir", tmp_path / "run"))
     assert str(tmp_path) in message
 
 
-# --- commands that are printed somewhere ----------------------------------------------------------------------------------
+# --- commands that are printed somewhere ------------------------------------------------------------------------------
 
 
-def test_the_imp_command_of_the_original_readme(tmp_path):
-    command = ("python -u main_imp.py --data datasets/cifar100 --dataset cifar100 --arch res20s --save_dir "
-               "res20s_cifar100_lt_0.2 --init pretrained_model/res20s_cifar100_lt.pth.tar --seed 1 --lr 0.1 --fc --rate 0.2 "
-               "--pruning_times 15 --prune_type lt --rewind_epoch 3 ")
-    args = importlib.import_module("main_imp").parse_args(shlex.split(command)[3:])
+# as the original's README prints it, but for the script's name
+IMP_COMMAND = ("python -u main_imp.py --data datasets/cifar100 --dataset cifar100 --arch res20s --save_dir "
+               "res20s_cifar100_lt_0.2 --init pretrained_model/res20s_cifar100_lt.pth.tar --seed 1 --lr 0.1 --fc "
+               "--rate 0.2 --pruning_times 15 --prune_type lt --rewind_epoch 3 ")
+
+
+def test_the_imp_command_of_the_original_readme():
+    args = importlib.import_module("main_imp").parse_args(shlex.split(IMP_COMMAND)[3:])
     assert (args.data, args.dataset, args.arch) == ("datasets/cifar100", "cifar100", "res20s")
     assert (args.save_dir, args.init) == ("res20s_cifar100_lt_0.2", "pretrained_model/res20s_cifar100_lt.pth.tar")
     assert (args.seed, args.lr, args.fc, args.rate) == (1, 0.1, True, 0.2)
@@ -231,9 +236,7 @@ def test_the_original_imp_command_finds_a_ticket(run_main, make_dataset, tmp_pat
         return make_dataset(train=30, val=10, test=10, classes=100)
 
     monkeypatch.setattr("pruner.experiment.load_dataset", load)
-    done = run_main(*"main_imp.py --data datasets/cifar100 --dataset cifar100 --arch res20s --save_dir res20s_cifar100_lt_0.2 "
-                    "--init pretrained_model/res20s_cifar100_lt.pth.tar --seed 1 --lr 0.1 --fc --rate 0.2 --pruning_times 15 "
-                    "--prune_type lt --rewind_epoch 3".split(), "--epochs", 3, "--pruning_times", 2)
+    done = run_main(*shlex.split(IMP_COMMAND)[2:], "--epochs", 3, "--pruning_times", 2)
     assert done.returncode == 0, done.stderr
     assert asked[0][:2] == ("cifar100", "datasets/cifar100")
     for name in ("ticket.pth.tar", "epoch_3.pth.tar", "rounds.csv", "round_02/model_best.pth.tar"):
@@ -266,7 +269,7 @@ def test_every_script_prints_commands_to_start_with(script):
     assert any(where == script and script in command for where, command in printed_commands())
 
 
-# --- how scripts end ---------------------------------------------------------------------------------------------------------
+# --- how scripts end --------------------------------------------------------------------------------------------------
 
 
 def end_of(main, capsys) -> tuple[int, str]:
@@ -317,9 +320,10 @@ def test_names_with_line_breaks_and_bytes_that_are_no_text_stay_on_one_line():
 
 
 def test_a_reader_that_stops_reading_ends_the_script_quietly():
-    program = "import sys; sys.path.insert(0, '.')\nfrom utils import cli\ncli.run(lambda _: [print(i) for i in range(10**5)] and 0)"
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    program = ("import sys; sys.path.insert(0, '.')\nfrom utils import cli\n"
+               "cli.run(lambda argv: [print(number) for number in range(10**5)] and 0)")
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                               stderr=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     assert process.stdout.readline() == "0\n"
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait(timeout=30) == 141  # as a shell reports SIGPIPE

@@ -60,7 +60,7 @@ def to_bytes(picture: torch.Tensor) -> bytes:
     return (picture * 255).round().to(torch.uint8).permute(1, 2, 0).numpy().tobytes()
 
 
-# --- augmentation ---------------------------------------------------------------------------------------------------
+# --- augmentation -----------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=25)
@@ -160,7 +160,8 @@ def with_labels(counts: list[int], seed: int = 0) -> Dataset:
     return Dataset("counted", pictures, pictures, pictures, tuple(map(str, range(len(counts)))), (0,), (1,), False)
 
 
-@given(counts=st.lists(st.integers(1, 30), min_size=1, max_size=8), share=st.floats(0, 1), seed=st.integers(0, 2**63 - 1))
+@given(counts=st.lists(st.integers(1, 30), min_size=1, max_size=8), share=st.floats(0, 1),
+       seed=st.integers(0, 2**63 - 1))
 def test_a_limited_data_set_is_balanced(counts, share, seed):
     data = with_labels(counts)
     size = max(1, round(share * len(data.train)))
@@ -307,10 +308,12 @@ def test_the_official_archive_is_unpacked_without_a_network(fake_cifar, monkeypa
     assert np.array_equal(load_dataset("cifar10", str(root)).train.images, images[:1000])
 
 
-@pytest.mark.parametrize("name, archive", [("cifar10", "cifar-10-python.tar.gz"), ("cifar100", "cifar-100-python.tar.gz")])
+@pytest.mark.parametrize("name, archive", [("cifar10", "cifar-10-python.tar.gz"),
+                                           ("cifar100", "cifar-100-python.tar.gz")])
 def test_missing_cifar_is_one_line_with_three_ways(monkeypatch, run_main, refused, tmp_path, name, archive):
     monkeypatch.setattr("urllib.request.urlopen", no_network)
-    message = refused(run_main("main_imp.py", *SHORT, "--dataset", name, "--data", tmp_path / "nothing", "--save_dir", tmp_path / "run"))
+    message = refused(run_main("main_imp.py", *SHORT, "--dataset", name, "--data", tmp_path / "nothing",
+                               "--save_dir", tmp_path / "run"))
     for way in ("machine with a network", archive, "--dataset imagefolder", str(tmp_path / "nothing")):
         assert way in message
     assert not list(tmp_path.iterdir())
@@ -327,7 +330,7 @@ def test_the_validation_size_is_the_papers():
     assert cifar.VALIDATION_PICTURES == 5_000
 
 
-# --- folders of pictures ------------------------------------------------------------------------------------------------
+# --- folders of pictures ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -355,10 +358,10 @@ def make_folder(root, train: int = 12, test: int = 3, classes=("cat", "dog"), si
 def as_found(data: Dataset) -> dict[tuple[int, bytes], int]:
     """(label, pixels) of train and validation pictures together, and of test pictures, counted."""
     found = {}
-    for part, label, image in [(name, label, image) for name in ("train", "val", "test")
-                               for image, label in zip(getattr(data, name).images, getattr(data, name).labels.tolist())]:
-        key = ("test" if part == "test" else "train", label, image.numpy().tobytes())
-        found[key] = found.get(key, 0) + 1
+    for part, pictures in (("train", data.train), ("train", data.val), ("test", data.test)):
+        for image, label in zip(pictures.images, pictures.labels.tolist()):
+            key = (part, label, image.numpy().tobytes())
+            found[key] = found.get(key, 0) + 1
     return found
 
 
@@ -461,7 +464,8 @@ def test_mixed_sizes_ask_for_image_size(tmp_path, run_main, refused):
     Image.fromarray(picture(1, (20, 16))).save(tmp_path / "pics/train/cat/wide.png")
     with pytest.raises(UserError, match="wide.png.*--image_size"):
         load_dataset("imagefolder", str(tmp_path / "pics"))
-    message = refused(run_main("main_imp.py", *SHORT, "--dataset", "imagefolder", "--data", tmp_path / "pics", "--save_dir", tmp_path / "run"))
+    message = refused(run_main("main_imp.py", *SHORT, "--dataset", "imagefolder", "--data", tmp_path / "pics",
+                               "--save_dir", tmp_path / "run"))
     assert "wide.png" in message and "20x16" in message
     assert load_dataset("imagefolder", str(tmp_path / "pics"), image_size=12).train.images.shape[1:] == (12, 12, 3)
 
@@ -536,21 +540,24 @@ def test_hidden_files_and_folders_are_no_pictures(tmp_path):
 
 
 def test_without_a_folder_the_flag_is_named(run_main, refused, tmp_path):
-    assert "--data" in refused(run_main("main_imp.py", *SHORT, "--dataset", "imagefolder", "--save_dir", tmp_path / "run"))
+    message = refused(run_main("main_imp.py", *SHORT, "--dataset", "imagefolder", "--save_dir", tmp_path / "run"))
+    assert "--data" in message
 
 
 def test_a_corrupt_picture_is_named(tmp_path, run_main, refused):
     make_folder(tmp_path / "pics")
     victim = tmp_path / "pics/train/dog/007.png"
     victim.write_bytes(victim.read_bytes()[:-40])
-    message = refused(run_main("main_imp.py", *SHORT, "--dataset", "imagefolder", "--data", tmp_path / "pics", "--save_dir", tmp_path / "run"))
+    message = refused(run_main("main_imp.py", *SHORT, "--dataset", "imagefolder", "--data", tmp_path / "pics",
+                               "--save_dir", tmp_path / "run"))
     assert str(victim) in message
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("format, options", [("PNG", {}), ("JPEG", {}), ("WEBP", {}), ("GIF", {}), ("BMP", {}), ("TIFF", {}),
-                                             ("ICO", {}), ("TIFF", {"compression": "tiff_lzw"}), ("PPM", {}), ("TGA", {})])
+@pytest.mark.parametrize("format, options", [
+    ("PNG", {}), ("JPEG", {}), ("WEBP", {}), ("GIF", {}), ("BMP", {}), ("TIFF", {}), ("ICO", {}),
+    ("TIFF", {"compression": "tiff_lzw"}), ("PPM", {}), ("TGA", {})])
 def test_no_damage_to_a_picture_is_a_traceback(tmp_path, format, options):
     whole = io.BytesIO()
     Image.fromarray(picture(1, (16, 16))).save(whole, format, **options)
@@ -574,7 +581,7 @@ def test_no_damage_to_a_picture_is_a_traceback(tmp_path, format, options):
     assert unreadable > 10  # the damage was real
 
 
-# --- the cache of decoded pictures ---------------------------------------------------------------------------------------
+# --- the cache of decoded pictures ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -686,7 +693,7 @@ def test_two_read_only_folders_do_not_share_a_cache(tmp_path, read_only):
     assert not torch.equal(a.test.images, b.test.images)
 
 
-# --- real pictures ------------------------------------------------------------------------------------------------------
+# --- real pictures ----------------------------------------------------------------------------------------------------
 
 
 def test_real_cifar_pictures_train_better_than_chance(test_data, tmp_path):

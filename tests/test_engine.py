@@ -19,6 +19,8 @@ from utils.errors import UserError
 from utils.run_dir import TrainingFiles
 
 CPU = torch.device("cpu")
+# so short that a mistake which goes unnoticed does not hold up the tests
+SHORT = ("--epochs", 4, "--limit", 64, "--pruning_times", 0)
 PROTOCOL = TrainingProtocol(epochs=3, lr=0.02, milestones=(2,), batch_size=16, momentum=0.9, weight_decay=5e-4)
 
 
@@ -43,7 +45,7 @@ def assert_same(left: dict, right: dict) -> None:
         assert torch.equal(left[name], right[name]), name
 
 
-# --- the arithmetic of training ----------------------------------------------------------------------------------
+# --- the arithmetic of training ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("warmup", [0, 5])
@@ -121,7 +123,7 @@ def test_the_network_learns(make_model, make_dataset, tmp_path):
     assert done.test_acc > 90  # chance is 33; the patterns are far apart
 
 
-# --- records --------------------------------------------------------------------------------------------------------
+# --- records ----------------------------------------------------------------------------------------------------------
 
 
 def test_metrics_are_what_an_independent_evaluation_finds(make_model, make_dataset, tmp_path):
@@ -203,7 +205,7 @@ def test_evaluation_leaves_the_model_as_it_was(make_model, make_dataset):
     assert_same(model.state_dict(), before)
 
 
-# --- resuming -------------------------------------------------------------------------------------------------------
+# --- resuming ---------------------------------------------------------------------------------------------------------
 
 
 class Noisy(nn.Module):
@@ -283,7 +285,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(make_model, make_dataset, tmp_p
         Engine(make_model(), CPU).fit(make_dataset(), PROTOCOL, files, 1)
 
 
-# --- what can't be done ------------------------------------------------------------------------------------------------
+# --- what can't be done -----------------------------------------------------------------------------------------------
 
 
 def test_divergence_is_an_error_that_names_the_rate(make_model, make_dataset, tmp_path):
@@ -308,7 +310,7 @@ def test_nan_in_a_later_epoch_leaves_the_files_of_the_epoch_before(make_model, m
 
 
 def test_script_reports_divergence_in_one_line(run_main, refused, tmp_path):
-    message = refused(run_main("main_imp.py", "--limit", 64, "--epochs", 4, "--lr", 1e30, "--save_dir", tmp_path / "run"))
+    message = refused(run_main("main_imp.py", *SHORT, "--lr", 1e30, "--save_dir", tmp_path / "run"))
     assert "--lr" in message and "diverged" in message
 
 
@@ -332,14 +334,13 @@ def test_auto_takes_cuda_where_there_is_one(monkeypatch):
 def test_amp_on_cpu_is_refused(make_model, run_main, refused, tmp_path):
     with pytest.raises(UserError, match="--amp"):
         Engine(make_model(), CPU, amp=True)
-    message = refused(run_main("main_imp.py", "--amp", "--device", "cpu", "--epochs", 3, "--limit", 60, "--pruning_times", 0,
-                               "--save_dir", tmp_path / "run"))
+    message = refused(run_main("main_imp.py", *SHORT, "--amp", "--device", "cpu", "--save_dir", tmp_path / "run"))
     assert "--amp" in message and not (tmp_path / "run").exists()
 
 
 def test_compile_without_a_compiler_is_one_line(run_script, refused, tmp_path):
-    message = refused(run_script("main_imp.py", "--compile", "--device", "cpu", "--limit", 60, "--epochs", 3, "--pruning_times", 0,
-                                 "--save_dir", tmp_path / "run", env={"PATH": "", "CXX": "/nowhere/g++"}))
+    message = refused(run_script("main_imp.py", *SHORT, "--compile", "--device", "cpu", "--save_dir", tmp_path / "run",
+                                 env={"PATH": "", "CXX": "/nowhere/g++"}))
     assert "--compile" in message
 
 
@@ -358,7 +359,7 @@ def test_checkpoints_load_with_weights_only(make_model, make_dataset, tmp_path):
     assert checkpoint.load(files.last)["epoch"] == 3 and checkpoint.load(files.best)["val_acc"] >= 0
 
 
-# --- on CUDA ---------------------------------------------------------------------------------------------------------
+# --- on CUDA ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("words", [(), ("--no_amp",)])
@@ -366,7 +367,8 @@ def test_a_search_on_cuda_keeps_its_masks_and_learns(run_script, cuda_env, tmp_p
     done = run_script("main_imp.py", "--device", "cuda", "--epochs", 12, "--pruning_times", 1, "--rate", 0.5, *words,
                       "--save_dir", tmp_path / "run", env=cuda_env)
     assert done.returncode == 0, done.stderr
-    state = torch.load(tmp_path / "run/round_01/checkpoint.pth.tar", map_location="cpu", weights_only=True)["state_dict"]
+    last = tmp_path / "run/round_01/checkpoint.pth.tar"
+    state = torch.load(last, map_location="cpu", weights_only=True)["state_dict"]
     for name in (name for name in state if name.endswith(".weight_mask")):
         assert (state[name.replace("_mask", "_orig")][state[name] == 0] == 0).all(), name
     with open(tmp_path / "run/rounds.csv", newline="", encoding="utf-8") as file:

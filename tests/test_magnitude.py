@@ -81,7 +81,8 @@ def test_the_smallest_magnitudes_go_over_all_layers_together(weights, rate):
     half = len(weights) // 2
     layers = {"a": torch.tensor(weights[:half]).reshape(half, 1, 1, 1),
               "b": torch.tensor(weights[half:]).reshape(1, len(weights) - half, 1, 1)}
-    mask = prune_smallest(layers, Mask({name: torch.ones_like(w, dtype=torch.bool) for name, w in layers.items()}), rate)
+    dense = Mask({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in layers.items()})
+    mask = prune_smallest(layers, dense, rate)
     survivors = [abs(w) for name in layers for w in layers[name][mask[name]].tolist()]
     assert sorted(survivors) == sorted(map(abs, weights))[count:]
 

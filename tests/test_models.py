@@ -39,7 +39,8 @@ def test_names_of_res20s_are_the_originals():
     assert found == expected
 
 
-@pytest.mark.parametrize("arch, theirs", [("res18", torchvision.models.resnet18), ("res50", torchvision.models.resnet50)])
+@pytest.mark.parametrize("arch, theirs", [("res18", torchvision.models.resnet18),
+                                          ("res50", torchvision.models.resnet50)])
 def test_names_are_torchvisions(arch, theirs):
     ours = {name: tuple(tensor.shape) for name, tensor in state(arch, 7).items()}
     assert ours.pop("normalize.mean") == ours.pop("normalize.std") == (3,)
@@ -57,7 +58,8 @@ def test_behind_the_stem_the_network_is_torchvisions(arch):
     theirs = getattr(torchvision.models, arch.replace("res", "resnet"))(num_classes=5).eval()
     theirs.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
     theirs.maxpool = torch.nn.Identity()
-    theirs.load_state_dict({name: tensor for name, tensor in ours.state_dict().items() if not name.startswith("normalize.")})
+    theirs.load_state_dict({name: tensor for name, tensor in ours.state_dict().items()
+                            if not name.startswith("normalize.")})
     pictures = torch.rand(2, 3, 16, 16)
     torch.testing.assert_close(ours(pictures), theirs(pictures))
 
@@ -66,9 +68,9 @@ def resnet20_by_hand(weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch
     """He et al. 2016, section 4.2, written down from the paper: option A, identity shortcuts with zero padding."""
 
     def norm(name, x):
-        mean, var = weights[f"{name}.running_mean"], weights[f"{name}.running_var"]
-        scale = weights[f"{name}.weight"] / torch.sqrt(var + 1e-5)
-        return (x - mean[None, :, None, None]) * scale[None, :, None, None] + weights[f"{name}.bias"][None, :, None, None]
+        mean, var, scale, shift = (weights[f"{name}.{kind}"][None, :, None, None]
+                                   for kind in ("running_mean", "running_var", "weight", "bias"))
+        return (x - mean) / torch.sqrt(var + 1e-5) * scale + shift
 
     def convolution(name, x, stride=1):
         return F.conv2d(x, weights[f"{name}.weight"], stride=stride, padding=1)
@@ -96,13 +98,15 @@ def test_res20s_equals_the_plain_reimplementation(size):
     model = build_model("res20s", 6, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)).double().eval()
     for name, tensor in model.state_dict().items():  # running statistics and biases that are not zero and one
         if tensor.is_floating_point() and not name.startswith("normalize."):
-            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5 if name.endswith(("running_var", "bn1.weight"))
+            positive = name.endswith(("running_var", "bn1.weight"))
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5 if positive
                          else torch.randn(tensor.shape, generator=generator) * 0.2)
     pictures = torch.rand(3, 3, size, size, generator=generator).double()
     torch.testing.assert_close(model(pictures), resnet20_by_hand(model.state_dict(), pictures), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("arch, sizes", [("res20s", range(8, 41)), ("res18", (8, 13, 24, 32, 40)), ("res50", (8, 31, 40))])
+@pytest.mark.parametrize("arch, sizes", [("res20s", range(8, 41)), ("res18", (8, 13, 24, 32, 40)),
+                                         ("res50", (8, 31, 40))])
 def test_pictures_of_8_to_40_pixels_and_training_work(arch, sizes):
     model = build_model(arch, 4)
     for size in sizes:
@@ -112,7 +116,8 @@ def test_pictures_of_8_to_40_pixels_and_training_work(arch, sizes):
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("arch, classes", [("res20s", 1), ("res20s", 2), ("res20s", 1000), ("res18", 100), ("res50", 2)])
+@pytest.mark.parametrize("arch, classes", [("res20s", 1), ("res20s", 2), ("res20s", 1000), ("res18", 100),
+                                           ("res50", 2)])
 def test_any_class_count(arch, classes):
     model = build_model(arch, classes).eval()
     assert model.fc.weight.shape[0] == classes and model(torch.rand(1, 3, 8, 8)).shape == (1, classes)
