@@ -408,12 +408,14 @@ def test_lossless_formats_are_read_exactly(tmp_path, suffix, mode, options):
     elif mode in ("RGBA", "LA"):  # colours count, whatever the transparency
         alpha = picture(78)[..., :1] // 2 + 1
         colours = target if mode == "RGBA" else target[..., :1]
-        image = Image.fromarray(np.concatenate([colours, alpha], axis=2), mode)
+        image = Image.fromarray(np.concatenate([colours, alpha], axis=2))
+        assert image.mode == mode
         expected = target if mode == "RGBA" else np.repeat(target[..., :1], 3, axis=2)
     elif mode == "P":
-        image = Image.fromarray(picture(79)[..., 0] % 16, "P")
+        image = Image.fromarray(picture(79)[..., 0] % 16)
         palette = picture(80, (16, 1))[0]
         image.putpalette(palette.tobytes())
+        assert image.mode == mode
         expected = palette[np.asarray(image)]
     else:
         image = Image.fromarray((target[..., 0] > 99))
