@@ -570,14 +570,14 @@ def interrupt_in(folder: Path, signal_number: int, *words, moment: float = 0) ->
     return process.returncode, errors
 
 
-def test_killed_runs_resume_bit_for_bit(run_script, tmp_path):
+def test_killed_runs_resume_bit_for_bit(run_main, tmp_path):
     words = ("--dataset", "digits", "--limit", 500, "--epochs", 8, "--pruning_times", 2, "--rate", 0.4, "--save_dir")
     killed = tmp_path / "killed"
     assert interrupt_in(killed / "round_00", signal.SIGKILL, *words, killed)[0] == -signal.SIGKILL
     assert not (killed / "round_01").exists()
     assert interrupt_in(killed / "round_01", signal.SIGKILL, *words, killed)[0] == -signal.SIGKILL
-    assert run_script("main_imp.py", *words, killed).returncode == 0
-    assert run_script("main_imp.py", *words, tmp_path / "whole").returncode == 0
+    assert run_main("main_imp.py", *words, killed).returncode == 0
+    assert run_main("main_imp.py", *words, tmp_path / "whole").returncode == 0
     assert_same_run(tmp_path / "whole", killed)
 
 
