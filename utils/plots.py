@@ -49,8 +49,11 @@ def accuracy_by_density(densities: Sequence[float], accuracies: Sequence[float],
     if tolerance is not None:
         axes.axhline(dense_accuracy - tolerance, color="grey", lw=1, ls=":", label="matching")
     axes.set(xscale="log", xlabel="remaining weights, %", ylabel="test accuracy, %")
-    axes.invert_xaxis()
-    axes.grid(alpha=0.3, which="both")
+    axes.set_xlim(1.1 * max(densities), 0.9 * min(densities))
+    axes.minorticks_off()
+    ticks = [tick for tick in (100, 80, 60, 40, 30, 20, 10, 6, 4, 3, 2, 1, 0.5, 0.2, 0.1) if tick >= 0.9 * min(densities)]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.grid(alpha=0.3)
     axes.legend()
     _save(figure, path)
 
