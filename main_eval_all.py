@@ -133,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         mask, weights_forged = forge_key(mask, weights, key_size, args.forged_scale, args.seed)
         engine.model.load_state_dict(weights_forged)
 
+    split_by = args.split if key is not None or key_size is None else given.facts.get("split", "unknown")
     key_ratio = key_size and key_size / (key_size + (mask.nonzeros - key_size if args.add_back else mask.nonzeros))
     parts = {"key_nonzeros": key_size, "key_ratio": key_ratio}
     ticket = MaskedWeights(engine.model, mask)
@@ -153,10 +154,10 @@ def main(argv: Sequence[str] | None = None) -> int:
               for flag in ("mask_dir", "pretrained", "key") if getattr(args, flag)}
     files.open("main_eval_all.py", {**vars(args), **experiment.fingerprints(), **inputs})
     if key is not None and not files.locked.exists():
-        key_masks.write_split(files.key, files.locked, key, locked, weights, experiment.facts)
+        key_masks.write_split(files.key, files.locked, key, locked, weights, {**experiment.facts, "split": args.split})
     trained = engine.fit(data, experiment.protocol, files, args.seed, ticket, facts={**experiment.facts, **size},
                          title=f"ticket at {100 * mask.density:.2f}%")
-    checkpoint.save_json({**asdict(trained), **size, **parts, "split": args.split, "merged": args.key is not None,
+    checkpoint.save_json({**asdict(trained), **size, **parts, "split": split_by, "merged": args.key is not None,
                           "forged": args.add_back, "seed": args.seed, "model": str(files.best)}, files.result)
     print(f"\ntest accuracy: {trained.test_acc:.2f}% (epoch {trained.best_epoch}, the best on validation with "
           f"{trained.val_acc:.2f}%), {trained.test_acc_last:.2f}% after the last epoch\n"

@@ -1,5 +1,6 @@
 """Scheme V1: splitting, merging, forging, and the script that trains the outcome."""
 
+import csv
 import json
 
 import numpy as np
@@ -273,3 +274,29 @@ def test_the_original_readmes_command_for_scheme_1(run_main, make_dataset, ticke
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "res20s_cifar10_lt_extreme/result.json").read_text())
     assert result["epochs"] == 182 and result["key_nonzeros"] + result["nonzeros"] == mask.nonzeros
+
+
+def test_figures_are_made_from_a_tree_of_runs(run_main, run_script, refused, parts, ticket, tmp_path):
+    tree = tmp_path / "tree"
+    splitting = ("--mask_dir", ticket[0], "--type", "ewp", "--key_ratio", "0.05")
+    runs = {"a/seed1": (*splitting, "--seed", 1), "a/seed2": (*splitting, "--seed", 2),
+            "b": ("--mask_dir", ticket[0]),
+            "c": ("--mask_dir", parts / "locked.pth.tar", "--add_back"),
+            "d": ("--mask_dir", parts / "locked.pth.tar", "--key", parts / "key.pth.tar")}
+    results = {}
+    for name, words in runs.items():
+        assert run_main("main_eval_all.py", *SHORT, *words, "--save_dir", tree / name).returncode == 0
+        results[name] = json.loads((tree / name / "result.json").read_text())["test_acc"]
+    done = run_script("scripts/plot_key_masks.py", tree, "--out", tmp_path / "figures")
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "figures/key_masks.csv", newline="") as file:
+        rows = {(row["split"], float(row["key_ratio"]), row["forged"]): row for row in csv.DictReader(file)}
+    assert set(rows) == {("whole ticket", 0.0, "False"), ("ewp", 0.05, "False"), ("ewp", 0.05, "True")}
+    seeds = [results["a/seed1"], results["a/seed2"]]
+    row = rows["ewp", 0.05, "False"]
+    assert (float(row["test_acc"]), int(row["n"])) == (pytest.approx(np.mean(seeds)), 2)
+    assert float(row["std"]) == pytest.approx(np.std(seeds, ddof=1))
+    assert float(rows["whole ticket", 0.0, "False"]["test_acc"]) == pytest.approx((results["b"] + results["d"]) / 2)
+    assert float(rows["ewp", 0.05, "True"]["test_acc"]) == results["c"]
+    assert all((tmp_path / "figures" / name).stat().st_size > 1000 for name in ("figure2.png", "figure5.png"))
+    assert "holds no run" in refused(run_script("scripts/plot_key_masks.py", tmp_path / "figures"))

@@ -1,7 +1,8 @@
 """Pictures of results: PNG files beside the CSV they come from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,4 +76,30 @@ def mask_before_and_after(before: np.ndarray, after: np.ndarray, layer: str, reg
         axes.add_patch(Rectangle((start_y - 0.5, start_x - 0.5), size, size, fill=False, color="tab:red", lw=1.2))
         axes.set(title=f"{layer}, {title}", xlabel="input channel", ylabel="output channel")
     figure.colorbar(image, ax=list(panels), label="weights in the kernel", shrink=0.8)
+    _save(figure, path)
+
+
+def accuracy_by_key_ratio(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Test accuracy against the key's share of the ticket, as the paper's Figures 2 and 5.
+
+    Args:
+        rows: with `split`, `key_ratio` (0 for the whole ticket), `forged`, `test_acc` (percent) and `std` (or None);
+            one line per split, solid without the key and dashed with a forged one.
+    """
+    figure, axes = _figure(6, 4)
+    lines: dict[tuple[bool, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["key_ratio"]:
+            lines.setdefault((row["forged"], row["split"]), []).append(row)
+        else:
+            axes.axhline(row["test_acc"], color="grey", lw=1, label=row["split"])
+    colours = {split: f"C{index}" for index, split in enumerate(sorted({split for _, split in lines}))}
+    for (forged, split), points in sorted(lines.items()):
+        points = sorted(points, key=lambda row: row["key_ratio"])
+        axes.errorbar([100 * row["key_ratio"] for row in points], [row["test_acc"] for row in points],
+                      [row["std"] or 0 for row in points], fmt="o--" if forged else "o-", color=colours[split],
+                      capsize=2, label=f"{split}, forged key" if forged else split)
+    axes.set(xlabel="key, % of the ticket's weights", ylabel="test accuracy, %")
+    axes.grid(alpha=0.3)
+    axes.legend()
     _save(figure, path)
