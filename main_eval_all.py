@@ -94,10 +94,10 @@ def parse_args(argv: Sequence[str] | None):
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from attacks.fake1 import forge_key
-    from pruner import key_masks, tickets
+    from pruner import key_masks
     from pruner.experiment import prepare
     from pruner.masks import MaskedWeights
     from utils import checkpoint
@@ -108,41 +108,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     engine, data = experiment.engine, experiment.data
 
     # the ticket as it was handed over, put together with its key if there is one
-    given = tickets.read_model_file(args.mask_dir, engine.model, head=args.fc)
-    mask, weights = given.need_mask("--mask_dir", engine.model), None
-    key_size = given.facts.get("key_nonzeros") if given.facts.get("part") == "locked" else None
-    if args.key:
-        mask, weights = key_masks.merge(given, tickets.read_model_file(args.key, engine.model, head=args.fc))
-        key_size = None
-    if args.pretrained:
-        weights = tickets.read_model_file(args.pretrained, engine.model, head=args.fc).need_weights("--pretrained")
-    elif weights is None:
-        weights = given.need_weights("--mask_dir")
-    engine.model.load_state_dict(weights)
-
-    # its owner splits it: what is trained below is the locked part
-    key = locked = None
+    whole = key_masks.load_ticket(args.mask_dir, args.key, args.pretrained, engine.model, head=args.fc)
+    engine.model.load_state_dict(whole.weights)
+    # its owner splits it: from here on only the locked part is trained
+    ticket = whole
     if args.split != "identity":
-        key, locked = split(args, experiment, mask)
-        mask, key_size = locked, key.nonzeros
+        key, locked = split(args, experiment, whole.mask)
+        ticket = replace(whole, mask=locked, missing=key.nonzeros, split=args.split)
     # a thief forges the key
     if args.add_back:
-        if key_size is None:
+        if not ticket.missing:
             raise UserError(f"--add_back: {args.mask_dir} is no locked ticket (part 'locked' of a split one); give "
                             "locked.pth.tar, or --type to split")
-        mask, weights_forged = forge_key(mask, weights, key_size, args.forged_scale, args.seed)
-        engine.model.load_state_dict(weights_forged)
+        mask, weights = forge_key(ticket.mask, ticket.weights, ticket.missing, args.forged_scale, args.seed)
+        engine.model.load_state_dict(weights)
+    else:
+        mask = ticket.mask
+    masked = MaskedWeights(engine.model, mask)
+    masked.apply()
 
-    split_by = args.split if key is not None or key_size is None else given.facts.get("split", "unknown")
-    key_ratio = key_size and key_size / (key_size + (mask.nonzeros - key_size if args.add_back else mask.nonzeros))
-    parts = {"key_nonzeros": key_size, "key_ratio": key_ratio}
-    ticket = MaskedWeights(engine.model, mask)
-    ticket.apply()
     size = {"density": mask.density, "nonzeros": mask.nonzeros, "entries": mask.entries}
-    print(f"ticket: {100 * mask.density:.3f}% of {mask.entries} weights ({mask.nonzeros})"
-          + (f"; {'forged' if args.add_back else 'missing'} key: {key_size} weights, {100 * key_ratio:.3f}% of the whole" if key_size else ""),
-          flush=True)
-
+    parts = {"split": ticket.split, "key_nonzeros": ticket.missing or None, "key_ratio": ticket.missing_share}
+    print(f"ticket: {100 * mask.density:.3f}% of {mask.entries} weights ({mask.nonzeros})", flush=True)
+    if ticket.missing:
+        print(f"{'forged' if args.add_back else 'missing'} key: {ticket.missing} weights, "
+              f"{100 * ticket.missing_share:.3f}% of the whole ticket", flush=True)
     if args.evaluate:
         for name in ("val", "test"):
             loss, accuracy = engine.evaluate(getattr(data, name))
@@ -153,16 +143,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = {f"{flag} (sha256)": checkpoint.sha256(getattr(args, flag))
               for flag in ("mask_dir", "pretrained", "key") if getattr(args, flag)}
     files.open("main_eval_all.py", {**vars(args), **experiment.fingerprints(), **inputs})
-    if key is not None and not files.locked.exists():
-        key_masks.write_split(files.key, files.locked, key, locked, weights, {**experiment.facts, "split": args.split})
-    trained = engine.fit(data, experiment.protocol, files, args.seed, ticket, facts={**experiment.facts, **size},
+    if args.split != "identity" and not files.locked.exists():
+        key_masks.write_split(files.key, files.locked, key, locked, whole.weights,
+                              {**experiment.facts, "split": args.split})
+    trained = engine.fit(data, experiment.protocol, files, args.seed, masked, facts={**experiment.facts, **size},
                          title=f"ticket at {100 * mask.density:.2f}%")
-    checkpoint.save_json({**asdict(trained), **size, **parts, "split": split_by, "merged": args.key is not None,
-                          "forged": args.add_back, "seed": args.seed, "model": str(files.best)}, files.result)
+    checkpoint.save_json({**asdict(trained), **size, **parts, "merged": args.key is not None, "forged": args.add_back,
+                          "seed": args.seed, "model": str(files.best)}, files.result)
     print(f"\ntest accuracy: {trained.test_acc:.2f}% (epoch {trained.best_epoch}, the best on validation with "
           f"{trained.val_acc:.2f}%), {trained.test_acc_last:.2f}% after the last epoch\n"
-          f"model: {files.best}\nplot:  {files.curve}"
-          + (f"\nkey:   {files.key}\nlock:  {files.locked}" if key is not None else ""))
+          f"model: {files.best}\nplot:  {files.curve}")
+    if args.split != "identity":
+        print(f"key:   {files.key}\nlock:  {files.locked}")
     return cli.EXIT_OK
 
 

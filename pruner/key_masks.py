@@ -6,16 +6,67 @@ they come from by a fingerprint, so a key of another ticket, or one that was cha
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from pruner import tickets
 from pruner.masks import Mask
 from pruner.scores import Scores
 from utils.errors import UserError
+
+
+WHOLE = "identity"
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A ticket as it is handed over.
+
+    mask: of the part that is there. weights: complete state_dict to start from. missing: weights of the whole ticket that
+    are not in the mask, 0 for a whole one. split: the score its key was split off by, `identity` for a whole one.
+    """
+
+    mask: Mask
+    weights: dict[str, torch.Tensor]
+    missing: int = 0
+    split: str = WHOLE
+
+    @property
+    def missing_share(self) -> float | None:
+        """Relative sparsity of the missing key, None for a whole ticket."""
+        return self.missing / (self.missing + self.mask.nonzeros) if self.missing else None
+
+
+def load_ticket(mask_path: str, key_path: str | None, weights_path: str | None, model: nn.Module, head: bool) -> Ticket:
+    """Read a ticket from its files.
+
+    Args:
+        mask_path: masks with or without weights, or a locked ticket.
+        key_path: the key to put back into it, if any.
+        weights_path: weights to start from instead of those in the other files.
+        model: see `pruner.tickets.read_model_file`.
+        head: whether the classifier's weights are wanted.
+    Raises:
+        UserError: see `merge` and `pruner.tickets`; or there are no weights.
+    """
+    given = tickets.read_model_file(mask_path, model, head)
+    mask, missing, split_by = given.need_mask("--mask_dir", model), 0, WHOLE
+    if key_path:
+        mask, weights = merge(given, tickets.read_model_file(key_path, model, head))
+    elif given.facts.get("part") == "locked":
+        missing, split_by = given.facts.get("key_nonzeros"), str(given.facts.get("split"))
+        if type(missing) is not int or not 0 < missing <= mask.entries - mask.nonzeros:
+            raise UserError(f"--mask_dir {mask_path}: is damaged: key_nonzeros {missing!r} is no size of a key")
+    if weights_path:
+        weights = tickets.read_model_file(weights_path, model, head).need_weights("--pretrained")
+    elif not key_path:
+        weights = given.need_weights("--mask_dir")
+    return Ticket(mask, weights, missing, split_by)
 
 
 def split(mask: Mask, scores: Scores, ratio: float) -> tuple[Mask, Mask]:

@@ -166,6 +166,14 @@ def test_a_wrong_or_changed_part_is_named(run_main, refused, parts, tmp_path, pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("size", [0, -1, 10**9, "many", True, 1.5])
+def test_a_locked_file_with_an_impossible_key_size_is_refused(run_main, refused, parts, tmp_path, size):
+    locked = tampered(parts, "locked", lambda content: content.update(key_nonzeros=size), tmp_path)
+    message = refused(run_main("main_eval_all.py", *SHORT, "--mask_dir", locked, "--add_back", "--save_dir",
+                               tmp_path / "run"))
+    assert "key_nonzeros" in message and not (tmp_path / "run").exists()
+
+
 def test_the_key_of_another_ticket_is_named(run_main, refused, parts, make_model, tmp_path):
     model = make_model("res20s", classes=10)
     mask = random_ticket(model, seed=5)
