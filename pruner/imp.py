@@ -62,7 +62,8 @@ def find_ticket(search: Search, schedule: FixedRate | ExtremeSearch,
 
     Leaves a folder per round with its ticket, checkpoints, metrics and result, the weights after the rewinding epoch,
     and the last kept ticket as `ticket.pth.tar` of the run. A rate too small or too large for the weights that are left
-    counts as a failure without a round.
+    counts as a failure without a round. Round k draws its batches with seed + k, so that no two
+    rounds see the same ones.
 
     Returns:
         all rounds in order, the dense one first, the undone ones marked.
