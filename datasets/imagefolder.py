@@ -35,13 +35,18 @@ def load_imagefolder(root: str | None, image_size: int | None) -> Dataset:
     folder = Path(root)
     if image_size is not None and image_size < MIN_SIDE:
         raise UserError(f"--image_size {image_size}: must be at least {MIN_SIDE}")
+    if image_size is not None and image_size > MAX_SIDE:
+        raise UserError(f"--image_size {image_size}: must be at most {MAX_SIDE}")
     classes = _classes(folder)
     files = {part: _files(folder / part, classes) for part in ("train", "test")}
 
     fingerprint = _fingerprint(folder, files, image_size)
     tensors = _from_cache(folder, fingerprint, {part: len(files[part]) for part in files})
     if tensors is None:
-        tensors = {part: _decode([path for path, _ in files[part]], image_size) for part in files}
+        # Pillow's remarks are silenced here, around the threads: filters belong to the whole process
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tensors = {part: _decode([path for path, _ in files[part]], image_size) for part in files}
         if tensors["train"].shape[1:] != tensors["test"].shape[1:]:
             raise UserError(f"--data {folder}: train/ and test/ differ in picture size; give --image_size N")
         _to_cache(folder, fingerprint, tensors)
@@ -87,8 +92,7 @@ def _formats() -> tuple[str, ...]:
 
 def _read(path: Path, image_size: int | None) -> np.ndarray:
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=_formats()) as image:
-            warnings.simplefilter("ignore")
+        with Image.open(path, formats=_formats()) as image:
             image = ImageOps.exif_transpose(image)
             if image.mode == "F":
                 raise ValueError("floating-point pictures have no defined range")
@@ -107,8 +111,6 @@ def _read(path: Path, image_size: int | None) -> np.ndarray:
 
 def _decode(paths: list[Path], image_size: int | None) -> torch.Tensor:
     """Pictures as uint8 [N, H, W, 3]; threads pay because Pillow decodes outside Python's lock."""
-    if image_size is not None and image_size > MAX_SIDE:
-        raise UserError(f"--image_size {image_size}: must be at most {MAX_SIDE}")
     first = _read(paths[0], image_size)
     height, width = first.shape[:2]
     if height != width or height < MIN_SIDE:

@@ -722,3 +722,19 @@ def test_real_cifar_pictures_train_better_than_chance(test_data, tmp_path):
     done = trainer.fit(data, TrainingProtocol(6, 0.05, (4,), 32, 0.9, 1e-4), TrainingFiles(tmp_path / "run"), 1)
     hits = round(done.test_acc_last / 100 * len(data.test))
     assert stats.binomtest(hits, len(data.test), 1 / 3, alternative="greater").pvalue < 1e-4
+
+
+def test_pillows_remarks_stay_silent_and_the_filters_as_they_were(tmp_path, monkeypatch):
+    import warnings
+
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # 64 pixels: Pillow warns of each on opening it
+    for part in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for index in range(20):
+                Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / part / label / f"{index}.png")
+    before = list(warnings.filters)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        load_dataset("imagefolder", str(tmp_path))
+    assert not heard and warnings.filters == before
