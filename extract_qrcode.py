@@ -20,7 +20,7 @@ from utils import cli
 
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="the suspect's model, or a mask file")
+    parser.add_argument("--checkpoint", type=cli.text, required=True, metavar="FILE", help="the suspect's model, or a mask file")
     parser.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="network")
     parser.add_argument("--save_dir", type=cli.text, default="runs/extracted", metavar="DIR",
                         help="the code as found (code.png) and what was read (extraction.json) go there")
@@ -28,7 +28,7 @@ def parse_args(argv: Sequence[str] | None):
                         help="accepted from the paper's command and not needed")
 
     group = parser.add_argument_group("where and what: from the claim")
-    group.add_argument("--claim", default=None, metavar="FILE", help="JSON written by embed_qrcode.py")
+    group.add_argument("--claim", type=cli.text, default=None, metavar="FILE", help="JSON written by embed_qrcode.py")
 
     group = parser.add_argument_group("where and what: by hand")
     group.add_argument("--max_name", default=None, metavar="LAYER", help="layer, e.g. layer2.1.conv1")

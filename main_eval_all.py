@@ -31,7 +31,7 @@ from collections.abc import Sequence
 
 from datasets import DATASETS
 from models import ARCHITECTURES
-from pruner import SPLITS
+from pruner import PATH_SPLITS, SPLITS
 from utils import cli
 
 
@@ -42,9 +42,9 @@ def parse_args(argv: Sequence[str] | None):
     cli.add_run_flags(parser, save_dir_required=False)
 
     group = parser.add_argument_group("ticket")
-    group.add_argument("--mask_dir", required=True, metavar="FILE",
+    group.add_argument("--mask_dir", type=cli.text, required=True, metavar="FILE",
                        help="masks: a mask file, a ticket of main_imp.py, or a pruned model")
-    group.add_argument("--pretrained", default=None, metavar="FILE",
+    group.add_argument("--pretrained", type=cli.text, default=None, metavar="FILE",
                        help="weights to start from, e.g. epoch_3.pth.tar (default: those in the --mask_dir file)")
     group.add_argument("--fc", action="store_true", default=True, dest="fc",
                        help="start from the file's classifier too (default; the paper's commands say so)")
@@ -68,7 +68,7 @@ def parse_args(argv: Sequence[str] | None):
                        help="estimate betweenness from K source channels (default: exact)")
     group.add_argument("--score_pictures", type=cli.positive_int, default=1000, metavar="N",
                        help="training pictures for taylor1_abs, hessian_abs and intgrads")
-    group.add_argument("--key", default=None, metavar="FILE",
+    group.add_argument("--key", type=cli.text, default=None, metavar="FILE",
                        help="put this key back into the locked ticket given as --mask_dir before training")
     group.add_argument("--add_back", action="store_true",
                        help="put a forged key into the locked ticket (attack fake1): as many weights as the true key "
@@ -79,7 +79,7 @@ def parse_args(argv: Sequence[str] | None):
     if args.save_dir is None and not args.evaluate:
         parser.error("argument --save_dir: is needed for training")
     budgets = [name for name in ("key_ratio", "num_paths") if getattr(args, name) is not None]
-    by_paths = args.split in ("ewp", "ewp_sampled", "random_path")
+    by_paths = args.split in PATH_SPLITS
     if args.split == "identity" and budgets:
         parser.error(f"argument --{budgets[0]}: --type identity splits nothing off; name a score")
     if args.split != "identity" and args.key_ratio is None and not (by_paths and args.num_paths):

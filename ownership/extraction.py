@@ -6,7 +6,7 @@ import numpy as np
 
 from ownership.readers import read_all
 from pruner import qr_code
-from pruner.embedding import occupancy
+from pruner.embedding import named_layer, occupancy
 from pruner.masks import Mask
 from pruner.qr_code import CodeFormat
 from utils.errors import UserError
@@ -58,9 +58,7 @@ def region_modules(mask: Mask, layer: str, start_x: int, start_y: int, version: 
     Raises:
         UserError: no such layer, or the window leaves it.
     """
-    if layer not in mask:
-        raise UserError(f"--max_name {layer}: no such layer; the network has {', '.join(mask)}")
-    occupied, size = occupancy(mask[layer]), qr_code.code_size(version)
+    occupied, size = occupancy(named_layer(mask, layer)), qr_code.code_size(version)
     if start_x + size > occupied.shape[0] or start_y + size > occupied.shape[1]:
         raise UserError(f"--start_x {start_x} --start_y {start_y}: a version {version} code ({size}x{size}) at this "
                         f"offset leaves layer {layer} ({occupied.shape[0]}x{occupied.shape[1]})")
@@ -75,14 +73,17 @@ def count_flips(modules: np.ndarray, signature: str, code_format: CodeFormat) ->
 
 def candidate_formats(mask: Mask, layer: str, start_x: int, start_y: int, version: int | None,
                       error_correction: str, mask_pattern: int | None) -> list[CodeFormat]:
-    """All formats that a code at this place could have, where a claim does not say."""
-    rows, columns = mask[layer].shape[:2] if layer in mask else (0, 0)
+    """All formats that a code at this place could have, where a claim does not say.
+
+    Raises UserError if there is no such layer, or no code fits there.
+    """
+    rows, columns = named_layer(mask, layer).shape[:2]
     room = min(rows - start_x, columns - start_y)
     versions = [v for v in qr_code.VERSIONS if qr_code.code_size(v) <= room] if version is None else [version]
-    if layer in mask and not versions:
+    if not versions:
         raise UserError(f"--start_x {start_x} --start_y {start_y}: no code fits there into layer {layer} "
                         f"({rows}x{columns})")
-    return [CodeFormat(v, error_correction, pattern) for v in versions or [1]
+    return [CodeFormat(v, error_correction, pattern) for v in versions
             for pattern in (qr_code.MASK_PATTERNS if mask_pattern is None else [mask_pattern])]
 
 

@@ -13,3 +13,5 @@ SPLITS: dict[str, str] = {
     "hessian_abs": "|w Hw|",
     "intgrads": "integrated gradients",
 }
+# those of them that draw paths, so that --num_paths alone can say how large the key is
+PATH_SPLITS = ("ewp", "ewp_sampled", "random_path")

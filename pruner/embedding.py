@@ -47,7 +47,7 @@ def find_region(mask: Mask, signature: str, error_correction: str = "H", version
     Raises:
         UserError: the text is empty or too long, no layer has room, or the wish is outside the layer.
     """
-    layers = _layers_asked_for(mask, layer)
+    layers = mask if layer is None else Mask({layer: named_layer(mask, layer)})
     version = _choose_version(layers, signature, error_correction, version, start_x or 0, start_y or 0)
     size = qr_code.code_size(version)
     fitting = {name: tensor for name, tensor in layers.items()
@@ -74,12 +74,11 @@ def find_region(mask: Mask, signature: str, error_correction: str = "H", version
     return Region(name, x, y, code_format, count / int(qr_code.data_modules(version).sum()))
 
 
-def _layers_asked_for(mask: Mask, layer: str | None) -> Mask:
-    if layer is None:
-        return mask
-    if layer not in mask:
-        raise UserError(f"--max_name {layer}: no such layer in the mask; it has {', '.join(mask)}")
-    return Mask({layer: mask[layer]})
+def named_layer(mask: Mask, name: str) -> torch.Tensor:
+    """The mask of one layer, bool [out, in, height, width]. Raises UserError naming --max_name if there is none."""
+    if name not in mask:
+        raise UserError(f"--max_name {name}: no such layer; the mask has {', '.join(mask)}")
+    return mask[name]
 
 
 def _choose_version(layers: Mask, signature: str, error_correction: str, version: int | None, start_x: int,

@@ -19,7 +19,6 @@ from pruner.masks import Mask
 from pruner.scores import Scores
 from utils.errors import UserError
 
-
 WHOLE = "identity"
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attacks.fake1 import forge_key
-from pruner import SPLITS, key_masks, tickets
+from pruner import PATH_SPLITS, SPLITS, key_masks, tickets
 from pruner.masks import Mask, prunable_layers
 from pruner.scores import PATH_SCORES, SCORES, Scoring
 from utils.errors import UserError
@@ -47,6 +47,7 @@ def parts(run_main, ticket, tmp_path_factory):
 def test_the_registry_and_what_help_says_of_it_agree():
     assert set(SPLITS) == set(SCORES) | {"identity"}
     assert set(PATH_SCORES) <= set(SCORES)
+    assert set(PATH_SCORES) == set(PATH_SPLITS)
 
 
 @settings(max_examples=60)

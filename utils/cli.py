@@ -157,7 +157,7 @@ def add_model_and_data_flags(parser: ArgumentParser, architectures: Iterable[str
     group.add_argument("--arch", choices=sorted(architectures), default="res20s", help="network")
     group.add_argument("--dataset", choices=sorted(datasets), default="digits",
                        help="digits comes with scikit-learn, imagefolder reads train/<class>/ and test/<class>/")
-    group.add_argument("--data", default=None, metavar="DIR",
+    group.add_argument("--data", type=text, default=None, metavar="DIR",
                        help="folder of the data set (not needed for digits; cifar10/100 default to datasets/<name>)")
     group.add_argument("--image_size", type=positive_int, default=None, metavar="N",
                        help="imagefolder: resize and centre-crop to NxN (default: the pictures' own size, if all alike)")
