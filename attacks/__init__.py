@@ -1,1 +1,54 @@
-"""BREAK: what an adversary does to a model or a claim, one file per attack."""
+"""BREAK: what an adversary does to a model or a claim, one file per attack.
+
+To add an attack: write its function in a module here, then one entry in ATTACKS. The functions take a mask and a
+complete state_dict, return new ones and change neither; an adversary sees which weights are zero, so a mask here is the
+pattern of the weights that are not.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One entry of the registry; what `main_attack.py` needs to know before torch is loaded.
+
+    module, function: where the attack is. It takes the mask, the weights, `seed`, `level` if it has one, and the values
+    of `settings` by name. (finetune also takes what training needs.)
+    help: as `--help` explains it.
+    settings: flags that are this attack's; they become columns of the table.
+    has_level: whether it is a matter of degree, so that a sweep makes sense.
+    levels: what is done where no level is given; the paper's, and the unattacked model as the first row.
+    """
+
+    module: str
+    function: str
+    help: str
+    settings: tuple[str, ...]
+    has_level: bool = True
+    levels: tuple[float, ...] = ()
+
+    def load(self) -> Callable:
+        """The function, with everything it imports."""
+        return getattr(importlib.import_module(self.module), self.function)
+
+
+ADDON = Attack("attacks.addon", "add_on", "opens a share of the pruned entries with noise weights (Table 8)",
+               ("noise", "share_of"), levels=(0.0, 0.005, 0.01, 0.02, 0.05, 0.1))
+
+ATTACKS: dict[str, Attack] = {
+    "prune": Attack("attacks.prune", "prune", "removes a share of the surviving weights (Tables 5 and 6)", ("how",),
+                    levels=(0.0, 0.05, 0.1, 0.2, 0.3, 0.5)),
+    "addon": ADDON,
+    "fake2": ADDON,
+    "finetune": Attack("attacks.finetune", "fine_tune", "trains on, on the same pictures or others",
+                       ("free_mask", "no_fc", "epochs", "lr", "decreasing_lr", "batch_size", "warmup", "momentum",
+                        "weight_decay"), has_level=False),
+    "fake1": Attack("attacks.fake1", "forge", "puts a forged key into a locked ticket of scheme V1 (Figure 5)",
+                    ("noise",)),
+    "fake3": Attack("attacks.fake3", "replace_code",
+                    "writes another signature over the embedded one, with noise weights",
+                    ("signature", "max_name", "start_x", "start_y", "version", "error_correction", "mask_pattern",
+                     "noise", "weights_per_kernel", "insider"), has_level=False),
+}

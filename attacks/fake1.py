@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from attacks.noise import add_noise_weights, draw_entries
 from pruner.masks import Mask
 from utils.errors import UserError
 
@@ -24,18 +25,20 @@ def forge_key(locked: Mask, weights: Mapping[str, torch.Tensor], count: int, sca
     Raises:
         UserError: there are fewer empty positions than that.
     """
+    empty = locked.entries - locked.nonzeros
+    if count > empty:
+        raise UserError(f"a forged key of {count} weights does not fit into the {empty} empty positions")
     random = np.random.default_rng(seed)
-    empty = {name: np.flatnonzero(~kept.numpy()) for name, kept in locked.items()}
-    ends = np.cumsum([len(places) for places in empty.values()])
-    if count > ends[-1]:
-        raise UserError(f"a forged key of {count} weights does not fit into the {ends[-1]} empty positions")
-    drawn = np.sort(random.choice(ends[-1], count, replace=False))
-    mask, forged, start = {}, dict(weights), 0
-    for (name, places), end in zip(empty.items(), ends):
-        here = torch.from_numpy(places[drawn[(drawn >= start) & (drawn < end)] - start])
-        noise = torch.from_numpy(random.normal(0.0, scale, len(here)))
-        mask[name] = locked[name].flatten().index_fill(0, here, True).reshape(locked[name].shape)
-        weight = weights[f"{name}.weight"].detach().cpu().contiguous()
-        forged[f"{name}.weight"] = weight.flatten().index_copy(0, here, noise.to(weight.dtype)).reshape(weight.shape)
-        start = end
-    return Mask(mask), forged
+    added = draw_entries({name: ~kept for name, kept in locked.items()}, count, random)
+    return add_noise_weights(locked, weights, added, scale, random)
+
+
+def forge(mask: Mask, weights: Mapping[str, torch.Tensor], level: float, noise: float,
+          seed: int) -> tuple[Mask, dict[str, torch.Tensor]]:
+    """`forge_key` for a key that is to be the share `level` of the whole ticket, its relative sparsity.
+
+    The key has round(level / (1 - level) * nonzeros) weights. Raises UserError if there is none, or no room for it.
+    """
+    if not 0 <= level < 1:
+        raise UserError(f"--level {level:g} (or --sweep): a key is a share of the whole ticket, from 0 to below 1")
+    return forge_key(mask, weights, round(level / (1 - level) * mask.nonzeros), noise, seed)

@@ -1,0 +1,64 @@
+"""fake3: a thief who knows the encoding, and the place, writes a code of his own there (paper, Appendix A1)."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from attacks.noise import add_noise_weights, keep_only
+from pruner import qr_code
+from pruner.embedding import find_region, occupancy
+from pruner.masks import Mask
+from utils.errors import UserError
+
+
+def replace_code(mask: Mask, weights: Mapping[str, torch.Tensor], signature: str, max_name: str, start_x: int,
+                 start_y: int, version: int, error_correction: str, mask_pattern: int, noise: float, insider: bool,
+                 weights_per_kernel: int | None, seed: int) -> tuple[Mask, dict[str, torch.Tensor]]:
+    """Write another signature's code over a region; afterwards its data modules read exactly as that code.
+
+    Without `insider` all data modules are emptied, and the new code's ones get noise weights: the paper's attack. With
+    it, only kernels that differ from what the new code wants are touched, which costs the thief least: they are
+    emptied, or get noise weights if they are empty. (Where the old code is undamaged, these are the modules in which
+    the two codes differ.)
+
+    Args:
+        mask: where weights are.
+        weights: complete state_dict.
+        signature: the thief's text.
+        max_name, start_x, start_y: layer, first output channel and first input channel of the region.
+        version, error_correction, mask_pattern: of the new code.
+        noise: standard deviation of the new weights, which are drawn from a normal distribution.
+        insider: see above.
+        weights_per_kernel: of each newly occupied kernel, at random positions in it; None for the mean of the region's
+            occupied data modules, rounded and at least 1, so that the new ones look like those beside them.
+        seed: of positions and weights.
+    Returns:
+        mask and weights with the other code; all other kernels are untouched.
+    Raises:
+        UserError: no such layer, the code leaves it, the text does not fit the code, or the weights the kernel.
+    """
+    # only checks: everything is given, so there is nothing to choose
+    region = find_region(mask, signature, error_correction=error_correction, version=version, mask_pattern=mask_pattern,
+                         layer=max_name, start_x=start_x, start_y=start_y, low_level=False)
+    code, is_data = qr_code.encode(signature, region.code_format), qr_code.data_modules(version)
+    size, area = region.code_format.size, mask[max_name][0, 0].numel()
+    window = (slice(start_x, start_x + size), slice(start_y, start_y + size))
+
+    occupied = occupancy(mask[max_name])[window]
+    before = mask[max_name][window].flatten(2).sum(2).numpy()[is_data & occupied]
+    per_kernel = weights_per_kernel or max(1, round(float(before.mean())) if len(before) else 1)
+    if per_kernel > area:
+        raise UserError(f"--weights_per_kernel {per_kernel}: a kernel of layer {max_name} has {area} weights")
+
+    rewritten = is_data & (occupied != code) if insider else is_data
+    kept = mask[max_name].clone()
+    kept[window][torch.from_numpy(rewritten)] = False
+    cleared = Mask({**mask, max_name: kept})
+
+    random = np.random.default_rng(seed)
+    # the first few of each kernel's entries in random order
+    rank = random.random((size, size, area)).argsort(2).argsort(2)
+    added = torch.zeros_like(kept)
+    added[window] = torch.from_numpy((rank < per_kernel) & (rewritten & code)[:, :, None]).reshape(added[window].shape)
+    return add_noise_weights(cleared, keep_only(cleared, weights), {max_name: added}, noise, random)

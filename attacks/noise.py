@@ -1,0 +1,58 @@
+"""Random entries of masks, and noise weights there: what several attacks are made of."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from pruner.masks import Mask
+
+
+def draw_entries(candidates: Mapping[str, torch.Tensor], count: int,
+                 random: np.random.Generator) -> dict[str, torch.Tensor]:
+    """Draw entries without repetition, uniformly over all layers together.
+
+    Args:
+        candidates: layer name -> bool tensor, True where an entry may be drawn.
+        count: how many, at most as many as there are candidates.
+        random: draws.
+    Returns:
+        layer name -> bool tensor of the same shape, True at the drawn entries.
+    """
+    places = {name: np.flatnonzero(layer.numpy()) for name, layer in candidates.items()}
+    ends = np.cumsum([len(place) for place in places.values()])
+    drawn = np.sort(random.choice(ends[-1], count, replace=False))
+    chosen, start = {}, 0
+    for (name, place), end in zip(places.items(), ends):
+        layer = np.zeros(candidates[name].numel(), dtype=bool)
+        layer[place[drawn[(drawn >= start) & (drawn < end)] - start]] = True
+        chosen[name] = torch.from_numpy(layer).reshape(candidates[name].shape)
+        start = end
+    return chosen
+
+
+def add_noise_weights(mask: Mask, weights: Mapping[str, torch.Tensor], added: Mapping[str, torch.Tensor], scale: float,
+                      random: np.random.Generator) -> tuple[Mask, dict[str, torch.Tensor]]:
+    """Open entries and give them weights from a normal distribution.
+
+    Args:
+        mask, weights: the present ones; the weights are a complete state_dict.
+        added: layer name -> bool tensor, True at the entries to open; layers without any may be left out.
+        scale: standard deviation of the weights.
+        random: draws.
+    Returns:
+        the mask with these entries, and the weights with only them changed.
+    """
+    opened, noisy = dict(mask), dict(weights)
+    for name, entries in added.items():
+        opened[name] = mask[name] | entries
+        weight = weights[f"{name}.weight"].detach().cpu().clone()
+        weight[entries] = torch.from_numpy(random.normal(0.0, scale, int(entries.sum()))).to(weight.dtype)
+        noisy[f"{name}.weight"] = weight
+    return Mask(opened), noisy
+
+
+def keep_only(mask: Mask, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights with zero wherever the mask has none; the given tensors stay as they are."""
+    return dict(weights) | {f"{name}.weight": weights[f"{name}.weight"].detach().cpu().masked_fill(~kept, 0)
+                            for name, kept in mask.items()}
