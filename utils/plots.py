@@ -103,3 +103,17 @@ def accuracy_by_key_ratio(rows: Sequence[Mapping[str, Any]], path: str | Path) -
     axes.grid(alpha=0.3)
     axes.legend()
     _save(figure, path)
+
+
+def accuracy_by_level(levels: Sequence[float], accuracies: Mapping[str, Sequence[float]], title: str, xlabel: str,
+                      path: str | Path) -> None:
+    """Accuracy in percent against the level of an attack; one line for each of `accuracies`, split -> one per level."""
+    figure, axes = _figure(5.5, 3.8)
+    order = sorted(range(len(levels)), key=lambda index: levels[index])
+    for name, values in accuracies.items():
+        axes.plot([100 * levels[index] for index in order], [values[index] for index in order], "o-", label=name)
+    axes.set(xlabel=xlabel, ylabel="accuracy, %", title=title)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
+    _save(figure, path)

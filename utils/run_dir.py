@@ -133,6 +133,20 @@ class ExtractionFiles:
         self.result = Path(folder) / "extraction.json"
 
 
+class AttackFiles(TrainingFiles):
+    """Names of what one attack leaves in its folder; fine-tuning leaves a training's files too."""
+
+    def __init__(self, folder: str | Path):
+        super().__init__(folder)
+        self.model = self.folder / "attacked.pth.tar"
+        self.table = self.folder / "attack.csv"  # of a sweep: one row per level
+        self.plot = self.folder / "attack.png"
+
+    def level(self, level: float) -> "AttackFiles":
+        """Files of one level of a sweep."""
+        return AttackFiles(self.folder / f"level_{level:.15g}")
+
+
 def versions() -> dict[str, str]:
     """Versions of what decides a result, and this code's git hash ('unknown' outside a checkout)."""
     import numpy
