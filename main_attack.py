@@ -57,8 +57,8 @@ def parse_args(argv: Sequence[str] | None):
     group = parser.add_argument_group("how much (prune, addon, fake2, fake1)")
     group.add_argument("--level", type=cli.non_negative_float, default=None, metavar="L",
                        help="prune: share of the surviving weights that goes; addon, fake2: share of the pruned "
-                            "entries that is opened (see --share_of); fake1: the key's share of the whole ticket (default: "
-                            "as the file of the locked ticket says)")
+                            "entries that is opened (see --share_of); fake1: the key's share of the whole ticket "
+                            "(default: as the file of the locked ticket says)")
     group.add_argument("--sweep", type=cli.listed(cli.non_negative_float), default=None, metavar="L,L",
                        help="several levels, 0 for the model as it is (default, without --level: " + "; ".join(
                            f"{name} {','.join(f'{level:g}' for level in attack.levels)}"
