@@ -33,9 +33,9 @@ def real_looking_mask(shapes: dict[str, tuple[int, ...]], density: float, seed: 
 
     Weights are normal, times 1 / sqrt(inputs) per layer, so that density falls with depth as in trained networks pruned
     by magnitude, times a log-normal factor (sigma `spread`) per row and per column, whose tails become dead channels as
-    density falls. The share `dead` of rows and columns is empty at any density. In a ResNet-20 trained on 20,000 pictures
-    of CIFAR-10 for 10 epochs and pruned to 26% and 5% at once, densities differed between channels as with a spread of
-    0.06 and 0.08, and no channel was dead but at 5%; the defaults are for longer training, and harder.
+    density falls. The share `dead` of rows and columns is empty at any density. In a ResNet-20 trained on 20,000
+    pictures of CIFAR-10 for 10 epochs and pruned to 26% and 5% at once, densities differed between channels as with a
+    spread of 0.06 and 0.08, and no channel was dead but at 5%; the defaults are for longer training, and harder.
     """
     random = np.random.default_rng(seed)
     sizes = {}
