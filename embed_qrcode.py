@@ -50,13 +50,22 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--start_y", type=cli.natural, default=None, help="first input channel of the code")
     group.add_argument("--any_level", action="store_true",
                        help="look at all layers, not only the first stage with room for the code")
+    group.add_argument("--hidden", type=cli.share, default=None, metavar="H",
+                       help="choose the place by weighing how well the code can be seen (1: as little as possible) against "
+                            "how firm it is under pruning and how little it changes (0), over all layers (default: by "
+                            "similarity)")
+    group.add_argument("--copies", type=cli.positive_int, default=1, metavar="K",
+                       help="write the code into K regions that don't overlap; they are read together")
     args = parser.parse_args(argv)
     if "/" in args.dataset or "\0" in args.dataset:
         parser.error(f"argument --dataset: {args.dataset!r} can't be part of a file name")
+    for flag in ("max_name", "start_x", "start_y", "any_level"):
+        if args.hidden is not None and getattr(args, flag):
+            parser.error(f"argument --hidden: chooses the place; leave out --{flag}")
     if args.mask_dir is None:
         args.mask_dir = PAPERS_TICKET
         for name, value in PAPERS_PLACE.items():
-            if getattr(args, name) is None:
+            if getattr(args, name) is None and args.hidden is None:
                 setattr(args, name, value)
     return args
 
@@ -70,24 +79,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ownership.claim import Claim, write_claim
     from ownership.readers import write_code
     from pruner import qr_code, tickets
-    from pruner.embedding import embed, find_region, occupancy
+    from pruner.embedding import embed, find_copies, find_region, occupancy
+    from pruner.placement import best_place
     from utils import plots
     from utils.run_dir import SignatureFiles
 
     model = build_model(args.arch, num_classes=2)
     mask = tickets.read_model_file(args.mask_dir, model, head=False).need_mask("--mask_dir", model)
-    region = find_region(mask, args.signature, args.error_correction, args.version, args.mask_pattern, args.max_name,
-                         args.start_x, args.start_y, low_level=not args.any_level)
+    if args.hidden is None:
+        region = find_region(mask, args.signature, args.error_correction, args.version, args.mask_pattern, args.max_name,
+                             args.start_x, args.start_y, low_level=not args.any_level)
+    else:
+        region = best_place(mask, args.signature, args.error_correction, args.version, args.hidden, args.mask_pattern)
+    regions = find_copies(mask, args.signature, region, args.copies, low_level=not args.any_level)
     random = np.random.default_rng(args.seed)
     random_state = random.bit_generator.state
-    signed = embed(mask, args.signature, region, random)
+    signed = embed(mask, args.signature, regions, random)
 
     os.makedirs(args.save_dir, exist_ok=True)
     files = SignatureFiles(args.save_dir, args.arch, args.dataset, region.layer)
     code_format = region.code_format
     claim = Claim(args.signature, args.arch, region.layer, region.start_x, region.start_y, code_format.version,
                   code_format.error_correction, code_format.mask_pattern, region.similarity, signed.nonzeros,
-                  signed.entries, random_state)
+                  signed.entries, random_state, tuple((copy.layer, copy.start_x, copy.start_y) for copy in regions[1:]))
     write_claim(files.claim, claim)
     tickets.write_masks(files.masks, signed)
     write_code(qr_code.encode(args.signature, code_format), files.code)
@@ -99,8 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     moved = sum(int((signed[name] & ~mask[name]).sum()) for name in mask)
     print(f"code:    version {code_format.version}-{code_format.error_correction} ({code_format.size}x{code_format.size}, "
           f"{qr_code.data_modules(code_format.version).sum()} data modules), mask pattern {code_format.mask_pattern}\n"
-          f"place:   {region.layer}, start_x {region.start_x}, start_y {region.start_y}; "
-          f"{100 * region.similarity:.1f}% of its data modules were right already\n"
+          + "".join(f"place:   {copy.layer}, start_x {copy.start_x}, start_y {copy.start_y}; "
+                    f"{100 * copy.similarity:.1f}% of its data modules were right already\n" for copy in regions) +
           f"density: {100 * mask.density:.4f}% before ({mask.nonzeros} weights), {100 * signed.density:.4f}% after "
           f"({signed.nonzeros}); {moved} weights moved; occupied kernels of the layer {before.sum()} -> {after.sum()}\n"
           f"masks:   {files.masks}\nclaim:   {files.claim}\npicture: {files.before_and_after}\ncode:    {files.code}\n\n"

@@ -8,8 +8,19 @@ r"""Read the signature back out of a suspect model's sparsity pattern (scheme V2
     python extract_qrcode.py --save_dir _ --data datasets/cifar10 --checkpoint res20s_cifar10_lt_qr/checkpoint.pth.tar \
         --arch res20s --max-name layer2.1.conv1 --start-x 2 --start-y 3
 
+    # no place: all layers and offsets are searched, with the text or without
+    python extract_qrcode.py --arch res20s --checkpoint runs/digits_signed/model_best.pth.tar --signature "Jane Doe 2026"
+
+    # the owner's defence against add-on attacks: once, measure below which magnitude 5% of the own model's weights lie (the
+    # claim keeps it); from then on weights below are pruned before reading
+    python extract_qrcode.py --arch res20s --checkpoint runs/digits_signed/model_best.pth.tar \
+        --claim runs/digits_signed/res20s_digits_qrcode_layer2.0.conv2.claim.json --record_threshold 0.05
+
 The function patterns that were never embedded (finder, timing, alignment, format, version) are put back from the QR
-standard; data modules are shown as they are found. ZXing and zbar read independently. Takes a second.
+standard; data modules are shown as they are found. ZXing and zbar read independently; ordered statistics reads what they
+can't, and is believed only where chance is excluded (--max_false). With a signature, an exact test says how improbable
+the agreement is (p-value), with or without correction for all places where a code could lie. Takes a second; up to half a
+minute where nothing is read but something is there.
 """
 
 from collections.abc import Sequence
@@ -30,79 +41,135 @@ def parse_args(argv: Sequence[str] | None):
     group = parser.add_argument_group("where and what: from the claim")
     group.add_argument("--claim", type=cli.text, default=None, metavar="FILE", help="JSON written by embed_qrcode.py")
 
-    group = parser.add_argument_group("where and what: by hand")
+    group = parser.add_argument_group("where and what: by hand (no place: everywhere)")
     group.add_argument("--max_name", default=None, metavar="LAYER", help="layer, e.g. layer2.1.conv1")
     group.add_argument("--start_x", type=cli.natural, default=None, help="first output channel of the code")
     group.add_argument("--start_y", type=cli.natural, default=None, help="first input channel of the code")
     group.add_argument("--signature", type=cli.utf8_text, default=None, metavar="TEXT", help="the text to compare with")
     group.add_argument("--version", type=int, choices=range(1, 41), default=None, metavar="1-40",
-                       help="QR version (default: all that fit are tried)")
+                       help="QR version (default: all that fit there; 3 to 6 everywhere)")
     group.add_argument("--error_correction", choices=("L", "M", "Q", "H"), default=None, help="QR level (default: H)")
     group.add_argument("--mask_pattern", type=int, choices=range(8), default=None, metavar="0-7",
                        help="QR mask pattern (default: all are tried)")
+
+    group = parser.add_argument_group("how")
+    group.add_argument("--threshold", type=cli.positive_float, default=None, metavar="T",
+                       help="prune weights of smaller magnitude before reading (paper, section 3.4; default: the claim's)")
+    group.add_argument("--record_threshold", type=cli.ratio, default=None, metavar="SHARE",
+                       help="the model is the owner's own: write into the claim the magnitude below which this share of "
+                            "its weights lies")
+    group.add_argument("--max_false", type=cli.ratio, default=1e-9, metavar="P",
+                       help="accept a text, or an agreement, where chance is at most this probable")
+    group.add_argument("--restarts", type=cli.natural, default=3000, metavar="N",
+                       help="of the soft decoder with random reliabilities, where a code shows but can't be read")
     args = parser.parse_args(argv)
     by_hand = {"--max_name": args.max_name, "--start_x": args.start_x, "--start_y": args.start_y}
-    if args.claim is None and None in by_hand.values():
-        missing = [name for name, value in by_hand.items() if value is None]
-        parser.error(f"without --claim, {' and '.join(missing)} must say where the code lies")
+    missing = [name for name, value in by_hand.items() if value is None]
+    if args.claim is None and 0 < len(missing) < len(by_hand):
+        parser.error(f"without --claim, {' and '.join(missing)} must say where the code lies; leave all three out to search "
+                     "everywhere")
     if args.claim is not None:
         by_hand |= {"--signature": args.signature, "--version": args.version, "--mask_pattern": args.mask_pattern,
                     "--error_correction": args.error_correction}
         doubled = [name for name, value in by_hand.items() if value is not None]
         if doubled:
             parser.error(f"--claim says {doubled[0]} already; give one of the two")
+    if args.record_threshold and (args.claim is None or args.threshold):
+        parser.error("argument --record_threshold: needs the owner's --claim, and no --threshold")
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
+    from dataclasses import replace
+
     from models import build_model
     from ownership.claim import read_claim
-    from ownership.extraction import candidate_formats, extract
+    from ownership.evidence import places_for
+    from ownership.extraction import candidate_formats, extract, extract_claimed, search_everywhere
     from ownership.readers import write_code
-    from pruner import tickets
+    from ownership.suspect import read_suspect
+    from pruner.embedding import Place
     from utils import checkpoint
     from utils.errors import UserError
     from utils.run_dir import ExtractionFiles
 
     model = build_model(args.arch, num_classes=2)
-    if args.claim:
-        claim = read_claim(args.claim)
-        if claim.arch != args.arch:
-            raise UserError(f"{args.claim}: is about {claim.arch}, not {args.arch}; see --arch")
-        signature, layer, x, y = claim.signature, claim.layer, claim.start_x, claim.start_y
-        suspect = tickets.read_model_file(args.checkpoint, model, head=False).pattern("--checkpoint", model)
-        formats = [claim.code_format]
-    else:
-        signature, layer, x, y = args.signature, args.max_name, args.start_x, args.start_y
-        suspect = tickets.read_model_file(args.checkpoint, model, head=False).pattern("--checkpoint", model)
-        formats = candidate_formats(suspect, layer, x, y, args.version, args.error_correction or "H",
-                                    args.mask_pattern)
-    found = extract(suspect, layer, x, y, formats, signature)
+    claim = read_claim(args.claim) if args.claim else None
+    if claim and claim.arch != args.arch:
+        raise UserError(f"{args.claim}: is about {claim.arch}, not {args.arch}; see --arch")
+    suspect = read_suspect(args.checkpoint, model)
+    if args.record_threshold:
+        return record_threshold(args, claim, suspect)
+    threshold = args.threshold or (claim.threshold if claim else None)
+    if args.threshold:
+        suspect = suspect.cleaned(args.threshold)
+        claim = replace(claim, threshold=None) if claim else None
 
-    match = found.shows(signature) if signature is not None else found.text is not None
+    if claim:
+        signature, places = claim.signature, claim.places
+        found = extract_claimed(suspect, claim, args.max_false, args.restarts)
+    elif args.max_name is not None:
+        signature, places = args.signature, [Place(args.max_name, args.start_x, args.start_y)]
+        formats = candidate_formats(suspect.mask, args.max_name, args.start_x, args.start_y, args.version,
+                                    args.error_correction or "H", args.mask_pattern)
+        found = extract(suspect, places, formats, signature, places_for(suspect.mask, formats[0].version), args.max_false,
+                        args.restarts)
+    else:
+        signature = args.signature
+        places, found = search_everywhere(suspect, args.version, args.error_correction or "H", args.mask_pattern, signature,
+                                          args.max_false, args.restarts)
+
+    match = found.text is not None if signature is None else found.shows(signature)
+    agrees = found.evidence is not None and found.evidence.p_corrected <= args.max_false
     result = {
-        "match": match, "signature": signature, "readers": found.texts, "layer": layer, "start_x": x, "start_y": y,
+        "match": match or agrees, "signature": signature, "readers": found.texts, "layer": places[0].layer,
+        "start_x": places[0].start_x, "start_y": places[0].start_y,
+        "copies": [[place.layer, place.start_x, place.start_y] for place in places[1:]],
         "version": found.code_format.version, "error_correction": found.code_format.error_correction,
-        "mask_pattern": found.code_format.mask_pattern, "density": suspect.density,
+        "mask_pattern": found.code_format.mask_pattern, "density": suspect.mask.density, "threshold": threshold,
     }
+    print("place:   " + "; ".join(f"{place.layer}, start_x {place.start_x}, start_y {place.start_y}" for place in places))
     for reader, text in found.texts.items():
         print(f"{reader + ':':<9}{'nothing read' if text is None else repr(text)}")
+    if found.soft is not None:
+        result |= {"soft_weights": found.soft.weights, "false_probability": found.soft.false_probability}
+        print(f"         (ordered statistics: weights {found.soft.weights}, by chance at most "
+              f"{found.soft.false_probability:.1e})")
     if found.flips is not None:
-        flips = found.flips
-        result |= {"flipped": flips.count, "lost": flips.lost, "added": flips.added, "data_modules": flips.data_modules}
+        flips, evidence = found.flips, found.evidence
+        result |= {"flipped": flips.count, "lost": flips.lost, "added": flips.added, "data_modules": flips.data_modules,
+                   "p_value": evidence.p_value, "searched": evidence.searched, "p_corrected": evidence.p_corrected}
         print(f"flipped: {flips.count} of {flips.data_modules} data modules ({100 * flips.share:.2f}%): "
-              f"{flips.lost} of the code's ones are empty, {flips.added} of its zeros are occupied")
+              f"{flips.lost} of the code's ones are empty, {flips.added} of its zeros are occupied\n"
+              f"p-value: {evidence.p_value:.1e} that the code's {evidence.modules} parity modules agree as well by chance; "
+              f"{evidence.p_corrected:.1e} corrected for {evidence.searched} places and patterns")
     files = ExtractionFiles(args.save_dir)
     write_code(found.modules, files.code)
     checkpoint.save_json(result, files.result)
     print(f"code:    {files.code}")
-    if signature is not None:
-        print("verdict: match" if match else "verdict: no match")
-    else:
+    if signature is None:
         print("verdict: a text was read" if match else "verdict: no text was read")
-    return cli.EXIT_OK if match else cli.EXIT_NO_MATCH
+    else:
+        print("verdict: match" if match else "verdict: match by agreement; the text was not read" if agrees
+              else "verdict: no match")
+    return cli.EXIT_OK if match or agrees else cli.EXIT_NO_MATCH
+
+
+def record_threshold(args, claim, suspect) -> int:
+    """Measure the owner's threshold t on the owner's own model, and keep it in the claim."""
+    from dataclasses import replace
+
+    from ownership.claim import write_claim
+    from utils.errors import UserError
+
+    if suspect.weights is None:
+        raise UserError(f"--checkpoint {args.checkpoint}: holds masks only; give the owner's trained model")
+    threshold = suspect.magnitude_below(args.record_threshold)
+    write_claim(args.claim, replace(claim, threshold=threshold), instead_of=claim)
+    print(f"threshold: {threshold:.6g}, below which {100 * args.record_threshold:g}% of the weights lie\nclaim:     {args.claim}")
+    return cli.EXIT_OK
 
 
 if __name__ == "__main__":

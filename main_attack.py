@@ -17,6 +17,8 @@ r"""What a thief does to a stolen model: remove its signature, or contradict it.
     # another signature over the embedded one, by somebody who knows the place: 93.9%, with --insider 97.5%
     python main_attack.py fake3 --checkpoint runs/digits_signed/model_best.pth.tar --signature thief \
         --claim runs/digits_signed/*.claim.json --save_dir runs/replaced
+    # without the claim: find the block that looks like a code, and empty it
+    python main_attack.py locate --checkpoint runs/digits_signed/model_best.pth.tar --save_dir runs/located
 
     # the paper's Table 6, ResNet-20 on CIFAR-10: 91.25, 90.72, 88.03, 80.08, 36.62% at 5, 10, 20, 30, 50%
     python main_attack.py prune --data datasets/cifar10 --dataset cifar10 --arch res20s \
@@ -71,7 +73,9 @@ def parse_args(argv: Sequence[str] | None):
                        help="addon, fake2: what --level is a share of, the pruned entries (as in the paper) or the "
                             "weights that are there")
     group.add_argument("--noise", type=cli.positive_float, default=0.1, metavar="S",
-                       help="addon, fake1, fake2, fake3: standard deviation of the new weights")
+                       help="addon, fake1, fake2, fake3, locate: standard deviation of the new weights")
+    group.add_argument("--then", choices=("clear", "fill"), default="clear",
+                       help="locate: empty the block's kernels, or occupy the empty ones with noise weights")
     group.add_argument("--free_mask", action="store_true",
                        help="finetune: let pruned weights grow back (default: they stay zero)")
     group.add_argument("--no_fc", action="store_true",
@@ -149,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         vars(args).update(level_or_sweep(args, victim.key_share))
     levels = (args.level,) if args.sweep is None else args.sweep
     # what can't be done is refused before anything is written: a claim about another model, or too high a level
-    describe_reading(args, victim.mask, None if victim.masks_only else victim.weights)
+    read_claimed(args, victim.mask, None if victim.masks_only else victim.weights)
     if args.attack != "finetune":
         perform(args, max(levels), victim)
 
@@ -171,6 +175,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         plots.accuracy_by_level(levels, {split: [row[f"{split}_acc"] for row in rows] for split in ("val", "test")},
                                 f"{args.attack}: {settings}", "level, %", whole.plot)
         print(f"plot:  {whole.plot}")
+    if args.claim:
+        plots.row_of_pictures([whole.level(level).code for level in levels],
+                              [f"{args.attack} {100 * level:g}%" for level in levels], whole.codes)
+        print(f"codes: {whole.codes}")
     return cli.EXIT_OK
 
 
@@ -216,6 +224,7 @@ def attack_once(args, level: float | None, victim, experiment, files) -> None:
     from dataclasses import asdict
 
     from attacks.finetune import fine_tune
+    from ownership.readers import write_code
     from pruner import tickets
     from pruner.masks import Mask
     from utils import checkpoint
@@ -235,12 +244,16 @@ def attack_once(args, level: float | None, victim, experiment, files) -> None:
                  "seed": args.seed, "density": mask.density, "nonzeros": mask.nonzeros}
         tickets.write_weights(files.model, weights, facts if level is None else {**facts, "level": level}, mask)
     settings = {name: getattr(args, name) for name in ATTACKS[args.attack].settings}
+    found = read_claimed(args, mask, None if victim.masks_only else weights)
+    if found is not None:
+        write_code(found.modules, files.code)
     checkpoint.save_json({
         "attack": args.attack, "level": level, "seed": args.seed, **settings,
         "removed": sum(int((kept & ~mask[name]).sum()) for name, kept in victim.mask.items()),
         "added": sum(int((~kept & mask[name]).sum()) for name, kept in victim.mask.items()),
         "nonzeros": mask.nonzeros, "entries": mask.entries, "density": mask.density, **outcome,
-        **describe_reading(args, mask, None if victim.masks_only else weights),
+        **(located(args, victim.mask) if args.attack == "locate" else {}),
+        **(in_columns(found, owners_claim(args).signature) if found is not None else {}),
         "checkpoint": args.checkpoint, "model": str(files.model)}, files.result)
 
 
@@ -252,24 +265,45 @@ def accuracies(experiment, weights) -> dict[str, float | None]:
     return {f"{split}_acc": experiment.engine.evaluate(getattr(experiment.data, split))[1] for split in ("val", "test")}
 
 
-def describe_reading(args, mask, weights) -> dict[str, Any]:
-    """What the owner's claim finds in a model: columns of the results, values that JSON and CSV hold.
+def located(args, mask) -> dict[str, Any]:
+    """Where `locate` found a block, as columns of the results; with a claim, whether it is (mostly) one of the code's."""
+    from attacks.locate import locate
+
+    found = locate(mask, limit=1)[0]
+    columns = {"found_layer": found.layer, "found_x": found.start_x, "found_y": found.start_y,
+               "found_version": found.version, "found_score": found.score}
+    if args.claim:
+        claim = owners_claim(args)
+        size = claim.code_format.size
+        columns["hit"] = any(found.layer == place.layer and 2 * abs(found.start_x - place.start_x) < size
+                             and 2 * abs(found.start_y - place.start_y) < size for place in claim.places)
+    return columns
+
+
+def read_claimed(args, mask, weights):
+    """What the owner reads where the claim says, an `ownership.extraction.Extraction`; None without --claim.
 
     Args:
-        args: with `claim`; without one there are no columns.
         mask: where weights are.
         weights: complete state_dict; None of a file of masks.
     Raises:
         UserError: the claim can't be read, or is about another network.
     """
     if not args.claim:
-        return {}
-    from ownership.extraction import count_flips, region_modules
+        return None
+    from ownership.extraction import extract_claimed
+    from ownership.suspect import Suspect
 
-    claim = owners_claim(args)
-    found = region_modules(mask, claim.layer, claim.start_x, claim.start_y, claim.version)
-    flips = count_flips(found, claim.signature, claim.code_format)
-    return {"code_lost": flips.lost, "code_added": flips.added, "data_modules": flips.data_modules}
+    kept = {name: weights[f"{name}.weight"] for name in mask} if weights is not None else None
+    return extract_claimed(Suspect(mask, kept), owners_claim(args))
+
+
+def in_columns(found, signature: str) -> dict[str, Any]:
+    """A reading as columns of the results, values that JSON and CSV hold."""
+    return {"code_lost": found.flips.lost, "code_ones": found.flips.ones, "code_added": found.flips.added,
+            "code_zeros": found.flips.zeros,
+            **{f"read by {reader}": text == signature for reader, text in found.texts.items()},
+            "p_value": found.evidence.p_value, "p_corrected": found.evidence.p_corrected}
 
 
 def owners_claim(args):
@@ -297,8 +331,16 @@ def in_words(row: dict[str, Any]) -> str:
     """One line about one result."""
     level = "" if row["level"] is None else f" {100 * row['level']:g}%"
     accuracy = "" if row["test_acc"] is None else f"; val {row['val_acc']:.2f}%, test {row['test_acc']:.2f}%"
+    reading = ""
+    if "found_layer" in row:
+        reading = (f"; found a block in {row['found_layer']} at ({row['found_x']}, {row['found_y']}), version "
+                   f"{row['found_version']}" + ("" if "hit" not in row else ", the code" if row["hit"] else ", not the code"))
+    if "p_value" in row:
+        readers = [column.removeprefix("read by ") for column, value in row.items() if column.startswith("read by ") and value]
+        reading += (f"; code: {row['code_lost']} of {row['code_ones']} ones lost, {row['code_added']} of {row['code_zeros']} "
+                   f"zeros added, read by {', '.join(readers) or 'nobody'}, p {row['p_corrected']:.1e}")
     return (f"{row['attack']}{level}: {row['nonzeros']} weights, {100 * row['density']:.3f}% of {row['entries']} "
-            f"(-{row['removed']} +{row['added']}){accuracy}")
+            f"(-{row['removed']} +{row['added']}){accuracy}{reading}")
 
 
 if __name__ == "__main__":

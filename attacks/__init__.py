@@ -51,4 +51,7 @@ ATTACKS: dict[str, Attack] = {
                     "writes another signature over the embedded one, with noise weights",
                     ("signature", "max_name", "start_x", "start_y", "version", "error_correction", "mask_pattern",
                      "noise", "weights_per_kernel", "insider"), has_level=False),
+    "locate": Attack("attacks.locate", "locate_and_strike",
+                     "finds the block that looks most like a code, without the claim, and clears or fills it",
+                     ("then", "noise"), has_level=False),
 }

@@ -1,15 +1,18 @@
 """The owner's claim: a small JSON file that says which text lies where. It is the secret half of scheme V2."""
 
-from dataclasses import asdict, dataclass, fields
+import math
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from pruner import qr_code
+from pruner.embedding import Place
 from pruner.qr_code import CodeFormat
 from utils import checkpoint
 from utils.errors import UserError
 
-CLAIM_FORMAT = "lottery-verification-claim/1"
+CLAIM_FORMAT = "lottery-verification-claim/2"
+READABLE_FORMATS = ("lottery-verification-claim/1", CLAIM_FORMAT)  # the first had neither copies nor threshold
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,9 @@ class Claim:
 
     signature: the text. arch: network. layer, start_x, start_y, version, error_correction, mask_pattern: see
     `pruner.embedding.Region` and `pruner.qr_code.CodeFormat`. random_state: numpy's bit generator before embedding.
-    nonzeros, entries: of the signed ticket. similarity: of the region before embedding.
+    nonzeros, entries: of the signed ticket. similarity: of the region before embedding. copies: [layer, start_x, start_y]
+    of every further copy of the same code. threshold: magnitude below which weights of a suspect are noise to the owner,
+    the paper's t (section 3.4), or None.
     """
 
     signature: str
@@ -33,15 +38,23 @@ class Claim:
     nonzeros: int
     entries: int
     random_state: dict[str, Any]
+    copies: tuple[tuple[str, int, int], ...] = ()
+    threshold: float | None = None
 
     @property
     def code_format(self) -> CodeFormat:
         return CodeFormat(self.version, self.error_correction, self.mask_pattern)
 
+    @property
+    def places(self) -> list[Place]:
+        """Where the code lies, the further copies behind the first."""
+        return [Place(self.layer, self.start_x, self.start_y), *(Place(*copy) for copy in self.copies)]
 
-def write_claim(path: str | Path, claim: Claim) -> None:
-    """Write a claim file. Raises UserError if another claim is there: a model may have been signed with it."""
-    if Path(path).exists() and read_claim(path) != claim:
+
+def write_claim(path: str | Path, claim: Claim, instead_of: Claim | None = None) -> None:
+    """Write a claim file. Raises UserError if another claim is there, but for `instead_of`: a model may have been signed with
+    it."""
+    if Path(path).exists() and read_claim(path) not in (claim, instead_of):
         raise UserError(f"{path}: holds another claim, which may belong to a signed model; name another --save_dir")
     checkpoint.save_json({"format": CLAIM_FORMAT, **asdict(claim)}, path)
 
@@ -49,23 +62,26 @@ def write_claim(path: str | Path, claim: Claim) -> None:
 def read_claim(path: str | Path) -> Claim:
     """Read and check a claim file. Raises UserError for anything missing, unknown, of a wrong type or out of range."""
     content = checkpoint.load_json(path)
-    if not isinstance(content, dict) or content.pop("format", None) != CLAIM_FORMAT:
+    if not isinstance(content, dict) or content.pop("format", None) not in READABLE_FORMATS:
         raise UserError(f"{path}: not a claim ('format' must be {CLAIM_FORMAT!r}); embed_qrcode.py writes them")
     types = {field.name: field.type for field in fields(Claim)}
-    for name in types.keys() - content.keys():
+    for name in {field.name for field in fields(Claim) if field.default is MISSING} - content.keys():
         raise UserError(f"{path}: the claim lacks {name!r}")
     for name, value in content.items():
         if name not in types:
             raise UserError(f"{path}: unknown entry {name!r}")
-        expected = {str: str, int: int, float: (int, float)}.get(types[name], dict)
+        expected = {"copies": list, "threshold": (int, float, type(None)), "random_state": dict,
+                    "similarity": (int, float)}.get(name, types[name])
         if not isinstance(value, expected) or isinstance(value, bool):
             raise UserError(f"{path}: {name!r} has the wrong type ({type(value).__name__})")
-    claim = Claim(**content)
+    claim = Claim(**{**content, "copies": tuple(_checked_copy(path, copy) for copy in content.get("copies", ()))})
     if claim.error_correction not in qr_code.ERROR_CORRECTION or claim.version not in qr_code.VERSIONS \
             or claim.mask_pattern not in qr_code.MASK_PATTERNS:
         raise UserError(f"{path}: version, error_correction or mask_pattern is none of a QR code's")
-    if min(claim.start_x, claim.start_y) < 0:
+    if any(min(place.start_x, place.start_y) < 0 for place in claim.places):
         raise UserError(f"{path}: start_x and start_y can't be negative")
+    if claim.threshold is not None and not 0 <= claim.threshold < math.inf:
+        raise UserError(f"{path}: threshold must be a number, 0 or more, or null")
     try:
         size = len(claim.signature.encode("utf-8"))
     except UnicodeEncodeError:
@@ -73,3 +89,9 @@ def read_claim(path: str | Path) -> Claim:
     if not 0 < size <= qr_code.capacity(claim.version, claim.error_correction):
         raise UserError(f"{path}: a signature of {size} bytes does not fit a version {claim.version} code")
     return claim
+
+
+def _checked_copy(path: str | Path, copy: Any) -> tuple[str, int, int]:
+    if not isinstance(copy, list) or [type(value) for value in copy] != [str, int, int]:
+        raise UserError(f"{path}: each of 'copies' must be [layer, start_x, start_y]")
+    return tuple(copy)

@@ -1,5 +1,6 @@
 """Writing a signature into a ticket's masks (paper, section 3.3.2, Algorithm 2) without changing its density."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +17,21 @@ PREFERRED_VERSION = 3
 
 
 @dataclass(frozen=True)
-class Region:
-    """Where a code lies: module (i, j) is the kernel from input channel start_y + j to output channel start_x + i.
-
-    similarity: share of data modules whose kernel was already empty or occupied as the code wants it.
-    """
+class Place:
+    """Where a code begins: its module (i, j) is the kernel from input channel start_y + j to output channel start_x + i."""
 
     layer: str
     start_x: int
     start_y: int
+
+
+@dataclass(frozen=True)
+class Region(Place):
+    """A place, and the code for it.
+
+    similarity: share of data modules whose kernel was already empty or occupied as the code wants it.
+    """
+
     code_format: CodeFormat
     similarity: float
 
@@ -36,13 +43,14 @@ def occupancy(layer: torch.Tensor) -> np.ndarray:
 
 def find_region(mask: Mask, signature: str, error_correction: str = "H", version: int | None = None,
                 mask_pattern: int | None = None, layer: str | None = None, start_x: int | None = None,
-                start_y: int | None = None, low_level: bool = True) -> Region:
+                start_y: int | None = None, low_level: bool = True, taken: Sequence[Region] = ()) -> Region:
     """The region most similar to the signature's code, judged on data modules only.
 
     Whatever is not given is chosen: the version is the smallest from 3 up that holds the text and fits (a smaller one
     in networks too narrow for that); layer, offset and mask pattern are the most similar of all. With `low_level`,
     only layers of the first stage that has room are looked at, since later ones are sparser (paper, section 3.3.2).
-    Of equals the first in order of layer, mask pattern, start_x, start_y is taken.
+    Of equals the first in order of layer, mask pattern, start_x, start_y is taken. Regions overlapping one in `taken` are
+    left out.
 
     Raises:
         UserError: the text is empty or too long, no layer has room, or the wish is outside the layer.
@@ -66,12 +74,33 @@ def find_region(mask: Mask, signature: str, error_correction: str = "H", version
             matches = np.where(np.arange(matches.shape[1])[:, None] == start_x, matches, -1)
         if start_y is not None:
             matches = np.where(np.arange(matches.shape[2]) == start_y, matches, -1)
+        for other in taken:
+            if other.layer == name:
+                matches[:, max(0, other.start_x - size + 1):other.start_x + other.code_format.size,
+                        max(0, other.start_y - size + 1):other.start_y + other.code_format.size] = -1
         pattern, x, y = np.unravel_index(matches.argmax(), matches.shape)
         count = int(matches[pattern, x, y])
+        if count < 0:
+            continue
         if best is None or count > best[0]:
             best = (count, name, int(x), int(y), formats[pattern])
+    if best is None:
+        raise UserError("--copies: no room is left for another copy; ask for fewer, or add --any_level")
     count, name, x, y, code_format = best
     return Region(name, x, y, code_format, count / int(qr_code.data_modules(version).sum()))
+
+
+def find_copies(mask: Mask, signature: str, first: Region, copies: int, low_level: bool = True) -> list[Region]:
+    """The first region and the most similar ones for further copies of the same code, none overlapping another.
+
+    All copies have the first one's format, mask pattern included, so that they can be read together module by module.
+    Raises UserError if there is no room for as many.
+    """
+    code_format, regions = first.code_format, [first]
+    while len(regions) < copies:
+        regions.append(find_region(mask, signature, code_format.error_correction, code_format.version,
+                                   code_format.mask_pattern, low_level=low_level, taken=regions))
+    return regions
 
 
 def named_layer(mask: Mask, name: str) -> torch.Tensor:
@@ -120,26 +149,48 @@ def _matches(occupied: np.ndarray, codes: np.ndarray, is_data: np.ndarray) -> np
     return sums.round().long().numpy() + zeros[:, None, None]
 
 
-def embed(mask: Mask, signature: str, region: Region, random: np.random.Generator) -> Mask:
-    """The mask with the signature's code written into `region`, and exactly as many weights as before.
+def embed(mask: Mask, signature: str, regions: Region | Sequence[Region], random: np.random.Generator) -> Mask:
+    """The mask with the signature's code written into the regions, and exactly as many weights as before.
 
     Kernels at the code's zeros lose all weights, empty kernels at its ones get one at a random position. What that
     gains or costs is balanced by random weights among the code's ones first (each keeps one), then in the rest of the
-    layer, then in the other layers. Function patterns are not written.
+    layer, then in the layers without code. Function patterns are not written.
 
+    Args:
+        regions: where the code goes; several that do not overlap hold a copy each.
     Raises:
         UserError: the ticket has fewer weights than the code has ones, or no room for those the zeros lose.
     """
-    code = qr_code.encode(signature, region.code_format)
-    is_data = qr_code.data_modules(region.code_format.version)
-    shape = mask[region.layer].shape
-    layer = mask[region.layer].flatten(2).numpy().copy()
+    by_layer: dict[str, list[Region]] = {}
+    for region in [regions] if isinstance(regions, Region) else regions:
+        by_layer.setdefault(region.layer, []).append(region)
+    signed, missing = dict(mask), 0
+    for name, in_layer in by_layer.items():
+        signed[name], still = _embed_in_layer(mask[name], signature, in_layer, random)
+        missing += still
+    if missing:
+        others = {name: mask[name].numpy().copy() for name in mask if name not in by_layer}
+        missing -= _change(list(others.values()), [np.zeros((), dtype=bool)] * len(others), missing, random)
+        signed |= {name: torch.from_numpy(other) for name, other in others.items()}
+    if missing:
+        raise UserError(f"the ticket has no room to keep its {mask.nonzeros} weights with this code: {missing:+d} of "
+                        f"{mask.entries} can't be placed; take a smaller --version or another layer")
+    return Mask({name: signed[name] for name in mask})
+
+
+def _embed_in_layer(kept: torch.Tensor, signature: str, regions: Sequence[Region],
+                    random: np.random.Generator) -> tuple[torch.Tensor, int]:
+    """A layer with the code in the regions, and how many weights it then lacks (negative: has too many)."""
+    shape = kept.shape
+    layer = kept.flatten(2).numpy().copy()
     target = layer.sum()
 
     inside = np.zeros((3, *shape[:2]), dtype=bool)  # data modules, ones, zeros
-    window = (slice(None), slice(region.start_x, region.start_x + region.code_format.size),
-              slice(region.start_y, region.start_y + region.code_format.size))
-    inside[window] = is_data, is_data & code, is_data & ~code
+    for region in regions:
+        code = qr_code.encode(signature, region.code_format)
+        is_data = qr_code.data_modules(region.code_format.version)
+        inside[:, region.start_x:region.start_x + region.code_format.size,
+               region.start_y:region.start_y + region.code_format.size] |= np.stack([is_data, is_data & code, is_data & ~code])
     data, ones, zeros = inside
 
     layer[zeros] = False
@@ -150,16 +201,7 @@ def embed(mask: Mask, signature: str, region: Region, random: np.random.Generato
     missing = int(target - layer.sum())
     missing -= _change([layer], [~ones[:, :, None] | kept_for_ones], missing, random)
     missing -= _change([layer], [np.broadcast_to(data[:, :, None], layer.shape)], missing, random)
-    signed = dict(mask)
-    signed[region.layer] = torch.from_numpy(layer.reshape(shape))
-    if missing:
-        others = {name: mask[name].numpy().copy() for name in mask if name != region.layer}
-        missing -= _change(list(others.values()), [np.zeros((), dtype=bool)] * len(others), missing, random)
-        signed |= {name: torch.from_numpy(other) for name, other in others.items()}
-    if missing:
-        raise UserError(f"the ticket has no room to keep its {mask.nonzeros} weights with this code: {missing:+d} of "
-                        f"{mask.entries} can't be placed; take a smaller --version or another layer")
-    return Mask({name: signed[name] for name in mask})
+    return torch.from_numpy(layer.reshape(shape)), missing
 
 
 def _one_of_each(layer: np.ndarray, kernels: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -85,7 +85,11 @@ def encode(signature: str, code_format: CodeFormat) -> np.ndarray:
     The text is laid down as UTF-8 in byte mode, whatever its letters, so the layout depends on its length alone.
     Raises ValueError if it does not fit (see `capacity`).
     """
-    content = signature.encode("utf-8")
+    return encode_bytes(signature.encode("utf-8"), code_format)
+
+
+def encode_bytes(content: bytes, code_format: CodeFormat) -> np.ndarray:
+    """`encode` of any bytes, whether or not they are a text."""
     if not 0 < len(content) <= capacity(code_format.version, code_format.error_correction):
         raise ValueError(f"{len(content)} bytes do not fit a version {code_format.version} code")
     code = qrcode.QRCode(code_format.version, ERROR_CORRECTION[code_format.error_correction])

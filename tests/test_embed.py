@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ownership.extraction import extract
 from ownership.readers import available_readers
+from ownership.suspect import Suspect
 from pruner import qr_code
 from pruner.embedding import embed, find_region, occupancy
 from pruner.masks import Mask, prunable_layers
@@ -66,7 +67,7 @@ def check_signed(before: Mask, after: Mask, signature: str, region) -> None:
 
 
 def check_read(mask: Mask, signature: str, region) -> None:
-    found = extract(mask, region.layer, region.start_x, region.start_y, [region.code_format], signature)
+    found = extract(Suspect(mask), [region], [region.code_format], signature)
     assert set(found.texts) == set(available_readers())
     assert set(found.texts.values()) == {signature}
     assert found.flips.count == 0
@@ -121,7 +122,7 @@ def test_utf8_signature():
     before = random_mask(layer_shapes("res20s"), 0.2, 3)
     region = find_region(before, "Zoë → 票")
     after = embed(before, "Zoë → 票", region, np.random.default_rng(0))
-    found = extract(after, region.layer, region.start_x, region.start_y, [region.code_format], "Zoë → 票")
+    found = extract(Suspect(after), [region], [region.code_format], "Zoë → 票")
     assert found.texts["ZXing"] == "Zoë → 票" and found.flips.count == 0
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from ownership.claim import Claim, read_claim
-from ownership.extraction import count_flips, extract, region_modules
+from ownership.extraction import SOFT_READER, count_flips, extract
 from ownership.readers import available_readers
+from ownership.suspect import Suspect
 from pruner import qr_code, tickets
-from pruner.embedding import embed, find_region
+from pruner.embedding import Place, embed, find_region
 from pruner.masks import Mask, pack_state, prunable_layers
 from pruner.qr_code import CodeFormat
 from utils.errors import UserError
@@ -67,7 +68,7 @@ def test_every_kind_of_file_is_read(run_main, files, name, tmp_path):
     assert f"ZXing:   {SIGNATURE!r}" in done.stdout and "verdict: match" in done.stdout
     assert "flipped: 0 of 567 data modules (0.00%)" in done.stdout
     result = json.loads((tmp_path / "extraction.json").read_text())
-    assert result["readers"] == dict.fromkeys(available_readers(), SIGNATURE) and result["match"] is True
+    assert result["readers"] == dict.fromkeys([*available_readers(), SOFT_READER], SIGNATURE) and result["match"] is True
     import zxingcpp
     from PIL import Image
 
@@ -111,7 +112,7 @@ def test_an_unsigned_ticket_is_no_match(run_main, signed, files, make_model, tmp
 
 def test_flips_are_counted_on_data_modules_only(signed):
     mask, region, _ = signed
-    found = region_modules(mask, region.layer, region.start_x, region.start_y, 3)
+    found = Suspect(mask).window(region, 3).occupied
     is_data = qr_code.data_modules(3)
     code = qr_code.encode(SIGNATURE, region.code_format)
     rng = np.random.default_rng(0)
@@ -133,11 +134,12 @@ def test_what_is_shown_does_not_come_from_the_claim(signed):
     code, is_data = qr_code.encode(SIGNATURE, region.code_format), qr_code.data_modules(3)
     chosen = np.random.default_rng(1).permutation(np.argwhere(code & is_data))[:120]
     ruined[region.layer][region.start_x + chosen[:, 0], region.start_y + chosen[:, 1]] = False
-    found = extract(ruined, region.layer, region.start_x, region.start_y, [region.code_format], SIGNATURE)
+    found = extract(Suspect(ruined), [region], [region.code_format], SIGNATURE)
     assert found.flips.lost == 120
     assert ((found.modules != code) & is_data).sum() == 120
     assert (found.modules == code)[~is_data].all()
-    assert set(found.texts.values()) == {None}
+    assert {found.texts[reader] for reader in available_readers()} == {None}
+    assert found.texts[SOFT_READER] == SIGNATURE and found.soft.false_probability <= 1e-9
 
 
 def test_without_zbar_zxing_reads_alone_and_says_so_once(run_script, files, tmp_path):
@@ -167,6 +169,12 @@ def test_without_zbar_zxing_reads_alone_and_says_so_once(run_script, files, tmp_
     (lambda c: c.update(signature="\ud800"), "no valid text"),
     (lambda c: c.update(layer="layer9"), "no such layer"),
     (lambda c: c.update(arch="res18"), "is about res18"),
+    (lambda c: c.update(copies=[["layer2.0.conv2", 0]]), "each of 'copies' must be"),
+    (lambda c: c.update(copies="layer"), "'copies' has the wrong type"),
+    (lambda c: c.update(copies=[["layer2.0.conv2", 0, -1]]), "can't be negative"),
+    (lambda c: c.update(copies=[["layer1.0.conv1", 0, 0]]), "leaves layer"),
+    (lambda c: c.update(threshold="0.1"), "'threshold' has the wrong type"),
+    (lambda c: c.update(threshold=-0.1), "threshold must be"),
 ])
 def test_a_damaged_claim_is_one_line(run_main, refused, files, tmp_path, change, complaint):
     content = json.loads((files / "claim.json").read_text())
@@ -247,4 +255,84 @@ def test_the_script_says_which_flags_are_missing_or_doubled(run_main, refused, f
 def test_a_signature_that_fits_nowhere_is_refused(signed):
     mask, region, _ = signed
     with pytest.raises(UserError, match="25 bytes do not fit"):
-        extract(mask, region.layer, 0, 0, [CodeFormat(3)], "x" * 25)
+        extract(Suspect(mask), [Place(region.layer, 0, 0)], [CodeFormat(3)], "x" * 25)
+
+
+def test_claims_of_the_first_format_are_still_read(files, tmp_path):
+    content = json.loads((files / "claim.json").read_text())
+    assert content["format"] == "lottery-verification-claim/2"
+    old = {**content, "format": "lottery-verification-claim/1"}
+    del old["copies"], old["threshold"]
+    (tmp_path / "claim.json").write_text(json.dumps(old))
+    assert read_claim(tmp_path / "claim.json") == read_claim(files / "claim.json")
+
+
+def damaged_model(signed, path, lost: float) -> None:
+    """The signed model with a share of all kernels emptied."""
+    mask, _, model = signed
+    random = np.random.default_rng(3)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for name, layer in mask.items():
+        state[f"{name}.weight"] *= layer & torch.from_numpy(random.random(layer.shape[:2]) >= lost)[:, :, None, None]
+    torch.save(state, path)
+
+
+def test_a_code_that_zxing_and_zbar_lose_is_read(run_main, signed, files, tmp_path):
+    damaged_model(signed, tmp_path / "damaged.pth.tar", 0.25)
+    done = run_main("extract_qrcode.py", "--checkpoint", tmp_path / "damaged.pth.tar", "--claim", files / "claim.json",
+                    "--save_dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "ZXing:   nothing read" in done.stdout and f"ordered statistics: {SIGNATURE!r}" in done.stdout
+    result = json.loads((tmp_path / "extraction.json").read_text())
+    assert result["false_probability"] <= 1e-9 and result["p_corrected"] < 1e-30
+    assert result["p_corrected"] == pytest.approx(result["p_value"] * result["searched"])
+    # another's claim finds nothing there, though the text is read
+    content = {**json.loads((files / "claim.json").read_text()), "signature": "John Doe 2026"}
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    done = run_main("extract_qrcode.py", "--checkpoint", tmp_path / "damaged.pth.tar", "--claim", tmp_path / "other.json",
+                    "--save_dir", tmp_path / "other")
+    assert done.returncode == 1 and "verdict: no match" in done.stdout
+    result = json.loads((tmp_path / "other/extraction.json").read_text())
+    assert result["p_value"] > 1e-3 and result["readers"][SOFT_READER] == SIGNATURE
+
+
+def test_where_no_text_is_left_to_read_the_agreement_may_still_prove_it(run_main, signed, files, tmp_path):
+    damaged_model(signed, tmp_path / "damaged.pth.tar", 0.6)
+    done = run_main("extract_qrcode.py", "--checkpoint", tmp_path / "damaged.pth.tar", "--claim", files / "claim.json",
+                    "--save_dir", tmp_path, "--restarts", 3)
+    assert done.returncode == 0 and "verdict: match by agreement; the text was not read" in done.stdout
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_without_a_place_everything_is_searched(run_main, signed, files, tmp_path, known):
+    _, region, _ = signed
+    done = run_main("extract_qrcode.py", "--checkpoint", files / "model.pth.tar", "--save_dir", tmp_path,
+                    *(("--signature", SIGNATURE) if known else ()))
+    assert done.returncode == 0, done.stderr
+    assert f"place:   {region.layer}, start_x {region.start_x}, start_y {region.start_y}\n" in done.stdout
+    result = json.loads((tmp_path / "extraction.json").read_text())
+    assert result["readers"] == dict.fromkeys([*available_readers(), SOFT_READER], SIGNATURE)
+
+
+def test_the_threshold_is_measured_on_the_owners_model_and_kept_in_the_claim(run_main, refused, signed, files, tmp_path):
+    mask, region, model = signed
+    claim = tmp_path / "claim.json"
+    claim.write_text((files / "claim.json").read_text())
+    done = run_main("extract_qrcode.py", "--checkpoint", files / "model.pth.tar", "--claim", claim, "--record_threshold", 0.1)
+    assert done.returncode == 0, done.stderr
+    threshold = read_claim(claim).threshold
+    magnitudes = torch.cat([model.state_dict()[f"{name}.weight"][layer].abs() for name, layer in mask.items()])
+    assert (magnitudes < threshold).float().mean() == pytest.approx(0.1, abs=1e-4)
+    # noise below it, in every empty kernel, does no harm
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for name, layer in mask.items():
+        state[f"{name}.weight"] = torch.where(layer, state[f"{name}.weight"], 0.5 * threshold)
+    torch.save(state, tmp_path / "noisy.pth.tar")
+    suspect = ("extract_qrcode.py", "--checkpoint", tmp_path / "noisy.pth.tar", "--save_dir", tmp_path / "out")
+    done = run_main(*suspect, "--claim", claim)
+    assert done.returncode == 0 and f"ZXing:   {SIGNATURE!r}" in done.stdout
+    assert run_main(*suspect, "--claim", files / "claim.json", "--restarts", 0).returncode == 1
+    assert run_main(*suspect, "--claim", files / "claim.json", "--threshold", threshold).returncode == 0
+    assert "holds masks only" in refused(run_main("extract_qrcode.py", "--checkpoint", files / "masks.pth.tar", "--claim",
+                                                  claim, "--record_threshold", 0.1))
+    assert "needs the owner's --claim" in refused(run_main(*suspect, "--signature", "x", "--record_threshold", 0.1))

@@ -136,6 +136,7 @@ seed_int = _number(int, lambda v: 0 <= v < 2**63, "a whole number from 0 to 2^63
 positive_float = _number(float, lambda v: 0 < v < float("inf"), "a number above 0")
 non_negative_float = _number(float, lambda v: 0 <= v < float("inf"), "a number, 0 or more")
 ratio = _number(float, lambda v: 0 < v < 1, "a ratio between 0 and 1, both excluded")
+share = _number(float, lambda v: 0 <= v <= 1, "a share from 0 to 1")
 momentum = _number(float, lambda v: 0 <= v < 1, "at least 0 and below 1")
 
 

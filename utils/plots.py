@@ -117,3 +117,15 @@ def accuracy_by_level(levels: Sequence[float], accuracies: Mapping[str, Sequence
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
     _save(figure, path)
+
+
+def row_of_pictures(pictures: Sequence[str | Path], titles: Sequence[str], path: str | Path) -> None:
+    """Pictures side by side with their titles, as the codes of the paper's Figures 3, 4 and 6."""
+    from PIL import Image
+
+    figure, panels = _figure(1.7 * len(pictures), 2, ncols=len(pictures), squeeze=False)
+    for axes, picture, title in zip(panels[0], pictures, titles):
+        axes.imshow(Image.open(picture), cmap="gray", vmin=0, vmax=255)
+        axes.set_title(title, fontsize=9)
+        axes.axis("off")
+    _save(figure, path)

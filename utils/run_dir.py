@@ -141,6 +141,8 @@ class AttackFiles(TrainingFiles):
         self.model = self.folder / "attacked.pth.tar"
         self.table = self.folder / "attack.csv"  # of a sweep: one row per level
         self.plot = self.folder / "attack.png"
+        self.code = self.folder / "code.png"  # as the owner's claim finds it
+        self.codes = self.folder / "codes.png"  # of a sweep: one per level
 
     def level(self, level: float) -> "AttackFiles":
         """Files of one level of a sweep."""

@@ -1,0 +1,325 @@
+"""Soft-decision decoding of a damaged code: ordered statistics over GF(2), and when to believe the result.
+
+Fossorier and Lin, "Soft-decision decoding of linear block codes based on ordered statistics", IEEE Trans. IT 41 (1995).
+A weight per module says how sure it is to be 1 (positive) or 0 (negative). The decoder takes the surest modules that
+determine the text, and tries all texts that differ from theirs in at most `order` of these modules.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+from ownership.linear_code import LinearCode, linear_code
+from ownership.suspect import Window
+from pruner import qr_code
+from pruner.qr_code import CodeFormat
+
+MAX_FALSE = 1e-9  # accepted probability that a text is read where none, or another, was written
+LONGEST = 64  # bytes of text that are searched for
+SURE = 8.0  # weight of a module that the attack can't have changed
+ENOUGH_KNOWN = 60  # modules of known value from which the attack's traces are learned
+RESTARTS = 3000
+SHOWS = 3.0  # standard deviations by which header and padding must agree for a text to be looked for
+
+# Texts of a kind, in bits per byte: of the classes below the text's own is the smallest that it lies in, so a text of
+# small letters has to beat fewer rivals than one of any bytes. One of four classes is 2 bits more.
+CLASSES = (
+    (frozenset(b"abcdefghijklmnopqrstuvwxyz "), math.log2(27)),
+    (frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 "), math.log2(63)),
+    (frozenset(range(32, 127)), math.log2(95)),
+    (frozenset(range(256)), 8.0),
+)
+
+
+def decode(weights: np.ndarray, code: LinearCode, order: int = 2, noise: np.random.Generator | None = None) -> np.ndarray:
+    """The text whose modules agree best with the weights, of those that ordered statistics looks at.
+
+    Args:
+        weights: float [modules]; positive for 1, negative for 0, the larger the surer; 0 for unknown.
+        code: which modules belong to which text. Its independent parts are decoded one by one.
+        order: modules of a part's surest ones that may be wrong, at most 3; the time grows with bits ** order.
+        noise: draw how sure modules are at random, keeping their signs, as in information-set decoding: where all look
+            alike, as in symmetric damage, restarts find the text that a single order of modules does not.
+    Returns:
+        bool [8 * length], the bits of the text.
+    """
+    text = np.zeros(code.generator.shape[1], dtype=bool)
+    for part in code.parts:
+        text[part[1]] = _decode_part(weights, code, part, order, noise)
+    return text
+
+
+def _decode_part(weights: np.ndarray, code: LinearCode, part: tuple[np.ndarray, np.ndarray], order: int,
+                 noise: np.random.Generator | None) -> np.ndarray:
+    """`decode` for one of `code.parts`: bool, one per bit of the part."""
+    modules, bits = part
+    weights, generator, offset = weights[modules], code.generator[np.ix_(modules, bits)], code.offset[modules]
+    sureness = np.abs(weights)
+    if noise is not None:
+        sureness = sureness * noise.exponential(size=len(sureness))
+    surest = np.argsort(-sureness, kind="stable")
+    basis, rows, texts = _reduce(generator, surest)
+
+    received = (weights > 0) ^ offset  # as bits of generator * text
+    text = np.bitwise_xor.reduce(texts[received[basis]], axis=0, initial=False)
+    start = offset ^ np.bitwise_xor.reduce(rows[received[basis]], axis=0, initial=False)
+    flips = _best_flips(np.where(start, weights, -weights), 1.0 - 2.0 * rows, order)
+    return np.bitwise_xor.reduce(texts[list(flips)], axis=0, initial=False) ^ text
+
+
+def _reduce(generator: np.ndarray, surest: np.ndarray) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Find modules that determine the text, the surest first.
+
+    Args:
+        generator: bool [modules, bits].
+        surest: int [modules], an order.
+    Returns:
+        (basis, rows, texts): the modules; bool [bits, modules], for each the modules that change with it alone, and
+        bool [bits, bits], the bits of the text that do.
+    """
+    modules, bits = generator.shape
+    packed = np.packbits(np.concatenate([generator.T, np.eye(bits, dtype=bool)], axis=1), axis=1)
+    basis: list[int] = []
+    for module in surest:
+        column = packed[:, module >> 3] >> (7 - (module & 7)) & 1
+        found = np.flatnonzero(column[len(basis):])
+        if not len(found):
+            continue
+        pivot, done = len(basis) + int(found[0]), len(basis)
+        if pivot != done:
+            packed[[done, pivot]] = packed[[pivot, done]]
+            column[[done, pivot]] = column[[pivot, done]]
+        column[done] = 0
+        packed[np.flatnonzero(column)] ^= packed[done]
+        basis.append(int(module))
+        if len(basis) == bits:
+            break
+    unpacked = np.unpackbits(packed, axis=1)[:, :modules + bits].astype(bool)
+    return basis, unpacked[:, :modules], unpacked[:, modules:]
+
+
+def _best_flips(agreement: np.ndarray, signs: np.ndarray, order: int) -> tuple[int, ...]:
+    """Which rows to XOR onto the start so that it agrees best, none to `order` of them.
+
+    Args:
+        agreement: float [modules], each weight's agreement with the start: the start's score is their sum.
+        signs: float [rows, modules], -1 where a row changes a module, 1 elsewhere.
+    """
+    best, flips = float(agreement.sum()), ()
+    if order < 1:
+        return flips
+    scores = signs @ agreement
+    if scores.max() > best:
+        best, flips = float(scores.max()), (int(scores.argmax()),)
+    # two or three at once: the agreement with all of them is a matrix product (of equal rows, the start itself)
+    signs = signs.astype(np.float32)
+    for third in ((None,) if order == 2 else range(len(signs)) if order > 2 else ()):
+        weighted = (agreement if third is None else agreement * signs[third]).astype(np.float32)
+        pairs = (signs * weighted) @ signs.T
+        first, second = np.unravel_index(pairs.argmax(), pairs.shape)
+        if pairs[first, second] > best + 1e-3:
+            best = float(pairs[first, second])
+            flips = (int(first), int(second)) + (() if third is None else (third,))
+    return flips
+
+
+def log2_chance(weights: np.ndarray, code: LinearCode, bits: np.ndarray) -> float:
+    """How many texts, as plausible as this one, would agree with the weights as well by chance: log2, an upper bound.
+
+    For each independent part of the code, the sum of weights over modules that agree less those that do not, against
+    modules that are drawn at random: Chernoff's bound of the tail, times the number of texts the part can hold in the
+    text's class of bytes. The parts' bounds are added, since one wrong part makes a wrong text, however well the others
+    agree. Modules that are the same for all texts count nothing, so the bound also holds where another text lies there.
+
+    Args:
+        weights: float [modules], chosen without looking at how modules that depend on the text agree with it.
+        bits: bool [8 * length], the text.
+    """
+    cost = bits_per_byte(bits) / 8
+    chances = [len(part[1]) * cost + _log2_tail(weights, code, part, bits[part[1]]) for part in code.parts]
+    return math.log2(len(CLASSES)) + float(np.logaddexp2.reduce(chances))
+
+
+def bits_per_byte(bits: np.ndarray) -> float:
+    """log2 of the letters in the smallest of CLASSES that the text, bool [8 * length], lies in."""
+    content = set(np.packbits(bits).tobytes())
+    return next(cost for letters, cost in CLASSES if content <= letters)
+
+
+def _log2_tail(weights: np.ndarray, code: LinearCode, part: tuple[np.ndarray, np.ndarray], bits: np.ndarray) -> float:
+    """Upper bound of the probability, in log2, that random modules agree with a part's weights as well as its text."""
+    modules = part[0]
+    weights = weights[modules].astype(np.float64)
+    scale = np.abs(weights).max(initial=0.0)
+    if scale == 0:
+        return 0.0
+    weights = weights / scale
+    encoded = code.offset[modules] ^ ((code.generator[np.ix_(*part)].astype(np.int64) @ bits) % 2 == 1)
+    score = float(np.where(encoded, weights, -weights).sum())
+    tilts = np.geomspace(1e-3, 50, 200)
+    products = np.abs(weights) * tilts[:, None]
+    growth = (products + np.log1p(np.exp(-2 * products)) - math.log(2)).sum(1)  # log cosh, without overflow
+    return min(0.0, float((growth - tilts * score).min())) / math.log(2)
+
+
+# --- weights from what a window shows -------------------------------------------------------------------------------
+
+
+def pruned(window: Window, code: LinearCode, known: np.ndarray) -> np.ndarray:
+    """Weights if kernels were only emptied: an occupied one is surely 1; half of the modules were 1 at first."""
+    occupied = window.occupied[known]
+    lost = np.clip(1 - 2 * occupied.mean(), 0.02, 0.98)
+    return np.where(occupied, SURE, math.log(lost))
+
+
+def added(window: Window, code: LinearCode, known: np.ndarray) -> np.ndarray:
+    """Weights if kernels were only filled: an empty one is surely 0."""
+    occupied = window.occupied[known]
+    filled = np.clip(2 * occupied.mean() - 1, 0.02, 0.98)
+    return np.where(occupied, -math.log(filled), -SURE)
+
+
+def alike(window: Window, code: LinearCode, known: np.ndarray) -> np.ndarray:
+    """Weights if any module may have changed."""
+    return np.where(window.occupied[known], 1.0, -1.0)
+
+
+def by_count(window: Window, code: LinearCode, known: np.ndarray) -> np.ndarray:
+    """A kernel that was opened by noise holds few weights, one that was written holds many: log-odds of the rank."""
+    return _log_odds_of_rank(window.counts[known])
+
+
+def by_magnitude(window: Window, code: LinearCode, known: np.ndarray) -> np.ndarray:
+    """As `by_count`, by the largest magnitude in each kernel."""
+    return _log_odds_of_rank(window.largest[known])
+
+
+def learned(window: Window, code: LinearCode, known: np.ndarray) -> np.ndarray:
+    """Log-likelihood ratios of what kernels show, learned from the modules that are the same for all texts.
+
+    Header and padding are known for each length, so they show what damage did to ones and to zeros: how many weights a
+    kernel has (none, 1, 2, 3, 4 or 5, more), and in which third of the occupied ones its largest magnitude lies.
+    """
+    kinds = np.searchsorted([1, 2, 3, 4, 6], window.counts[known], side="right")
+    if window.largest is not None and window.occupied.any():
+        thirds = np.quantile(window.largest[window.occupied], [1 / 3, 2 / 3])
+        kinds = np.where(kinds > 0, 3 * kinds + np.searchsorted(thirds, window.largest[known]), 0)
+    fixed, count = ~code.depends_on_text, int(kinds.max()) + 1
+    ones = np.bincount(kinds[fixed & code.offset], minlength=count) + 0.5
+    zeros = np.bincount(kinds[fixed & ~code.offset], minlength=count) + 0.5
+    return np.log(ones / ones.sum() / (zeros / zeros.sum()))[kinds]
+
+
+def _log_odds_of_rank(values: np.ndarray) -> np.ndarray:
+    share = (rankdata(values) - 0.5) / len(values)
+    return np.log(share / (1 - share))
+
+
+WEIGHTS: dict[str, Callable[[Window, LinearCode, np.ndarray], np.ndarray]] = {
+    "learned": learned, "pruned": pruned, "added": added, "by count": by_count, "by magnitude": by_magnitude,
+    "alike": alike,
+}
+
+
+def usable_weights(windows: Sequence[Window], code: LinearCode) -> list[str]:
+    """Names in WEIGHTS that what is known allows."""
+    known = int((~code.depends_on_text).sum())
+    return [name for name in WEIGHTS
+            if (name != "learned" or known >= ENOUGH_KNOWN)
+            and (name != "by magnitude" or all(window.largest is not None for window in windows))]
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SoftReading:
+    """A text that was accepted.
+
+    weights: the name in WEIGHTS that it was read with. false_probability: upper bound of the probability that a text as
+    plausible would be accepted by chance, all that was searched counted in. restarts: needed for it.
+    """
+
+    text: str
+    code_format: CodeFormat
+    weights: str
+    false_probability: float
+    restarts: int
+
+
+def read_softly(windows: Sequence[Window], formats: Sequence[CodeFormat], places: int = 1, max_false: float = MAX_FALSE,
+                restarts: int = RESTARTS, lengths: Sequence[int] | None = None) -> SoftReading | None:
+    """Decode the copies of one code, of any text and length.
+
+    Args:
+        windows: one per copy, of the formats' size.
+        formats: to be tried, all of one version.
+        places: how many places were, or will be, read like this in search of a text; divides what is accepted.
+        max_false: a text is accepted where the bound of `log2_chance`, times all that is searched, is at most this.
+        restarts: with random reliabilities, if nothing was read without.
+        lengths: of texts to look for, in bytes (default: all up to LONGEST).
+    """
+    is_data = qr_code.data_modules(formats[0].version)
+    codes = [(code_format, linear_code(code_format, length)) for code_format in formats
+             for length in lengths or range(1, LONGEST + 1)
+             if length <= qr_code.capacity(code_format.version, code_format.error_correction)]
+    if not codes:
+        return None
+    searched = math.log2(places) + math.log2(len(codes)) + math.log2(len(WEIGHTS))
+
+    # header and padding differ with pattern and length: where they fit, the text is looked for first; where enough is known
+    # and does not fit, not at all
+    fits = {item: _known_agreement(windows, item[1], is_data) for item in codes}
+    codes = sorted((item for item, fit in fits.items()
+                    if fit > SHOWS or (~item[1].depends_on_text).sum() < ENOUGH_KNOWN), key=lambda item: -fits[item])
+
+    def weigh(code: LinearCode, name: str) -> np.ndarray:
+        return sum(WEIGHTS[name](window, code, is_data) for window in windows)
+
+    def accept(code_format: CodeFormat, code: LinearCode, name: str, bits: np.ndarray, tries: int) -> SoftReading | None:
+        text = code.text(bits)
+        false = searched + math.log2(tries + 1) + log2_chance(weigh(code, name), code, bits)
+        if text is None or false > math.log2(max_false) \
+                or not np.array_equal(qr_code.encode(text, code_format)[is_data], code.encode(bits)):
+            return None
+        return SoftReading(text, code_format, name, 2.0 ** max(false, -1000.0), tries)
+
+    for order in (2, 3):
+        for code_format, code in codes[:None if order == 2 else 3]:
+            for name in usable_weights(windows, code):
+                if found := accept(code_format, code, name, decode(weigh(code, name), code, order), 0):
+                    return found
+    close = [item for item in codes[:3] if fits[item] > max(fits[codes[0]] - 3, SHOWS)]
+    return _restart(close, weigh, accept, restarts) if close else None
+
+
+def _restart(codes: list[tuple[CodeFormat, LinearCode]], weigh: Callable[[LinearCode, str], np.ndarray],
+             accept: Callable[..., SoftReading | None], restarts: int) -> SoftReading | None:
+    """Decode with reliabilities drawn at random, keeping the best that was found for each part."""
+    noise, name = np.random.default_rng(0), "alike"
+    settings = [(code_format, code, weigh(code, name), np.zeros(code.generator.shape[1], dtype=bool),
+                 [0.0] * len(code.parts)) for code_format, code in codes]
+    for tries in range(1, restarts + 1):
+        code_format, code, weights, best, tails = settings[tries % len(settings)]
+        improved = False
+        for index, part in enumerate(code.parts):
+            bits = _decode_part(weights, code, part, 2, noise)
+            tail = _log2_tail(weights, code, part, bits)
+            if tail < tails[index]:
+                best[part[1]], tails[index], improved = bits, tail, True
+        if improved and (found := accept(code_format, code, name, best, restarts)):
+            return SoftReading(found.text, found.code_format, found.weights, found.false_probability, tries)
+    return None
+
+
+def _known_agreement(windows: Sequence[Window], code: LinearCode, is_data: np.ndarray) -> float:
+    """How well occupancy agrees with the modules that are the same for all texts of this length, in standard deviations."""
+    fixed = ~code.depends_on_text
+    ones = code.offset[fixed]
+    agreement = sum(window.occupied[is_data][fixed].astype(float) for window in windows)
+    if not ones.any() or ones.all():
+        return 0.0
+    return float((agreement[ones].mean() - agreement[~ones].mean()) * math.sqrt(fixed.sum()))
