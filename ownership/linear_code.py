@@ -97,8 +97,9 @@ def _bits(content: bytes) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def _generator(version: int, level: str, length: int) -> np.ndarray:
-    if length < (longest := min(qr_code.capacity(version, level), 64)):
-        # a shorter text has the same bits at the same places: its header is as long, its parity as linear
+    # a shorter text has the same bits at the same places, since its header is as long: so few matrices serve all lengths
+    rounded = max(64, 1 << (length - 1).bit_length())
+    if length < (longest := min(qr_code.capacity(version, level), rounded)):
         return np.ascontiguousarray(_generator(version, level, longest)[:, :8 * length])
     order, _ = _layout(version, 0)
     reference = _laid_bits(version, level, _reference(length), len(order))
