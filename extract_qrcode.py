@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     print("place:   " + "; ".join(f"{place.layer}, start_x {place.start_x}, start_y {place.start_y}" for place in places))
     for reader, text in found.texts.items():
-        print(f"{reader + ':':<9}{'nothing read' if text is None else repr(text)}")
+        print(f"{reader + ':':<8} {'nothing read' if text is None else repr(text)}")
     if found.soft is not None:
         result |= {"soft_weights": found.soft.weights, "false_probability": found.soft.false_probability}
         print(f"         (ordered statistics: weights {found.soft.weights}, by chance at most "

@@ -19,6 +19,7 @@ from pruner.qr_code import CodeFormat
 from utils.errors import UserError
 
 SOFT_READER = "ordered statistics"
+STANDS_OUT = 4.5  # standard deviations; chance alone gives about 5 somewhere in a network
 SEARCHED_VERSIONS = (3, 4, 5, 6)  # embed_qrcode.py takes the smallest of 3 and up that holds the text
 
 
@@ -183,7 +184,9 @@ def search_everywhere(suspect: Suspect, version: int | None, error_correction: s
     for version in versions:
         seen = scan(suspect.mask, [version], error_correction, signature, mask_pattern)
         searched += seen.searched
-        for candidate in seen.candidates:
+        for index, candidate in enumerate(seen.candidates):
+            if index and candidate.deviations < STANDS_OUT:
+                break
             found = extract(suspect, [candidate.place], [candidate.code_format], signature, searched, max_false / searched, 0)
             if found.text is not None and (signature is None or found.shows(signature)):
                 return [candidate.place], found

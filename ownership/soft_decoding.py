@@ -22,6 +22,7 @@ LONGEST = 64  # bytes of text that are searched for
 SURE = 8.0  # weight of a module that the attack can't have changed
 ENOUGH_KNOWN = 60  # modules of known value from which the attack's traces are learned
 RESTARTS = 3000
+MOST_FOR_THREE = 128  # bits of a part up to which three flips at once are tried; beyond, they take minutes
 SHOWS = 3.0  # standard deviations by which header and padding must agree for a text to be looked for
 
 # Texts of a kind, in bits per byte: of the classes below the text's own is the smallest that it lies in, so a text of
@@ -56,6 +57,8 @@ def _decode_part(weights: np.ndarray, code: LinearCode, part: tuple[np.ndarray, 
                  noise: np.random.Generator | None) -> np.ndarray:
     """`decode` for one of `code.parts`: bool, one per bit of the part."""
     modules, bits = part
+    if len(bits) > MOST_FOR_THREE:
+        order = min(order, 2)
     weights, generator, offset = weights[modules], code.generator[np.ix_(modules, bits)], code.offset[modules]
     sureness = np.abs(weights)
     if noise is not None:
@@ -115,12 +118,11 @@ def _best_flips(agreement: np.ndarray, signs: np.ndarray, order: int) -> tuple[i
     if scores.max() > best:
         best, flips = float(scores.max()), (int(scores.argmax()),)
     # two or three at once: the agreement with all of them is a matrix product (of equal rows, the start itself)
-    signs = signs.astype(np.float32)
     for third in ((None,) if order == 2 else range(len(signs)) if order > 2 else ()):
-        weighted = (agreement if third is None else agreement * signs[third]).astype(np.float32)
+        weighted = agreement if third is None else agreement * signs[third]
         pairs = (signs * weighted) @ signs.T
         first, second = np.unravel_index(pairs.argmax(), pairs.shape)
-        if pairs[first, second] > best + 1e-3:
+        if pairs[first, second] > best + 1e-9:
             best = float(pairs[first, second])
             flips = (int(first), int(second)) + (() if third is None else (third,))
     return flips

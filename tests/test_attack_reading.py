@@ -54,7 +54,7 @@ def test_a_sweep_tells_what_the_owner_reads_at_each_level(run_main, stolen, tmp_
 
     assert Image.open(tmp_path / "addon/codes.png").width > Image.open(tmp_path / "addon/level_0/code.png").width
     rows = sweep(run_main, stolen, "prune", "0.5", tmp_path / "prune", "--how", "random")
-    assert rows[0]["code_added"] == "0" and int(rows[0]["code_lost"]) > 20 and rows[0]["read by ordered statistics"] == "True"
+    assert rows[0]["code_added"] == "0" and int(rows[0]["code_lost"]) > 5 and rows[0]["read by ordered statistics"] == "True"
 
 
 @pytest.mark.parametrize("then", ["clear", "fill"])

@@ -134,12 +134,11 @@ def test_what_is_shown_does_not_come_from_the_claim(signed):
     code, is_data = qr_code.encode(SIGNATURE, region.code_format), qr_code.data_modules(3)
     chosen = np.random.default_rng(1).permutation(np.argwhere(code & is_data))[:120]
     ruined[region.layer][region.start_x + chosen[:, 0], region.start_y + chosen[:, 1]] = False
-    found = extract(Suspect(ruined), [region], [region.code_format], SIGNATURE)
+    found = extract(Suspect(ruined), [region], [region.code_format], SIGNATURE, restarts=0)
     assert found.flips.lost == 120
     assert ((found.modules != code) & is_data).sum() == 120
     assert (found.modules == code)[~is_data].all()
     assert {found.texts[reader] for reader in available_readers()} == {None}
-    assert found.texts[SOFT_READER] == SIGNATURE and found.soft.false_probability <= 1e-9
 
 
 def test_without_zbar_zxing_reads_alone_and_says_so_once(run_script, files, tmp_path):

@@ -106,21 +106,19 @@ def test_decoding_against_all_texts_that_differ_in_so_few_of_the_surest_modules(
     assert (decoded == expected).all()
 
 
-@pytest.mark.parametrize("content", [b"a", b"Q", b"ab", "é".encode()])
-def test_short_texts_are_decoded_as_brute_force_does(content):
-    # of all texts of that length, the one that agrees best: with 182 modules and 8 or 16 bits it is found at any damage
-    code = linear_code(CodeFormat(3, "H", 3), len(content))
-    texts = np.array([bits_of(bytes(some)) for some in itertools.product(range(256), repeat=len(content))]) \
-        if len(content) == 1 else np.random.default_rng(0).random((4000, 16)) < 0.5
-    words = code.offset ^ (texts.astype(np.float32) @ code.generator.T.astype(np.float32) % 2 == 1)
+@pytest.mark.parametrize("content", [b"a", b"Q", b"~"])
+def test_one_letter_is_decoded_as_brute_force_does(content):
+    # with 182 modules and 8 bits ordered statistics of three misses nothing
+    code = linear_code(CodeFormat(3, "H", 3), 1)
+    texts = np.array([bits_of(bytes([letter])) for letter in range(256)])
+    words = code.offset ^ (texts.astype(int) @ code.generator.T.astype(int) % 2 == 1)
     random = np.random.default_rng(5)
     for _ in range(20):
         weights = np.where(code.encode(bits_of(content)), 1.0, -1.0) + random.normal(0, 1.5, len(code.offset))
-        best = texts[np.where(words, weights, -weights).sum(1).argmax()] if len(content) == 1 else bits_of(content)
-        assert (decode(weights, code, 3) == best).all()
+        assert (decode(weights, code, 3) == texts[np.where(words, weights, -weights).sum(1).argmax()]).all()
 
 
-@pytest.mark.parametrize("lost, added, least", [(0.3, 0, 99), (0.4, 0, 90), (0, 0.3, 99), (0, 0.4, 90), (0.7, 0.0, 0)])
+@pytest.mark.parametrize("lost, added, least", [(0.3, 0, 99), (0.4, 0, 90), (0, 0.3, 99), (0, 0.4, 90)])
 def test_a_hundred_codes_with_one_sided_damage(lost, added, least):
     random = np.random.default_rng(11)
     code_format = CodeFormat(3, "H", 5)
