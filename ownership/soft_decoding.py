@@ -170,45 +170,45 @@ def _log2_tail(weights: np.ndarray, code: LinearCode, part: tuple[np.ndarray, np
 # --- weights from what a window shows -------------------------------------------------------------------------------
 
 
-def pruned(window: Window, code: LinearCode, known: np.ndarray) -> np.ndarray:
+def pruned(window: Window, code: LinearCode, is_data: np.ndarray) -> np.ndarray:
     """Weights if kernels were only emptied: an occupied one is surely 1; half of the modules were 1 at first."""
-    occupied = window.occupied[known]
+    occupied = window.occupied[is_data]
     lost = np.clip(1 - 2 * occupied.mean(), 0.02, 0.98)
     return np.where(occupied, SURE, math.log(lost))
 
 
-def added(window: Window, code: LinearCode, known: np.ndarray) -> np.ndarray:
+def added(window: Window, code: LinearCode, is_data: np.ndarray) -> np.ndarray:
     """Weights if kernels were only filled: an empty one is surely 0."""
-    occupied = window.occupied[known]
+    occupied = window.occupied[is_data]
     filled = np.clip(2 * occupied.mean() - 1, 0.02, 0.98)
     return np.where(occupied, -math.log(filled), -SURE)
 
 
-def alike(window: Window, code: LinearCode, known: np.ndarray) -> np.ndarray:
+def alike(window: Window, code: LinearCode, is_data: np.ndarray) -> np.ndarray:
     """Weights if any module may have changed."""
-    return np.where(window.occupied[known], 1.0, -1.0)
+    return np.where(window.occupied[is_data], 1.0, -1.0)
 
 
-def by_count(window: Window, code: LinearCode, known: np.ndarray) -> np.ndarray:
+def by_count(window: Window, code: LinearCode, is_data: np.ndarray) -> np.ndarray:
     """A kernel that was opened by noise holds few weights, one that was written holds many: log-odds of the rank."""
-    return _log_odds_of_rank(window.counts[known])
+    return _log_odds_of_rank(window.counts[is_data])
 
 
-def by_magnitude(window: Window, code: LinearCode, known: np.ndarray) -> np.ndarray:
+def by_magnitude(window: Window, code: LinearCode, is_data: np.ndarray) -> np.ndarray:
     """As `by_count`, by the largest magnitude in each kernel."""
-    return _log_odds_of_rank(window.largest[known])
+    return _log_odds_of_rank(window.largest[is_data])
 
 
-def learned(window: Window, code: LinearCode, known: np.ndarray) -> np.ndarray:
+def learned(window: Window, code: LinearCode, is_data: np.ndarray) -> np.ndarray:
     """Log-likelihood ratios of what kernels show, learned from the modules that are the same for all texts.
 
     Header and padding are known for each length, so they show what damage did to ones and to zeros: how many weights a
     kernel has (none, 1, 2, 3, 4 or 5, more), and in which third of the occupied ones its largest magnitude lies.
     """
-    kinds = np.searchsorted([1, 2, 3, 4, 6], window.counts[known], side="right")
+    kinds = np.searchsorted([1, 2, 3, 4, 6], window.counts[is_data], side="right")
     if window.largest is not None and window.occupied.any():
         thirds = np.quantile(window.largest[window.occupied], [1 / 3, 2 / 3])
-        kinds = np.where(kinds > 0, 3 * kinds + np.searchsorted(thirds, window.largest[known]), 0)
+        kinds = np.where(kinds > 0, 3 * kinds + np.searchsorted(thirds, window.largest[is_data]), 0)
     fixed, count = ~code.depends_on_text, int(kinds.max()) + 1
     ones = np.bincount(kinds[fixed & code.offset], minlength=count) + 0.5
     zeros = np.bincount(kinds[fixed & ~code.offset], minlength=count) + 0.5
@@ -322,6 +322,7 @@ def _known_agreement(windows: Sequence[Window], code: LinearCode, is_data: np.nd
     fixed = ~code.depends_on_text
     ones = code.offset[fixed]
     agreement = sum(window.occupied[is_data][fixed].astype(float) for window in windows)
-    if not ones.any() or ones.all():
+    if not ones.any() or ones.all() or np.ptp(agreement) == 0:
         return 0.0
-    return float((agreement[ones].mean() - agreement[~ones].mean()) * math.sqrt(fixed.sum()))
+    deviation = agreement.std() * math.sqrt(1 / ones.sum() + 1 / (~ones).sum())
+    return float((agreement[ones].mean() - agreement[~ones].mean()) / deviation)

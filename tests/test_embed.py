@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ownership.extraction import SOFT_READER, extract
 from ownership.readers import available_readers
+from ownership.soft_decoding import LONGEST
 from ownership.suspect import Suspect
 from pruner import qr_code
 from pruner.embedding import embed, find_region, occupancy
@@ -69,7 +70,9 @@ def check_signed(before: Mask, after: Mask, signature: str, region) -> None:
 def check_read(mask: Mask, signature: str, region) -> None:
     found = extract(Suspect(mask), [region], [region.code_format], signature)
     assert set(found.texts) == {*available_readers(), SOFT_READER}
+    soft = found.texts.pop(SOFT_READER)
     assert set(found.texts.values()) == {signature}
+    assert soft == (signature if len(signature.encode("utf-8")) <= LONGEST else None)
     assert found.flips.count == 0
 
 
