@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from attacks.addon import add_on
 from attacks.prune import prune
 from models import build_model
-from ownership.evidence import COUNTED, agreement, places_for, totals
+from ownership.evidence import COUNTED, agreement, parity_parts, places_for, totals
 from ownership.extraction import extract, search_everywhere
 from ownership.linear_code import linear_code
 from ownership.readers import read_all
@@ -88,7 +88,7 @@ def calibration(args, random: np.random.Generator):
         layer = str(random.choice([name for name, kept in suspect.mask.items() if min(kept.shape[:2]) >= 29]))
         place = Place(layer, *(int(random.integers(side - 28)) for side in suspect.mask[layer].shape[:2]))
         length = int(random.integers(4, 25))
-        compared = linear_code(CodeFormat(3), length).mixes_text
+        compared = parity_parts(linear_code(CodeFormat(3), length))[0]
         scores = np.minimum(suspect.window(place, 3).counts[is_data][compared], COUNTED)
         table = totals(scores, len(scores) * 3 // 4)
         for _ in range(100):

@@ -9,7 +9,8 @@ test of occupancy. An add-on attack that occupies most of the zeros with a weigh
 What that assumes: the signature was chosen without looking at the suspect. Somebody who may try many signatures finds one
 that fits by chance; so a signature should be bound to its owner, say by publishing a salted hash of it, or of the claim,
 before the dispute. Header and padding are left out, since any other owner's code agrees in them as well; so are the modules
-that hold the text itself, since letters have bits in common.
+that hold the text itself, since letters have bits in common. And where a code has several independent parts (Reed-Solomon
+blocks), the p-value is the largest of theirs: two texts with the same ending share a whole block.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binom
 
-from ownership.linear_code import linear_code
+from ownership.linear_code import LinearCode, linear_code
 from ownership.suspect import Window
 from pruner import qr_code
 from pruner.masks import Mask
@@ -54,11 +55,19 @@ def agreement(windows: Sequence[Window], signature: str, code_format: CodeFormat
     Raises ValueError if the signature does not fit the format.
     """
     is_data = qr_code.data_modules(code_format.version)
-    compared = linear_code(code_format, len(signature.encode("utf-8"))).mixes_text
-    ones = qr_code.encode(signature, code_format)[is_data][compared]
-    counts = np.stack([window.counts[is_data][compared] for window in windows])
-    return Evidence(len(ones), float(((counts > 0) == ones).mean()), p_value(np.minimum(counts, COUNTED).sum(0), ones),
-                    searched)
+    code = linear_code(code_format, len(signature.encode("utf-8")))
+    ones = qr_code.encode(signature, code_format)[is_data]
+    counts = np.stack([window.counts[is_data] for window in windows])
+    scores = np.minimum(counts, COUNTED).sum(0)
+    parts = parity_parts(code)
+    compared = np.concatenate(parts)
+    return Evidence(len(compared), float(((counts > 0) == ones)[:, compared].mean()),
+                    max(p_value(scores[part], ones[part]) for part in parts), searched)
+
+
+def parity_parts(code: LinearCode) -> list[np.ndarray]:
+    """Indices of the parity modules of each independent part of a code."""
+    return [part[0][code.mixes_text[part[0]]] for part in code.parts]
 
 
 def p_value(scores: np.ndarray, ones: np.ndarray) -> float:
