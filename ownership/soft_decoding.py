@@ -24,6 +24,7 @@ ENOUGH_KNOWN = 60  # modules of known value from which the attack's traces are l
 RESTARTS = 3000
 MOST_FOR_THREE = 128  # bits of a part up to which three flips at once are tried; beyond, they take minutes
 SHOWS = 3.0  # standard deviations by which header and padding must agree for a text to be looked for
+WORTH_RESTARTS = 5.0  # ... for restarts to be spent on it; of all patterns and lengths, chance often reaches 3
 
 # Texts of a kind, in bits per byte: of the classes below the text's own is the smallest that it lies in, so a text of
 # small letters has to beat fewer rivals than one of any bytes. One of four classes is 2 bits more.
@@ -294,7 +295,7 @@ def read_softly(windows: Sequence[Window], formats: Sequence[CodeFormat], places
             for name in usable_weights(windows, code):
                 if found := accept(code_format, code, name, decode(weigh(code, name), code, order), 0):
                     return found
-    close = [item for item in codes[:3] if fits[item] > max(fits[codes[0]] - 3, SHOWS)]
+    close = [item for item in codes[:3] if fits[item] > max(fits[codes[0]] - 3, WORTH_RESTARTS)]
     return _restart(close, weigh, accept, restarts) if close else None
 
 
