@@ -19,7 +19,7 @@ def main() -> None:
           f"{'ticket':<16}{ticket['ticket_acc']:>13.2f}%{100 * ticket['density']:>11.3f}%{ticket['nonzeros']:>10}\n"
           f"{'signed ticket':<16}{signed['test_acc']:>13.2f}%{100 * signed['density']:>11.3f}%{signed['nonzeros']:>10}\n")
     for reader, text in read["readers"].items():
-        print(f"{reader} reads:".ljust(16) + ("nothing" if text is None else repr(text)))
+        print(f"{reader} reads: ".ljust(16) + ("nothing" if text is None else repr(text)))
     print(f"{'flipped:':<16}{read['flipped']} of {read['data_modules']} data modules")
     print(f"{'seconds:':<16}" + ", ".join(f"{stage} {value}" for stage, value in seconds.items()))
     print("\npictures:")
