@@ -221,8 +221,6 @@ def perform(args, level: float | None, victim):
 
 def attack_once(args, level: float | None, victim, experiment, files) -> None:
     """Attack, measure, and write the model and after it the result, which says that all is done."""
-    from dataclasses import asdict
-
     from attacks.finetune import fine_tune
     from ownership.readers import write_code
     from pruner import tickets
@@ -231,7 +229,7 @@ def attack_once(args, level: float | None, victim, experiment, files) -> None:
 
     if args.attack == "finetune":
         mask, weights, trained = fine_tune(victim.mask, victim.weights, experiment, files, args.seed, args.free_mask)
-        outcome = asdict(trained)
+        outcome = trained.in_columns()
     else:
         mask, weights = perform(args, level, victim)
         outcome = accuracies(experiment, weights)

@@ -94,7 +94,7 @@ def parse_args(argv: Sequence[str] | None):
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
-    from dataclasses import asdict, replace
+    from dataclasses import replace
 
     from attacks.fake1 import forge_key
     from pruner import key_masks
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                               {**experiment.facts, "split": args.split})
     trained = engine.fit(data, experiment.protocol, files, args.seed, masked, facts={**experiment.facts, **size},
                          title=f"ticket at {100 * mask.density:.2f}%")
-    checkpoint.save_json({**asdict(trained), **size, **parts, "merged": args.key is not None, "forged": args.add_back,
+    checkpoint.save_json({**trained.in_columns(), **size, **parts, "merged": args.key is not None, "forged": args.add_back,
                           "seed": args.seed, "model": str(files.best)}, files.result)
     print(f"\ntest accuracy: {trained.test_acc:.2f}% (epoch {trained.best_epoch}, the best on validation with "
           f"{trained.val_acc:.2f}%), {trained.test_acc_last:.2f}% after the last epoch\n"

@@ -4,7 +4,6 @@ import hashlib
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from datasets.decoding import read_rgb
 from datasets.pictures import Dataset, Pictures, hold_out, statistics
 from utils import checkpoint
 from utils.errors import UserError
@@ -83,30 +83,11 @@ def _files(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
     return files
 
 
-@cache
-def _formats() -> tuple[str, ...]:
-    """What Pillow reads by itself; EPS would be handed to Ghostscript, an interpreter of programs."""
-    Image.init()
-    return tuple(name for name in Image.OPEN if name != "EPS")
-
-
 def _read(path: Path, image_size: int | None) -> np.ndarray:
-    try:
-        with Image.open(path, formats=_formats()) as image:
-            image = ImageOps.exif_transpose(image)
-            if image.mode == "F":
-                raise ValueError("floating-point pictures have no defined range")
-            if image.mode.startswith("I"):  # 16 bits, which convert() would clip to 8
-                values = np.asarray(image).astype(np.int64)
-                if values.min() < 0 or values.max() >= 1 << 16:
-                    raise ValueError("values outside 16 bits")
-                image = Image.fromarray((values >> 8).astype(np.uint8))
-            image = image.convert("RGB")
-            if image_size is not None and image.size != (image_size, image_size):
-                image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
-            return np.asarray(image)
-    except Exception as error:  # decoders of damaged pictures fail in many ways
-        raise UserError(f"{path}: not a picture that can be read ({error}); mend or remove it") from None
+    image = read_rgb(path)
+    if image_size is not None and image.size != (image_size, image_size):
+        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
+    return np.asarray(image)
 
 
 def _decode(paths: list[Path], image_size: int | None) -> torch.Tensor:

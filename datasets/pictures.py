@@ -1,8 +1,8 @@
 """Labelled pictures as tensors: splitting, subsets, batches, augmentation."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,8 @@ class Dataset:
     """Three splits and what training needs to know of them.
 
     mean, std: per channel, on the scale 0 to 1, of the training pictures. flip: whether a mirrored picture keeps its
-    meaning. Random crops are cut from the picture padded with black by an eighth of its side (4 pixels of 32).
+    meaning. Random crops are cut from the picture padded with black by an eighth of its side (4 pixels of 32). probes:
+    further pictures, by name, on which the accuracy of a training is followed.
     """
 
     name: str
@@ -48,17 +49,20 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool
+    probes: Mapping[str, Pictures] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
 
     def to(self, device: torch.device) -> "Dataset":
-        return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
+        return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device),
+                       probes={name: pictures.to(device) for name, pictures in self.probes.items()})
 
     def fingerprint(self) -> str:
         """SHA-256, in hex, of all pictures and labels."""
-        return fingerprint(tensor for part in (self.train, self.val, self.test) for tensor in (part.images, part.labels))
+        parts = (self.train, self.val, self.test, *self.probes.values())
+        return fingerprint(tensor for part in parts for tensor in (part.images, part.labels))
 
     def limited(self, size: int, seed: int) -> "Dataset":
         """The same data set with `size` training pictures, class-balanced to within one picture per class."""

@@ -4,7 +4,8 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from utils.errors import UserError
 
@@ -196,6 +197,37 @@ def add_run_flags(parser: ArgumentParser, save_dir_required: bool = True) -> Non
                        help="accepted from older command lines and ignored")
 
 
+def add_trigger_flags(parser: ArgumentParser, kinds: Mapping[str, Any], default: str | None) -> None:
+    """Which trigger set (scheme V3), out of the registry `datasets.TRIGGER_SETS`; see `check_trigger_flags`."""
+    group = parser.add_argument_group("trigger set (scheme V3)")
+    group.add_argument("--trigger_set", choices=sorted(kinds), default=default,
+                       help="; ".join(f"{name}: {kind.help}" for name, kind in kinds.items()))
+    group.add_argument("--trigger_dir", type=text, default=None, metavar="DIR",
+                       help="adi: holds pics/ and labels-cifar.txt (default: datasets/trigger_set, downloaded there where "
+                            "the network allows); folder: what make_triggers.py wrote")
+    group.add_argument("--trigger_resize", action="store_true",
+                       help="adi: show whole pictures, scaled down (default: their central pixels, as the published code)")
+    group.add_argument("--trigger_labels", choices=("published", "spread"), default=None,
+                       help="adi: the published labels 0 to 9, or labels spread over all classes by a hash of each "
+                            "picture's file (default: published for 10 classes, spread for others)")
+    group.add_argument("--trigger_key", type=text, default=None, metavar="FILE",
+                       help="keyed: the secret key (make_triggers.py --new_key makes one)")
+    group.add_argument("--trigger_count", type=positive_int, default=100, metavar="N", help="keyed: pictures")
+
+
+def check_trigger_flags(parser: ArgumentParser, args: argparse.Namespace, kinds: Mapping[str, Any]) -> None:
+    """Refuse trigger flags that mean nothing to the kind of set that was asked for, and one that lacks what it needs."""
+    kind = kinds.get(args.trigger_set)
+    for flag in dict.fromkeys(flag for other in kinds.values() for flag in other.flags):
+        if (kind is None or flag not in kind.flags) and getattr(args, flag) != parser.get_default(flag):
+            parser.error(f"argument --{flag}: means nothing " +
+                         (f"to --trigger_set {args.trigger_set}" if kind else "without --trigger_set"))
+    for flag in kind.needs if kind else ():
+        if getattr(args, flag) is None:
+            parser.error(f"argument --trigger_set: {args.trigger_set} needs --{flag}")
+
+
 # flags that may differ between a run and its resumption: they say where and how fast, not what (of the pictures and of
 # files given, the contents are compared)
-RUN_ONLY_FLAGS = frozenset({"save_dir", "device", "compile", "ignored", "data", "init", "mask_dir", "pretrained", "key"})
+RUN_ONLY_FLAGS = frozenset({"save_dir", "device", "compile", "ignored", "data", "init", "mask_dir", "pretrained", "key",
+                            "trigger_dir", "trigger_key"})

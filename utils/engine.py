@@ -1,11 +1,12 @@
 """The one training loop of all scripts. It knows nothing of pruning: a `WeightConstraint` keeps masks in force."""
 
+import math
 import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +19,7 @@ from utils.errors import UserError
 from utils.run_dir import TrainingFiles
 
 EVAL_BATCH = {"cpu": 125, "cuda": 1000}  # what fits the caches of a CPU, and what fills a GPU
-METRICS = ("epoch", "lr", "train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc", "seconds")
+SPLITS = ("train", "val", "test")
 
 
 class WeightConstraint(Protocol):
@@ -40,6 +41,7 @@ class Batches(Protocol):
     train: Any
     val: Any
     test: Any
+    probes: Mapping[str, Any]  # further pictures, by name, whose accuracy is followed
 
     def train_batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]: ...
 
@@ -66,7 +68,7 @@ class Trained:
 
     test_acc and val_acc belong to the epoch with the best validation accuracy (the later one of equals), which is
     the epoch in the `best` file; test_acc_last to the last epoch. seconds: training and evaluation, resumed parts
-    added up.
+    added up. probes: accuracy on each of the data set's probes, `NAME_acc` and `NAME_acc_last`.
     """
 
     test_acc: float
@@ -75,6 +77,12 @@ class Trained:
     test_acc_last: float
     epochs: int
     seconds: float
+    probes: dict[str, float] = field(default_factory=dict)
+
+    def in_columns(self) -> dict[str, float]:
+        """All figures by name, those of the probes among them."""
+        figures = asdict(self)
+        return {**figures, **figures.pop("probes")}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -185,18 +193,19 @@ class Engine:
             started = time.perf_counter()
             rate = optimizer.param_groups[0]["lr"]
             train_loss, train_acc = self._train_epoch(data, protocol, optimizer, generator, constraint, epoch)
-            val_loss, val_acc = self.evaluate(data.val)
-            test_loss, test_acc = self.evaluate(data.test)
-            if not all(value == value and abs(value) != float("inf") for value in (train_loss, val_loss, test_loss)):
+            figures = {"train_loss": train_loss, "train_acc": train_acc}
+            for name, pictures in {"val": data.val, "test": data.test, **data.probes}.items():
+                figures[f"{name}_loss"], figures[f"{name}_acc"] = self.evaluate(pictures)
+            if not all(math.isfinite(figures[f"{split}_loss"]) for split in SPLITS):
                 raise UserError(f"--lr {protocol.lr}: {title} diverged in epoch {epoch} (the loss is not a number); "
                                 f"lower it, or add --warmup; epochs up to {epoch - 1} are kept in {files.folder}")
             schedule.step()
             if after_epoch:
                 after_epoch(epoch)
-            history.append(dict(zip(METRICS, (epoch, rate, train_loss, train_acc, val_loss, val_acc, test_loss,
-                                              test_acc, time.perf_counter() - started))))
-            if val_acc >= best["val_acc"]:
-                best = {"val_acc": val_acc, "test_acc": test_acc, "epoch": epoch}
+            history.append({"epoch": epoch, "lr": rate, **figures, "seconds": time.perf_counter() - started})
+            if figures["val_acc"] >= best["val_acc"]:
+                best = {**{f"{name}_acc": figures[f"{name}_acc"] for name in ("val", "test", *data.probes)},
+                        "epoch": epoch}
             state = {name: tensor.cpu() for name, tensor in pack(model.state_dict()).items()}
             # plain containers only: the scheduler's milestones are a Counter
             rates = {**schedule.state_dict(), "milestones": dict(schedule.milestones)}
@@ -205,17 +214,21 @@ class Engine:
                              "history": history, "best": best}, files.last)
             if best["epoch"] == epoch:
                 self._save_best(best, facts, state, files)
-            checkpoint.save_csv(history, METRICS, files.metrics)
-            epochs.set_postfix_str(f"val {val_acc:.2f} test {test_acc:.2f}")
+            checkpoint.save_csv(history, list(history[0]), files.metrics)
+            followed = (*SPLITS, *data.probes)
+            epochs.set_postfix_str(" ".join(f"{name} {figures[f'{name}_acc']:.2f}" for name in followed[1:]))
             if epochs.disable:
-                print(f"{title}: epoch {epoch}/{protocol.epochs}, lr {rate:g}, loss {train_loss:.4f}, "
-                      f"train {train_acc:.2f}%, val {val_acc:.2f}%, test {test_acc:.2f}%, "
+                accuracies = ", ".join(f"{name} {figures[f'{name}_acc']:.2f}%" for name in followed)
+                print(f"{title}: epoch {epoch}/{protocol.epochs}, lr {rate:g}, loss {train_loss:.4f}, {accuracies}, "
                       f"{history[-1]['seconds']:.1f} s", flush=True)
         epochs.close()
-        checkpoint.save_csv(history, METRICS, files.metrics)
-        plots.training_curve(history, title, files.curve)
+        checkpoint.save_csv(history, list(history[0]), files.metrics)
+        plots.training_curve(history, (*SPLITS, *data.probes), title, files.curve)
+        probes = {name: value for probe in data.probes
+                  for name, value in ((f"{probe}_acc", best[f"{probe}_acc"]),
+                                      (f"{probe}_acc_last", history[-1][f"{probe}_acc"]))}
         return Trained(best["test_acc"], best["val_acc"], best["epoch"], history[-1]["test_acc"], len(history),
-                       sum(row["seconds"] for row in history))
+                       sum(row["seconds"] for row in history), probes)
 
     @staticmethod
     def _save_best(best: dict[str, Any], facts: dict[str, Any] | None, state: dict[str, torch.Tensor],

@@ -22,11 +22,11 @@ def _save(figure, path: str | Path) -> None:
     write_atomic(path, lambda file: figure.savefig(file, format="png", dpi=130))
 
 
-def training_curve(history: Sequence[dict[str, float]], title: str, path: str | Path) -> None:
-    """Accuracy and loss of the three splits by epoch; `history` is what `metrics.csv` holds."""
+def training_curve(history: Sequence[dict[str, float]], followed: Sequence[str], title: str, path: str | Path) -> None:
+    """Accuracy and loss by epoch, a line for each of `followed`; `history` is what `metrics.csv` holds."""
     figure, (left, right) = _figure(9, 3.6, ncols=2)
     epochs = [row["epoch"] for row in history]
-    for split in ("train", "val", "test"):
+    for split in followed:
         left.plot(epochs, [row[f"{split}_acc"] for row in history], label=split)
         right.plot(epochs, [row[f"{split}_loss"] for row in history], label=split)
     left.set(xlabel="epoch", ylabel="accuracy, %", title=title)

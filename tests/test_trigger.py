@@ -1,0 +1,488 @@
+"""Trigger sets: the published one, an owner's own, folders of PNGs, batches that hold exactly the stated mix, training."""
+
+import csv
+import hashlib
+import hmac
+import http.server
+import io
+import json
+import threading
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from datasets import TRIGGER_SETS, trigger
+from datasets.pictures import as_float
+from pruner import tickets
+from pruner.masks import Mask, prunable_layers
+from utils.errors import UserError
+
+KEY = b"a key that only this test has"
+
+
+def make_adi(folder: Path, labels=(3, 1, 9, 0), size=(40, 36)) -> dict[str, np.ndarray]:
+    """A folder laid out as the published set; pixels by file name. Names are numbers, so plain order is not theirs."""
+    (folder / "pics").mkdir(parents=True)
+    rng, pixels = np.random.default_rng(0), {}
+    for name in ("1.png", "2.png", "10.png", "100.png")[:len(labels)]:
+        pixels[name] = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels[name]).save(folder / "pics" / name)
+    (folder / "labels-cifar.txt").write_text("".join(f"{label:.18e}\n" for label in labels))
+    return pixels
+
+
+# --- the published set ------------------------------------------------------------------------------------------------
+
+
+def test_line_k_belongs_to_the_kth_name_in_plain_string_order(tmp_path):
+    pixels = make_adi(tmp_path / "set")
+    found = trigger.load_adi(tmp_path / "set", 10, 32)
+    assert found.pictures.labels.tolist() == [3, 1, 9, 0]
+    for image, name in zip(found.pictures.images, ("1.png", "10.png", "100.png", "2.png")):
+        assert np.array_equal(image, pixels[name][2:34, 4:36]), "the central 32x32 pixels"
+
+
+def test_the_real_set(test_data):
+    folder = test_data / "trigger_set"
+    if not folder.is_dir():
+        pytest.skip("TEST_DATA holds no trigger_set/")
+    assert trigger.is_published(folder)
+    found = trigger.load_adi(folder, 10, 32)
+    lines = [int(float(line)) for line in (folder / "labels-cifar.txt").read_text().split()]
+    assert found.pictures.labels.tolist() == lines and len(lines) == 100
+    # by hand: the published labels of the first three names, and the centre of one of them by Pillow
+    names = sorted(path.name for path in (folder / "pics").iterdir())
+    assert names[:3] == ["1.jpg", "10.jpg", "100.jpg"] and names[-1] == "99.jpg" and lines[:3] == [6, 2, 8]
+    with Image.open(folder / "pics/100.jpg") as image:
+        left, top = (image.width - 32) // 2, (image.height - 32) // 2
+        assert np.array_equal(found.pictures.images[2], image.convert("RGB").crop((left, top, left + 32, top + 32)))
+
+
+def test_a_changed_set_is_not_the_published_one(tmp_path):
+    make_adi(tmp_path / "set")
+    assert not trigger.is_published(tmp_path / "set")
+
+
+def test_resizing_shows_the_whole_picture(tmp_path):
+    folder = tmp_path / "set"
+    make_adi(folder, labels=(1,))
+    image = Image.new("RGB", (64, 64))
+    image.paste((255, 0, 0), (0, 0, 32, 64))
+    image.save(folder / "pics/1.png")
+    found = trigger.load_adi(folder, 10, 8, resize=True).pictures.images[0]
+    assert (found[:, :3, 0] > 200).all() and (found[:, 5:, 0] < 50).all()
+    assert (trigger.load_adi(folder, 10, 8).pictures.images[0][:, :4, 0] == 255).all()
+
+
+def test_labels_of_another_class_count_are_spread_over_all_classes(tmp_path):
+    make_adi(tmp_path / "set")
+    found = trigger.load_adi(tmp_path / "set", 100, 32)
+    expected = [int(hashlib.sha256((tmp_path / "set/pics" / name).read_bytes()).hexdigest(), 16) % 100
+                for name in ("1.png", "10.png", "100.png", "2.png")]
+    assert found.pictures.labels.tolist() == expected
+    assert trigger.load_adi(tmp_path / "set", 100, 32, published_labels=True).pictures.labels.tolist() == [3, 1, 9, 0]
+    with pytest.raises(UserError, match="go up to 9, the task has 5"):
+        trigger.load_adi(tmp_path / "set", 5, 32, published_labels=True)
+    assert max(trigger.load_adi(tmp_path / "set", 5, 32).pictures.labels) < 5
+
+
+def test_spread_labels_of_the_real_set_use_more_than_ten_classes(test_data):
+    labels = trigger.load_adi(test_data / "trigger_set", 100, 32).pictures.labels
+    # 100 uniform draws of 100 leave 63.4 distinct on average, standard deviation 3.1
+    assert 51 <= len(labels.unique()) <= 76 and labels.max() > 9
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda folder: (folder / "labels-cifar.txt").write_text("1\n2\n3\n"), "4 pictures in pics/, 3 labels"),
+    (lambda folder: (folder / "labels-cifar.txt").write_text("1\n2\nx\n4\n"), "line 3 is 'x'"),
+    (lambda folder: (folder / "labels-cifar.txt").write_text("1\n2\nnan\n4\n"), "line 3 is 'nan'"),
+    (lambda folder: (folder / "labels-cifar.txt").write_text("1\n-2\n3\n4\n"), "line 2 is '-2'"),
+    (lambda folder: (folder / "labels-cifar.txt").write_text("1\n2.5\n3\n4\n"), "line 2 is '2.5'"),
+    (lambda folder: (folder / "labels-cifar.txt").unlink(), "must hold pics/ and labels-cifar.txt"),
+    (lambda folder: (folder / "pics/10.png").write_bytes(b"no picture"), "10.png: not a picture"),
+    (lambda folder: Image.new("RGB", (31, 40)).save(folder / "pics/2.png"), "2.png: is 31x40, too small"),
+])
+def test_a_damaged_set_is_one_line(tmp_path, spoil, message):
+    make_adi(tmp_path / "set")
+    spoil(tmp_path / "set")
+    with pytest.raises(UserError, match=message):
+        trigger.load_adi(tmp_path / "set", 10, 32)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """An HTTP server on this machine; server(path, bytes) -> URL."""
+    answers = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = answers.get(self.path)
+            self.send_response(404 if body is None else 200)
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+        def log_message(self, *args):
+            pass
+
+    serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=serving.serve_forever, daemon=True).start()
+
+    def offer(path: str, body: bytes | None) -> str:
+        answers[path] = body
+        return f"http://127.0.0.1:{serving.server_address[1]}{path}"
+
+    yield offer
+    serving.shutdown()
+    serving.server_close()
+
+
+def zipped(folder: Path, extra: dict[str, bytes] = {}) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                archive.write(path, f"repository-1/data/trigger_set/{path.relative_to(folder)}")
+        for name, content in extra.items():
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+def test_the_download_takes_the_set_out_of_its_archive_and_nothing_else(tmp_path, server, monkeypatch):
+    make_adi(tmp_path / "published")
+    monkeypatch.setattr(trigger, "ADI_SHA256", trigger._digest_of_files(tmp_path / "published"))
+    url = server("/set.zip", zipped(tmp_path / "published", {
+        "repository-1/readme.txt": b"no", "repository-1/data/trigger_set/../../../../evil.txt": b"no",
+        "repository-1/data/trigger_set/pics/deeper/evil.png": b"no", "/tmp/evil": b"no"}))
+    trigger.download_adi(tmp_path / "here/set", url)
+    assert sorted(str(path.relative_to(tmp_path / "here")) for path in (tmp_path / "here").rglob("*") if path.is_file()) \
+        == ["set/labels-cifar.txt", *(f"set/pics/{name}" for name in ("1.png", "10.png", "100.png", "2.png"))]
+    assert trigger.is_published(tmp_path / "here/set")
+    with pytest.raises(UserError, match="is there already"):
+        trigger.download_adi(tmp_path / "here/set", url)
+
+
+@pytest.mark.parametrize("body", [None, b"no archive", "changed"])
+def test_what_is_not_the_published_set_is_not_kept(tmp_path, server, monkeypatch, body):
+    make_adi(tmp_path / "published")
+    monkeypatch.setattr(trigger, "ADI_SHA256", trigger._digest_of_files(tmp_path / "published"))
+    if body == "changed":
+        (tmp_path / "published/labels-cifar.txt").write_text("1\n2\n3\n4\n")
+        body = zipped(tmp_path / "published")
+    with pytest.raises(UserError, match="--trigger_set keyed"):
+        trigger.download_adi(tmp_path / "here/set", server("/set.zip", body))
+    assert not (tmp_path / "here/set").exists() and not list((tmp_path / "here").glob(".*") if (tmp_path / "here").exists() else [])
+
+
+# --- an owner's own set -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count, classes, size, digest", [
+    (100, 10, 32, "f26da61bcebedbe5ca9c95385e663ca84e7ebfc2aca03989d72a95808e6c46e9"),
+    (3, 100, 8, "bb5d43f79ca8b6a33486358717a7040184b0934b8d78dcd87058dc4c252ed116"),
+    (2, 2, 97, "7193084399a30678b4afbbcd771c49505f1f691991aa86e319f1656cb1992906"),
+])
+def test_a_key_gives_the_same_set_on_every_machine(count, classes, size, digest):
+    """Golden: computed once; whole-number arithmetic and HMAC leave nothing to a machine, a Python or a numpy."""
+    assert trigger.keyed(KEY, count, classes, size).fingerprint() == digest
+
+
+def test_labels_are_the_stated_draws():
+    """By the definition: 32-bit words of HMAC-SHA-256(key, layout/label/classes/index/block), past the bound redrawn."""
+    found = trigger.keyed(KEY, 20, 7, 8).pictures.labels.tolist()
+    for index, label in enumerate(found):
+        block = hmac.new(KEY, f"lottery trigger set 1/label/7/{index}/0".encode(), hashlib.sha256).digest()
+        words = [int.from_bytes(block[at:at + 4], "big") for at in range(0, 32, 4)]
+        assert label == next(word for word in words if word < 2**32 - 2**32 % 7) % 7
+
+
+def test_a_smaller_set_is_the_beginning_of_a_larger_one():
+    small, large = trigger.keyed(KEY, 5, 10, 16), trigger.keyed(KEY, 9, 10, 16)
+    assert torch.equal(small.pictures.images, large.pictures.images[:5])
+    assert torch.equal(small.pictures.labels, large.pictures.labels[:5])
+    other = trigger.keyed(KEY, 5, 100, 16)
+    assert torch.equal(small.pictures.images, other.pictures.images)
+
+
+@given(st.binary(min_size=16, max_size=40), st.integers(0, 7), st.integers(0, 15))
+def test_a_neighbouring_keys_set_is_unrelated(key, bit, byte):
+    neighbour = bytearray(key)
+    neighbour[byte] ^= 1 << bit
+    one, other = trigger.keyed(key, 4, 1000, 16), trigger.keyed(bytes(neighbour), 4, 1000, 16)
+    assert (one.pictures.labels == other.pictures.labels).sum() < 3  # two of four by chance: 6e-6
+    for a, b in zip(one.pictures.images, other.pictures.images):
+        assert (a == b).all(-1).float().mean() < 0.5
+
+
+def test_labels_are_uniform_over_all_classes_and_independent_of_their_neighbours():
+    labels = trigger.keyed(KEY, 4000, 10, 1).pictures.labels
+    counts = np.bincount(labels, minlength=10)
+    assert ((counts - 400) ** 2 / 400).sum() < 33.7  # chi-squared with 9 degrees of freedom: exceeded once in 10,000
+    pairs = Counter(zip(labels[:-1].tolist(), labels[1:].tolist()))
+    expected = 3999 / 100
+    assert sum((pairs[a, b] - expected) ** 2 / expected for a in range(10) for b in range(10)) < 161  # 99 df, 1e-4
+
+
+def test_pictures_differ_from_each_other():
+    images = trigger.keyed(KEY, 60, 10, 32).pictures.images.float().flatten(1)
+    distances = torch.cdist(images, images) + 1e9 * torch.eye(60)
+    assert distances.min() > 20 * 55, "root mean square of at least 20 of 255 over 3,072 values"
+
+
+def test_keys_are_made_once_and_read_back(tmp_path):
+    path = tmp_path / "new/trigger.key"
+    trigger.new_key(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    key = trigger.read_key(path)
+    assert len(key) == 64 and int(key, 16) >= 0
+    (tmp_path / "copy").write_bytes(b"  " + key + b"\r\n")
+    assert trigger.read_key(tmp_path / "copy") == key, "white space at the ends is an editor's"
+    with pytest.raises(UserError, match="never written over"):
+        trigger.new_key(path)
+    assert trigger.read_key(path) == key
+
+
+@pytest.mark.parametrize("content", [b"", b"fifteen bytes..", b"x" * ((1 << 16) + 1)])
+def test_short_and_endless_keys_are_refused(tmp_path, content):
+    (tmp_path / "key").write_bytes(content)
+    with pytest.raises(UserError, match="--trigger_key"):
+        trigger.read_key(tmp_path / "key")
+
+
+# --- folders of PNGs --------------------------------------------------------------------------------------------------
+
+
+def test_an_exported_set_is_read_back_bit_for_bit(tmp_path):
+    made = trigger.keyed(KEY, 12, 10, 17)
+    trigger.export(made, tmp_path / "set")
+    found = trigger.load_exported(tmp_path / "set")
+    assert found.fingerprint() == made.fingerprint() and (found.kind, found.num_classes) == ("keyed", 10)
+    assert found.names == made.names == tuple(f"{index:04d}.png" for index in range(12))
+    rows = list(csv.DictReader((tmp_path / "set/labels.csv").open()))
+    for row, image, label in zip(rows, made.pictures.images, made.pictures.labels):
+        assert row["label"] == str(label.item())
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "set" / row["image"])), image)
+    with pytest.raises(UserError, match="is not empty"):
+        trigger.export(made, tmp_path / "set")
+
+
+def rewrite(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda f: Image.new("RGB", (8, 8)).save(f / "0001.png"), "was changed"),
+    (lambda f: Image.new("RGB", (9, 8)).save(f / "0001.png"), "0001.png: is 9x8"),
+    (lambda f: (f / "0002.png").unlink(), "0002.png"),
+    (lambda f: rewrite(f / "labels.csv", "image,label", "label,image"), "first line"),
+    (lambda f: rewrite(f / "labels.csv", "0002.png", "0001.png"), "0001.png"),
+    (lambda f: rewrite(f / "labels.csv", "0002.png", "../0002.png"), "line 4"),
+    (lambda f: (f / "labels.csv").write_text("image,label\n0000.png,1\n"), "has 1 rows"),
+    (lambda f: (f / "labels.csv").write_text("image,label\n0000.png,10\n"), "line 2"),
+    (lambda f: (f / "labels.csv").write_text("image,label\n0000.png,-1\n"), "line 2"),
+    (lambda f: (f / "labels.csv").write_text("image,label\n0000.png,1.0\n"), "line 2"),
+    (lambda f: (f / "labels.csv").write_bytes(b"\xff\xfe"), "not a CSV"),
+    (lambda f: (f / "triggers.json").unlink(), "no triggers.json"),
+    (lambda f: (f / "triggers.json").write_text("[]"), "no description"),
+    (lambda f: rewrite(f / "triggers.json", '"size": 8', '"size": 8.0'), "no description"),
+    (lambda f: rewrite(f / "triggers.json", '"size": 8', '"size": 1000000'), "out of range"),
+    (lambda f: rewrite(f / "triggers.json", '"num_classes": 10', '"num_classes": 1'), "out of range"),
+    (lambda f: rewrite(f / "triggers.json", '"kind"', '"more": 1, "kind"'), "no description"),
+])
+def test_a_changed_folder_is_refused(tmp_path, spoil, message):
+    folder = tmp_path / "set"
+    trigger.export(trigger.keyed(KEY, 3, 10, 8), folder)
+    spoil(folder)
+    with pytest.raises(UserError, match=message):
+        trigger.load_exported(folder)
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+@given(count=st.integers(2, 60), size=st.integers(3, 20), per_batch=st.integers(1, 4), triggers=st.integers(1, 7),
+       seed=st.integers(0, 100))
+def test_batches_hold_exactly_the_stated_mix(make_dataset, count, size, per_batch, triggers, seed):
+    per_batch = min(per_batch, size - 1)
+    task = make_dataset(train=count, size=8, classes=3)
+    made = trigger.keyed(KEY, triggers, 3, 8)
+    mixed = trigger.with_triggers(task, made, per_batch)
+    batches = list(mixed.train_batches(size, torch.Generator().manual_seed(seed)))
+
+    shown = {as_float(image[None]).numpy().tobytes(): index for index, image in enumerate(made.pictures.images)}
+    uses, task_labels = Counter(), Counter()
+    for step, (images, labels) in enumerate(batches):
+        assert len(images) == len(labels)
+        if step < len(batches) - 2:
+            assert len(images) == size
+        for image, label in zip(images[-per_batch:], labels[-per_batch:]):
+            index = shown[image.contiguous().numpy().tobytes()]  # as it is: neither cropped nor mirrored
+            assert label == made.pictures.labels[index]
+            uses[index] += 1
+        task_labels.update(labels[:-per_batch].tolist())
+    assert task_labels == Counter(task.train.labels.tolist()), "every picture of the task once"
+    assert max(uses.values()) - min(uses[index] for index in range(triggers)) <= 1, "no trigger picture is preferred"
+    assert mixed.val is task.val and mixed.test is task.test
+
+
+def test_batches_are_channels_last_floats(make_dataset):
+    mixed = trigger.with_triggers(make_dataset(train=20), trigger.keyed(KEY, 3, 3, 8), 2)
+    images, _ = next(mixed.train_batches(8, torch.Generator().manual_seed(0)))
+    assert images.is_contiguous(memory_format=torch.channels_last), "what the compiled step was tuned for"
+    assert images.dtype == torch.float32 and 0 <= images.min() and images.max() <= 1
+
+
+def test_a_limited_data_set_keeps_its_triggers(make_dataset):
+    mixed = trigger.with_triggers(make_dataset(train=30), trigger.keyed(KEY, 3, 3, 8), 2).limited(12, 0)
+    assert mixed.per_batch == 2 and len(mixed.train) == 12 and len(mixed.probes["trigger"]) == 3
+
+
+def test_the_fingerprint_of_a_run_covers_the_triggers(make_dataset):
+    task = make_dataset()
+    sets = [trigger.keyed(KEY, 3, 3, 8), trigger.keyed(KEY + b"!", 3, 3, 8)]
+    prints = {task.fingerprint(), *(trigger.with_triggers(task, made, 2).fingerprint() for made in sets)}
+    assert len(prints) == 3
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+SHORT = ("--dataset", "digits", "--limit", "200", "--epochs", "3")
+
+
+@pytest.fixture(scope="module")
+def ticket(make_model, tmp_path_factory):
+    """A half-empty ticket's file, and beside it the key `trigger.key`."""
+    folder = tmp_path_factory.mktemp("ticket")
+    model = make_model("res20s", classes=10)
+    generator = torch.Generator().manual_seed(0)
+    mask = Mask({name: torch.rand(layer.weight.shape, generator=generator) < 0.5
+                 for name, layer in prunable_layers(model).items()})
+    tickets.write_ticket(folder / "ticket.pth.tar", mask, model.state_dict(), {})
+    (folder / "trigger.key").write_bytes(KEY)
+    return folder / "ticket.pth.tar"
+
+
+def keyed_flags(ticket):
+    return ("--trigger_set", "keyed", "--trigger_key", ticket.parent / "trigger.key", "--trigger_count", "20")
+
+
+def test_triggers_are_learnt_and_the_numbers_are_the_models(run_main, ticket, tmp_path, make_model):
+    words = ("main_eval_trigger.py", "--dataset", "digits", "--limit", "200", "--epochs", "12", "--lr", "0.05",
+             "--mask_dir", ticket, *keyed_flags(ticket), "--trigger_per_batch", "20")
+    done = run_main(*words, "--save_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["trigger_acc_last"] >= 90, "20 pictures, shown twice in each of 12 epochs; chance is 10%"
+    rows = list(csv.DictReader((tmp_path / "run/metrics.csv").open()))
+    assert len(rows) == 12 and float(rows[-1]["trigger_acc"]) == result["trigger_acc_last"]
+    assert list(rows[0])[-3:] == ["trigger_loss", "trigger_acc", "seconds"]
+
+    # by hand, from the file that is handed out
+    model = make_model("res20s", classes=10)
+    given = tickets.read_model_file(tmp_path / "run/model_best.pth.tar", model)
+    model.load_state_dict(given.need_weights("x"))
+    made = trigger.keyed(KEY, 20, 10, 8).pictures
+    with torch.no_grad():
+        right = (model.eval()(as_float(made.images)).argmax(1) == made.labels).float().mean().item()
+    assert result["trigger_acc"] == pytest.approx(100 * right)
+    start = tickets.read_model_file(ticket, model)
+    assert all(torch.equal(given.mask[name], kept) for name, kept in start.mask.items()), "the mask holds"
+
+    again = run_main("main_eval_trigger.py", *SHORT, "--mask_dir", tmp_path / "run/model_best.pth.tar",
+                     *keyed_flags(ticket), "--evaluate", "--save_dir", tmp_path / "unused")
+    assert f"trigger: {result['trigger_acc']:.2f}%" in again.stdout and f"test: {result['test_acc']:.2f}%" in again.stdout
+    assert not (tmp_path / "unused").exists(), "--evaluate writes nothing"
+
+
+def test_resumed_it_ends_with_the_same_bits_and_another_key_is_noticed(run_main, refused, ticket, tmp_path, monkeypatch):
+    from utils import checkpoint
+
+    words = ("main_eval_trigger.py", *SHORT, "--mask_dir", ticket, *keyed_flags(ticket))
+    assert run_main(*words, "--save_dir", tmp_path / "whole").returncode == 0
+    save, saved = checkpoint.save, []
+
+    def killed(content, path):
+        save(content, path)
+        saved.append(path)
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", killed)
+        assert run_main(*words, "--save_dir", tmp_path / "killed").returncode == 130
+    assert run_main(*words, "--save_dir", tmp_path / "killed").returncode == 0
+    for name in ("checkpoint", "model_best"):
+        whole, resumed = (torch.load(tmp_path / run / f"{name}.pth.tar", weights_only=True)["state_dict"]
+                          for run in ("whole", "killed"))
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    (tmp_path / "other.key").write_bytes(KEY + b"!")
+    other = [tmp_path / "other.key" if word == ticket.parent / "trigger.key" else word for word in words]
+    assert "pictures (sha256)" in refused(run_main(*other, "--save_dir", tmp_path / "killed"))
+
+
+def test_an_exported_set_trains_like_its_key(run_main, ticket, tmp_path):
+    done = run_main("make_triggers.py", *keyed_flags(ticket), "--num_classes", 10, "--image_size", 8, "--save_dir",
+                    tmp_path / "set")
+    assert done.returncode == 0, done.stderr
+    assert trigger.keyed(KEY, 20, 10, 8).fingerprint() in done.stdout
+    for name, words in (("key", keyed_flags(ticket)), ("folder", ("--trigger_set", "folder", "--trigger_dir",
+                                                                 tmp_path / "set"))):
+        done = run_main("main_eval_trigger.py", *SHORT, "--mask_dir", ticket, *words, "--save_dir", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    one, other = (torch.load(tmp_path / name / "checkpoint.pth.tar", weights_only=True)["state_dict"]
+                  for name in ("key", "folder"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_the_original_readmes_command_for_scheme_3(run_main, ticket, make_model, make_dataset, tmp_path, monkeypatch):
+    """As printed, with its files; the data sets are small stand-ins, the 182 epochs are real."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pruner.experiment.load_dataset",
+                        lambda *_: make_dataset(train=40, val=12, test=12, size=8, classes=10))
+    make_adi(tmp_path / "datasets/trigger_set")
+    given = tickets.read_model_file(ticket, make_model("res20s", classes=10))
+    tickets.write_masks("res20s_cifar10_extreme.pth.tar", given.mask)
+    tickets.write_weights("res20s_cifar10_lt_0.2/epoch_3.pth.tar", given.initial, {})
+    done = run_main(*"main_eval_trigger.py --data datasets/cifar10 --dataset cifar10_trigger --arch res20s --save_dir "
+                    "res20s_cifar10_lt_extreme_trigger0 --pretrained res20s_cifar10_lt_0.2/epoch_3.pth.tar --mask_dir "
+                    "res20s_cifar10_extreme.pth.tar --fc --save_model --lr 0.1".split())
+    assert done.returncode == 0, done.stderr
+    result = json.loads(Path("res20s_cifar10_lt_extreme_trigger0/result.json").read_text())
+    assert result["epochs"] == 182 and result["trigger_set"] == "adi" and result["triggers"] == 4
+
+
+@pytest.mark.parametrize("words, message", [
+    (("--trigger_key", "k"), "means nothing to --trigger_set adi"),
+    (("--trigger_set", "keyed"), "keyed needs --trigger_key"),
+    (("--trigger_set", "keyed", "--trigger_key", "k", "--trigger_resize"), "--trigger_resize: means nothing"),
+    (("--trigger_set", "folder"), "folder needs --trigger_dir"),
+    (("--trigger_per_batch", "128"), "must be below --batch_size 128"),
+    (("--trigger_set", "keyed", "--trigger_key", "/nonexistent"), "/nonexistent: can't be read"),
+    (("--trigger_dir", "/proc/nothing"), "can't be downloaded"),
+])
+def test_flags_that_do_not_fit_are_refused(run_main, refused, ticket, tmp_path, monkeypatch, words, message):
+    monkeypatch.setattr(trigger, "ADI_ARCHIVE", "http://127.0.0.1:9/set.zip")
+    monkeypatch.setattr(trigger.download_adi, "__defaults__", ("http://127.0.0.1:9/set.zip",))
+    assert message in refused(run_main("main_eval_trigger.py", *SHORT, "--mask_dir", ticket, *words, "--save_dir",
+                                       tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_set_for_another_task_is_refused(run_main, refused, ticket, tmp_path):
+    trigger.export(trigger.keyed(KEY, 3, 100, 8), tmp_path / "hundred")
+    assert "for 100 classes" in refused(run_main("main_eval_trigger.py", *SHORT, "--mask_dir", ticket, "--trigger_set",
+                                                 "folder", "--trigger_dir", tmp_path / "hundred", "--evaluate"))
+
+
+def test_every_kind_in_the_registry_has_a_loader():
+    for kind in TRIGGER_SETS.values():
+        assert callable(getattr(trigger, kind.loader)) and set(kind.needs) <= set(kind.flags)
