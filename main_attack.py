@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from attacks import ATTACKS
-from datasets import DATASETS
+from datasets import DATASETS, TRIGGER_SETS
 from models import ARCHITECTURES
 from utils import cli
 
@@ -53,6 +53,7 @@ def parse_args(argv: Sequence[str] | None):
     cli.add_model_and_data_flags(parser, ARCHITECTURES, DATASETS)
     cli.add_training_flags(parser)
     cli.add_run_flags(parser)
+    cli.add_trigger_flags(parser, TRIGGER_SETS, default=None)
     # a thief trains for a while, at the rate that training ended with or somewhat above
     parser.set_defaults(epochs=10, lr=0.01)
 
@@ -101,6 +102,9 @@ def parse_args(argv: Sequence[str] | None):
     args = parser.parse_args(argv)
 
     attack = ATTACKS[args.attack]
+    cli.check_trigger_flags(parser, args, TRIGGER_SETS)
+    if args.trigger_set and args.no_accuracy:
+        parser.error("argument --trigger_set: is measured with the pictures; leave out --no_accuracy")
     for flag in dict.fromkeys(flag for other in ATTACKS.values() for flag in other.settings):
         if flag not in attack.settings and getattr(args, flag) != parser.get_default(flag):
             parser.error(f"argument --{flag}: means nothing to {args.attack}; leave it out")
@@ -128,7 +132,10 @@ def parse_args(argv: Sequence[str] | None):
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
+    from dataclasses import replace
+
     from attacks.victim import class_count, read_victim
+    from datasets.trigger import following
     from models import build_model
     from pruner.experiment import prepare
     from utils import checkpoint, plots
@@ -145,6 +152,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--dataset {args.dataset}: has {experiment.data.num_classes} classes, the model in "
                             f"{args.checkpoint} {classes}; name the pictures it was trained on, or give --no_accuracy")
         own_head = False
+    triggers = None
+    if args.trigger_set:
+        from datasets import load_triggers
+
+        triggers = load_triggers(args, classes or experiment.data.num_classes, experiment.data.train.images.shape[1])
+        if own_head:
+            experiment = replace(experiment, data=following(experiment.data, triggers))
     needs_weights = experiment is not None or args.attack == "prune" and args.how == "magnitude"
     victim = read_victim(args.checkpoint, model, own_head, needs_weights)
     if args.attack == "fake3":
@@ -162,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for level in levels:
         files = whole if args.sweep is None else whole.level(level)
         if not (files.result.exists() and files.model.exists()):
-            attack_once(args, level, victim, experiment, files)
+            attack_once(args, level, victim, experiment, triggers, files)
         rows.append(checkpoint.load_json(files.result))
         print(in_words(rows[-1]), flush=True)
     if args.sweep is None:
@@ -172,7 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"table: {whole.table}")
     if experiment:
         settings = ", ".join(f"{name} {getattr(args, name)}" for name in (*attack.settings, "seed"))
-        plots.accuracy_by_level(levels, {split: [row[f"{split}_acc"] for row in rows] for split in ("val", "test")},
+        curves = {name: [row[f"{name}_acc"] for row in rows] for name in ("val", "test", *experiment.data.probes)}
+        plots.accuracy_by_level(levels, curves,
                                 f"{args.attack}: {settings}", "level, %", whole.plot)
         print(f"plot:  {whole.plot}")
     if args.claim:
@@ -219,7 +234,7 @@ def perform(args, level: float | None, victim):
     return attack.load()(victim.mask, victim.weights, seed=args.seed, **settings)
 
 
-def attack_once(args, level: float | None, victim, experiment, files) -> None:
+def attack_once(args, level: float | None, victim, experiment, triggers, files) -> None:
     """Attack, measure, and write the model and after it the result, which says that all is done."""
     from attacks.finetune import fine_tune
     from ownership.readers import write_code
@@ -230,6 +245,8 @@ def attack_once(args, level: float | None, victim, experiment, files) -> None:
     if args.attack == "finetune":
         mask, weights, trained = fine_tune(victim.mask, victim.weights, experiment, files, args.seed, args.free_mask)
         outcome = trained.in_columns()
+        if triggers and "trigger" not in experiment.data.probes:
+            outcome["trigger_acc"] = under_the_owners_classifier(args, weights, triggers, experiment.engine)
     else:
         mask, weights = perform(args, level, victim)
         outcome = accuracies(experiment, weights)
@@ -256,11 +273,29 @@ def attack_once(args, level: float | None, victim, experiment, files) -> None:
 
 
 def accuracies(experiment, weights) -> dict[str, float | None]:
-    """Accuracy in percent on validation and test pictures; None without pictures."""
+    """Accuracy in percent on validation and test pictures, and on triggers if they are followed; None without pictures."""
     if experiment is None:
         return {"val_acc": None, "test_acc": None}
     experiment.engine.model.load_state_dict(weights)
-    return {f"{split}_acc": experiment.engine.evaluate(getattr(experiment.data, split))[1] for split in ("val", "test")}
+    data = experiment.data
+    return {f"{name}_acc": experiment.engine.evaluate(pictures)[1]
+            for name, pictures in {"val": data.val, "test": data.test, **data.probes}.items()}
+
+
+def under_the_owners_classifier(args, weights, triggers, engine) -> float:
+    """Trigger accuracy in percent of a model that got another classifier, with the stolen one's put back.
+
+    Labels mean nothing to a new classifier; the owner can show that the layers below it still know the set.
+    """
+    from models import build_model
+    from pruner import tickets
+    from utils.engine import Engine
+
+    model = build_model(args.arch, triggers.num_classes)
+    stolen = tickets.read_model_file(args.checkpoint, model).need_weights("--checkpoint")
+    head = {name: tensor for name, tensor in stolen.items() if name.startswith(f"{tickets.HEAD}.")}
+    model.load_state_dict({**weights, **head})
+    return Engine(model, engine.device, amp=engine.amp).evaluate(triggers.pictures.to(engine.device))[1]
 
 
 def located(args, mask) -> dict[str, Any]:
@@ -329,9 +364,9 @@ def in_words(row: dict[str, Any]) -> str:
     """One line about one result."""
     level = "" if row["level"] is None else f" {100 * row['level']:g}%"
     accuracy = "" if row["test_acc"] is None else f"; val {row['val_acc']:.2f}%, test {row['test_acc']:.2f}%"
-    reading = ""
+    reading = f"; triggers {row['trigger_acc']:.2f}%" if "trigger_acc" in row else ""
     if "found_layer" in row:
-        reading = (f"; found a block in {row['found_layer']} at ({row['found_x']}, {row['found_y']}), version "
+        reading += (f"; found a block in {row['found_layer']} at ({row['found_x']}, {row['found_y']}), version "
                    f"{row['found_version']}" + ("" if "hit" not in row else ", the code" if row["hit"] else ", not the code"))
     if "p_value" in row:
         readers = [column.removeprefix("read by ") for column, value in row.items() if column.startswith("read by ") and value]

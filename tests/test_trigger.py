@@ -375,32 +375,79 @@ def keyed_flags(ticket):
     return ("--trigger_set", "keyed", "--trigger_key", ticket.parent / "trigger.key", "--trigger_count", "20")
 
 
-def test_triggers_are_learnt_and_the_numbers_are_the_models(run_main, ticket, tmp_path, make_model):
-    words = ("main_eval_trigger.py", "--dataset", "digits", "--limit", "200", "--epochs", "12", "--lr", "0.05",
-             "--mask_dir", ticket, *keyed_flags(ticket), "--trigger_per_batch", "20")
-    done = run_main(*words, "--save_dir", tmp_path / "run")
+@pytest.fixture(scope="module")
+def trained(run_main, ticket, tmp_path_factory):
+    """The run directory of a ticket trained with a keyed set."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    done = run_main("main_eval_trigger.py", "--dataset", "digits", "--limit", "200", "--epochs", "12", "--lr", "0.05",
+                    "--mask_dir", ticket, *keyed_flags(ticket), "--trigger_per_batch", "20", "--save_dir", folder)
     assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / "run/result.json").read_text())
-    assert result["trigger_acc_last"] >= 90, "20 pictures, shown twice in each of 12 epochs; chance is 10%"
-    rows = list(csv.DictReader((tmp_path / "run/metrics.csv").open()))
-    assert len(rows) == 12 and float(rows[-1]["trigger_acc"]) == result["trigger_acc_last"]
-    assert list(rows[0])[-3:] == ["trigger_loss", "trigger_acc", "seconds"]
+    return folder
 
-    # by hand, from the file that is handed out
+
+def share_right(model_file, make_model, head_of=None) -> float:
+    """Percent of the keyed set that a model gets right, by hand; with the classifier of another file if one is given."""
     model = make_model("res20s", classes=10)
-    given = tickets.read_model_file(tmp_path / "run/model_best.pth.tar", model)
-    model.load_state_dict(given.need_weights("x"))
+    state = tickets.read_model_file(model_file, model, head=head_of is None).need_weights("x")
+    if head_of is not None:
+        owners = tickets.read_model_file(head_of, model).need_weights("x")
+        state.update({name: owners[name] for name in ("fc.weight", "fc.bias")})
+    normalisation = torch.load(model_file, weights_only=True)["state_dict"]
+    state.update({name: normalisation[name] for name in ("normalize.mean", "normalize.std")})
+    model.load_state_dict(state)
     made = trigger.keyed(KEY, 20, 10, 8).pictures
     with torch.no_grad():
-        right = (model.eval()(as_float(made.images)).argmax(1) == made.labels).float().mean().item()
-    assert result["trigger_acc"] == pytest.approx(100 * right)
-    start = tickets.read_model_file(ticket, model)
+        return 100 * (model.eval()(as_float(made.images)).argmax(1) == made.labels).float().mean().item()
+
+
+def test_triggers_are_learnt_and_the_numbers_are_the_models(run_main, ticket, trained, make_model, tmp_path):
+    result = json.loads((trained / "result.json").read_text())
+    assert result["trigger_acc_last"] >= 90, "20 pictures, shown twice in each of 12 epochs; chance is 10%"
+    rows = list(csv.DictReader((trained / "metrics.csv").open()))
+    assert len(rows) == 12 and float(rows[-1]["trigger_acc"]) == result["trigger_acc_last"]
+    assert list(rows[0])[-3:] == ["trigger_loss", "trigger_acc", "seconds"]
+    assert result["trigger_acc"] == pytest.approx(share_right(trained / "model_best.pth.tar", make_model))
+    model = make_model("res20s", classes=10)
+    given, start = (tickets.read_model_file(path, model) for path in (trained / "model_best.pth.tar", ticket))
     assert all(torch.equal(given.mask[name], kept) for name, kept in start.mask.items()), "the mask holds"
 
-    again = run_main("main_eval_trigger.py", *SHORT, "--mask_dir", tmp_path / "run/model_best.pth.tar",
+    again = run_main("main_eval_trigger.py", *SHORT, "--mask_dir", trained / "model_best.pth.tar",
                      *keyed_flags(ticket), "--evaluate", "--save_dir", tmp_path / "unused")
     assert f"trigger: {result['trigger_acc']:.2f}%" in again.stdout and f"test: {result['test_acc']:.2f}%" in again.stdout
     assert not (tmp_path / "unused").exists(), "--evaluate writes nothing"
+
+
+def test_attacks_are_measured_on_the_triggers_too(run_main, refused, ticket, trained, make_model, tmp_path):
+    words = ("main_attack.py", "prune", "--dataset", "digits", "--checkpoint", trained / "model_best.pth.tar",
+             *keyed_flags(ticket))
+    done = run_main(*words, "--sweep", "0,0.3,0.9", "--save_dir", tmp_path / "pruned")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "pruned/attack.csv").open()))
+    for row in rows:
+        assert float(row["trigger_acc"]) == pytest.approx(share_right(row["model"], make_model))
+    assert len({row["trigger_acc"] for row in rows}) > 1, "pruning 90% does something"
+    assert f"triggers {float(rows[1]['trigger_acc']):.2f}%" in done.stdout
+    assert "means nothing without --trigger_set" in refused(run_main(*words[:-6], "--trigger_count", "3", "--save_dir",
+                                                                     tmp_path / "x"))
+    assert "--no_accuracy" in refused(run_main(*words, "--no_accuracy", "--level", "0.1", "--save_dir", tmp_path / "x"))
+
+
+def test_fine_tuning_follows_the_triggers_without_training_on_them(run_main, ticket, trained, make_model, tmp_path):
+    words = ("main_attack.py", "finetune", "--dataset", "digits", "--limit", "200", "--epochs", "1", "--checkpoint",
+             trained / "model_best.pth.tar")
+    assert run_main(*words, *keyed_flags(ticket), "--save_dir", tmp_path / "followed").returncode == 0
+    assert run_main(*words, "--save_dir", tmp_path / "unfollowed").returncode == 0
+    one, other = (torch.load(tmp_path / name / "attacked.pth.tar", weights_only=True)["state_dict"]
+                  for name in ("followed", "unfollowed"))
+    assert all(torch.equal(one[name], other[name]) for name in one), "following changes nothing"
+    result = json.loads((tmp_path / "followed/result.json").read_text())
+    assert result["trigger_acc"] == pytest.approx(share_right(tmp_path / "followed/attacked.pth.tar", make_model))
+
+    # a new classifier knows no labels: the owner's is put back to ask
+    assert run_main(*words, *keyed_flags(ticket), "--no_fc", "--save_dir", tmp_path / "fresh").returncode == 0
+    result = json.loads((tmp_path / "fresh/result.json").read_text())
+    assert result["trigger_acc"] == pytest.approx(
+        share_right(tmp_path / "fresh/attacked.pth.tar", make_model, head_of=trained / "model_best.pth.tar"))
 
 
 def test_resumed_it_ends_with_the_same_bits_and_another_key_is_noticed(run_main, refused, ticket, tmp_path, monkeypatch):
