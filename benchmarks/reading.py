@@ -6,7 +6,8 @@
 damage: version 3-H codes of "signature" and of "Jane Doe 2026" with shares of their ones, of their zeros, or of all modules
 flipped, drawn at random; read by ZXing, zbar and ordered statistics. false: random regions (dead rows and columns, any
 density), each read for one text length and mask pattern. calibration: the raw p-value on unrelated pairs of window and
-signature. scan: all layers of a network. sparse: tickets as of ResNet-18 at 1.2% (simulated: see `network`), attacked.
+signature. scan: all layers of a network. hidden: how often `locate` finds the code by place, and whether the text survives when
+the block is filled; on simulated tickets, or on a real one given as --ticket. sparse: tickets as of ResNet-18 at 1.2% (simulated: see `network`), attacked.
 """
 
 import argparse
@@ -23,19 +24,22 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from attacks.addon import add_on
+from attacks.locate import fill, locate
 from attacks.prune import prune
 from models import build_model
 from ownership.evidence import COUNTED, agreement, parity_parts, places_for, totals
 from ownership.extraction import extract, search_everywhere
 from ownership.linear_code import linear_code
-from ownership.readers import read_all
+from ownership.readers import read_all, write_code
 from ownership.scan import scan
 from ownership.soft_decoding import read_softly
 from ownership.suspect import Suspect, Window
-from pruner import qr_code
+from pruner import qr_code, tickets
 from pruner.embedding import Place, embed, find_region
 from pruner.masks import Mask, prunable_layers
+from pruner.placement import best_place
 from pruner.qr_code import CodeFormat
+from utils import plots
 
 TEXTS = ("signature", "Jane Doe 2026")
 DAMAGE = tuple({"ones": share} for share in (0.1, 0.2, 0.3, 0.4, 0.45, 0.5)) + tuple(
@@ -139,6 +143,7 @@ def scan_times(args, random: np.random.Generator):
 def sparse(args, random: np.random.Generator):
     """A ResNet-18 ticket at 1.2%, where a kernel holds a weight or none: read after attacks, `--seeds` tickets."""
     rows: dict[str, list] = {}
+    codes: dict[str, Path] = {}
     for seed in tqdm(range(args.seeds), desc="sparse tickets", disable=None):
         mask, _ = network("res18", 0.012, random)
         region = find_region(mask, TEXTS[0])
@@ -157,17 +162,57 @@ def sparse(args, random: np.random.Generator):
             suspect = Suspect(attacked, {layer: after[f"{layer}.weight"] for layer in attacked})
             found = extract(suspect, [region], [region.code_format], TEXTS[0], places_for(attacked, 3))
             other = agreement([suspect.window(region, 3)], "autograph", region.code_format)
+            if args.codes and seed == 0 and name.startswith(("no attack", "prune, magnitude")):
+                codes[name] = Path(args.codes).with_name(f".code{len(codes)}.png")
+                write_code(found.modules, codes[name])
             rows.setdefault(name, []).append((found.flips.lost / found.flips.ones, found.flips.added / found.flips.zeros,
                                               *(found.texts.get(reader) == TEXTS[0] for reader in
                                                 ("ZXing", "zbar", "ordered statistics")),
                                               found.evidence.p_corrected, other.p_value))
+    if codes:
+        plots.row_of_pictures(list(codes.values()), list(codes), args.codes)
+        for path in codes.values():
+            path.unlink()
     for name, values in rows.items():
         lost, added, zxing, zbar, soft, p, other = zip(*values)
         yield {"what": name, "ones lost": np.mean(lost), "zeros added": np.mean(added), "ZXing": np.mean(zxing),
                "zbar": np.mean(zbar), "soft": np.mean(soft), "largest p, corrected": max(p), "another's smallest p": min(other)}
 
 
-SECTIONS = {"damage": damage, "false": false, "calibration": calibration, "scan": scan_times, "sparse": sparse}
+def hidden(args, random: np.random.Generator):
+    """Ends of the placement: found without the claim? read after the found block was filled, and after pruning?"""
+    if args.ticket:
+        model = build_model(args.arch, 10)
+        given = tickets.read_model_file(args.ticket, model, head=False)
+        sources = {Path(args.ticket).name: lambda: given.need_mask("--ticket", model)}
+    else:
+        sources = {f"{arch} at {100 * density:g}%": lambda arch=arch, density=density: network(arch, density, random)[0]
+                   for arch, density in (("res20s", 0.26), ("res18", 0.012))}
+    for source, make in sources.items():
+        for placement in ("similar", 0.0, 0.5, 1.0):
+            outcomes = []
+            for seed in tqdm(range(args.seeds), desc=f"{source}, {placement}", disable=None, leave=False):
+                mask, text = make(), "".join(random.choice(list("abcdefghijklmnopqrstuvwxyz"), 9))
+                region = find_region(mask, text) if placement == "similar" else best_place(mask, text, hidden=placement)
+                signed = embed(mask, text, region, random)
+                weights = {f"{name}.weight": torch.from_numpy(0.1 * random.lognormal(0, 0.6, kept.shape)).float() * kept
+                           for name, kept in signed.items()}
+                found = locate(signed, limit=1)[0]
+                hit = found.layer == region.layer and max(abs(found.start_x - region.start_x),
+                                                          abs(found.start_y - region.start_y)) < found.size / 2
+                read = []
+                for after, kept in (fill(signed, weights, found, 0.1, seed), prune(signed, weights, 0.5, "magnitude", seed)):
+                    suspect = Suspect(after, {name: kept[f"{name}.weight"] for name in after})
+                    read.append(text in extract(suspect, [region], [region.code_format], text,
+                                                places_for(after, 3)).texts.values())
+                moved = sum(int((signed[name] & ~mask[name]).sum()) for name in mask)
+                outcomes.append((hit, *read, moved))
+            hits, filled, pruned, moved = (np.mean(values) for values in zip(*outcomes))
+            yield {"what": f"{source}, {'most similar' if placement == 'similar' else f'--hidden {placement:g}'}", "found": hits,
+                   "read after fill": filled, "read after pruning 50%": pruned, "weights moved": moved}
+
+
+SECTIONS = {"hidden": hidden, "damage": damage, "false": false, "calibration": calibration, "scan": scan_times, "sparse": sparse}
 
 
 def main() -> None:
@@ -177,6 +222,9 @@ def main() -> None:
     parser.add_argument("--regions", type=int, default=10000, help="random regions")
     parser.add_argument("--pairs", type=int, default=10000, help="unrelated pairs")
     parser.add_argument("--seeds", type=int, default=5, help="simulated sparse tickets")
+    parser.add_argument("--ticket", default=None, metavar="FILE", help="hidden: a real ticket instead of simulated ones")
+    parser.add_argument("--arch", default="res20s", help="hidden: its network")
+    parser.add_argument("--codes", default=None, metavar="FILE", help="sparse: the first ticket's codes under pruning, PNG")
     parser.add_argument("--csv", default=None, metavar="FILE", help="write the rows there too")
     args = parser.parse_args()
     rows = []

@@ -56,7 +56,7 @@ def find_region(mask: Mask, signature: str, error_correction: str = "H", version
         UserError: the text is empty or too long, no layer has room, or the wish is outside the layer.
     """
     layers = mask if layer is None else Mask({layer: named_layer(mask, layer)})
-    version = _choose_version(layers, signature, error_correction, version, start_x or 0, start_y or 0)
+    version = choose_version(layers, signature, error_correction, version, start_x or 0, start_y or 0)
     size = qr_code.code_size(version)
     fitting = {name: tensor for name, tensor in layers.items()
                if tensor.shape[0] >= (start_x or 0) + size and tensor.shape[1] >= (start_y or 0) + size}
@@ -110,7 +110,7 @@ def named_layer(mask: Mask, name: str) -> torch.Tensor:
     return mask[name]
 
 
-def _choose_version(layers: Mask, signature: str, error_correction: str, version: int | None, start_x: int,
+def choose_version(layers: Mask, signature: str, error_correction: str, version: int | None, start_x: int,
                     start_y: int) -> int:
     needed = len(signature.encode("utf-8"))
     if not needed:

@@ -16,7 +16,7 @@ from scipy.special import xlogy
 from scipy.stats import binom
 
 from pruner import qr_code
-from pruner.embedding import Region, _choose_version
+from pruner.embedding import Region, choose_version
 from pruner.masks import Mask
 from pruner.qr_code import CodeFormat
 from utils.errors import UserError
@@ -179,7 +179,7 @@ def best_place(mask: Mask, signature: str, error_correction: str = "H", version:
     """
     if not 0 <= hidden <= 1:
         raise UserError(f"--hidden {hidden:g}: must be from 0 (firm) to 1 (hidden)")
-    version = _choose_version(mask, signature, error_correction, version, 0, 0)
+    version = choose_version(mask, signature, error_correction, version, 0, 0)
     size, is_data = qr_code.code_size(version), qr_code.data_modules(version)
     formats = [CodeFormat(version, error_correction, pattern)
                for pattern in (qr_code.MASK_PATTERNS if mask_pattern is None else (mask_pattern,))]
