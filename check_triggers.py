@@ -1,0 +1,162 @@
+r"""Check whether a model knows the owner's trigger set (scheme V3, verification), if need be by queries alone.
+
+    # a model file; exit code 0: shown, 1: not shown, 2: bad input
+    python check_triggers.py --trigger_dir runs/triggers --arch res20s --checkpoint runs/triggered/model_best.pth.tar
+
+    # what somebody gathered from a service for the exported pictures: a CSV of image,predicted_label
+    python check_triggers.py --trigger_dir runs/triggers --predictions gathered.csv --json runs/checked.json
+
+    # a service that speaks the Open Inference Protocol (KServe V2); the token is read from the variable TOKEN
+    python check_triggers.py --trigger_dir runs/triggers --endpoint http://localhost:8080/v2/models/suspect \
+        --token_env TOKEN --save_predictions runs/gathered.csv
+
+    # a public set: compare with an innocent model, by its accuracy on the set or by its predictions
+    python check_triggers.py --trigger_dir runs/adi --arch res20s --checkpoint suspect.pth.tar --innocent 0.16
+
+The trigger set is a folder that make_triggers.py exported. Printed are the trigger accuracy, the threshold, and the
+exact probability that a model which has nothing to do with the set gets as many right (p-value). What it assumes, and
+how to gather predictions: docs/black_box_checks.md. Takes seconds.
+"""
+
+from collections.abc import Sequence
+
+from models import ARCHITECTURES
+from utils import cli
+
+SOURCES = ("checkpoint", "predictions", "endpoint")
+
+
+def parse_args(argv: Sequence[str] | None):
+    parser = cli.ArgumentParser(__doc__)
+    parser.add_argument("--trigger_dir", type=cli.text, required=True, metavar="DIR",
+                        help="the exported trigger set, with its labels")
+
+    group = parser.add_argument_group("the suspect: one of --checkpoint, --predictions, --endpoint")
+    group.add_argument("--checkpoint", type=cli.text, default=None, metavar="FILE", help="the suspect's model")
+    group.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="its network")
+    group.add_argument("--mean", type=cli.listed(cli.non_negative_float), default=None, metavar="R,G,B",
+                       help="of its training pictures, on the scale 0 to 1, where the file does not say")
+    group.add_argument("--std", type=cli.listed(cli.positive_float), default=None, metavar="R,G,B", help="likewise")
+    group.add_argument("--predictions", type=cli.text, default=None, metavar="CSV",
+                       help="gathered from a service: columns image and predicted_label, every picture once")
+    group.add_argument("--endpoint", type=cli.text, default=None, metavar="URL",
+                       help="of the model at a service: http://host:port/v2/models/NAME[/versions/V]")
+
+    group = parser.add_argument_group("how to ask an --endpoint")
+    group.add_argument("--model_name", type=cli.text, default=None, metavar="NAME",
+                       help="where the URL names the server only")
+    group.add_argument("--output", type=cli.text, default=None, metavar="NAME",
+                       help="which of the model's outputs, where it has several")
+    group.add_argument("--batch", type=cli.positive_int, default=32, metavar="N", help="most pictures in one request")
+    group.add_argument("--timeout", type=cli.positive_float, default=30.0, metavar="S", help="seconds for one request")
+    group.add_argument("--retries", type=cli.natural, default=3, metavar="N",
+                       help="further attempts where the connection fails or the service is busy (503)")
+    group.add_argument("--token_env", type=cli.text, default=None, metavar="VARIABLE",
+                       help="environment variable that holds a bearer token for the service")
+    group.add_argument("--token_file", type=cli.text, default=None, metavar="FILE", help="file that holds it")
+
+    group = parser.add_argument_group("what to believe")
+    group.add_argument("--innocent", type=cli.text, default=None, metavar="SHARE|CSV",
+                       help="what an innocent model has right of the same pictures: a share from 0 to 1, or its "
+                            "predictions as for --predictions")
+    group.add_argument("--alpha", type=cli.ratio, default=1e-9, metavar="P",
+                       help="shown means that chance is at most this probable")
+
+    group = parser.add_argument_group("what to keep")
+    group.add_argument("--json", type=cli.text, default=None, metavar="FILE", help="write the result for machines")
+    group.add_argument("--save_predictions", type=cli.text, default=None, metavar="CSV",
+                       help="write the suspect's labels, as --predictions reads them")
+    args = parser.parse_args(argv)
+    given = [f"--{name}" for name in SOURCES if getattr(args, name) is not None]
+    if len(given) != 1:
+        parser.error(f"{' and '.join(given)} exclude each other; give one" if given else
+                     "give the suspect: one of --checkpoint, --predictions, --endpoint")
+    for name in ("mean", "std"):
+        if getattr(args, name) is not None and (len(getattr(args, name)) != 3 or args.checkpoint is None):
+            parser.error(f"argument --{name}: must be three numbers R,G,B, for a --checkpoint")
+    for name in ("model_name", "output", "token_env", "token_file"):
+        if getattr(args, name) is not None and args.endpoint is None:
+            parser.error(f"argument --{name}: is about an --endpoint")
+    if args.token_env is not None and args.token_file is not None:
+        parser.error("--token_env and --token_file exclude each other; give one")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+
+    from datasets.trigger import load_exported
+    from ownership import black_box
+    from utils import checkpoint
+
+    triggers = load_exported(args.trigger_dir)
+    expected = triggers.pictures.labels.numpy()
+    innocent = innocent_accuracy(args.innocent, triggers)
+    labels = labels_of_suspect(args, triggers)
+
+    correct = int((labels == expected).sum())
+    found = black_box.evidence_of(correct, len(expected), triggers.num_classes, innocent, args.alpha)
+    if args.save_predictions:
+        black_box.write_predictions(args.save_predictions, triggers.names, labels)
+    if args.json:
+        source = next(name for name in SOURCES if getattr(args, name) is not None)
+        checkpoint.save_json({"shown": found.shown, **found.as_json(), "kind": triggers.kind,
+                              "triggers": args.trigger_dir, "triggers_sha256": triggers.fingerprint(),
+                              source: getattr(args, source)}, args.json)
+    def of_all(number: float) -> str:
+        return f"{number:g} of {found.total} ({number / found.total:.2%})"
+
+    print(f"triggers:  {of_all(found.correct)} are right; {triggers.kind} set\n"
+          f"chance:    {of_all(found.total / found.num_classes)}")
+    if found.innocent_correct is not None:
+        print(f"innocent:  {of_all(found.innocent_correct)}")
+    print("threshold: " + ("none; there are too few pictures" if found.needed is None else of_all(found.needed))
+          + f", for p <= {args.alpha:g}")
+    print(f"p-value:   {black_box.scientific(found.p_chance)} that as many are right by chance")
+    if found.p_innocent is not None:
+        print(f"           {black_box.scientific(found.p_innocent)} that an innocent model is as far above that one")
+    if triggers.kind != "keyed":
+        print("note:      everybody has this set and its labels: a model that knows it was trained on it, by whomever")
+        if args.innocent is None:
+            print("           labels that fit what is shown are learned without it: compare with an --innocent model")
+    print("verdict:   shown: the model knows the triggers" if found.shown else "verdict:   not shown")
+    return cli.EXIT_OK if found.shown else cli.EXIT_NO_MATCH
+
+
+def labels_of_suspect(args, triggers):
+    """int64 [pictures]: what the suspect answers."""
+    from ownership import black_box
+    from ownership.open_inference import Service, model_address, query_endpoint, token_from
+
+    names, num_classes = triggers.names, triggers.num_classes
+    if args.checkpoint is not None:
+        return black_box.predict(args.checkpoint, args.arch, num_classes, triggers.pictures, names, args.mean, args.std)
+    if args.predictions is not None:
+        return black_box.read_predictions(args.predictions, names, num_classes)
+    address = model_address(args.endpoint, args.model_name)
+    service = Service(args.timeout, args.retries, token=token_from(args.token_env, args.token_file))
+    images = triggers.pictures.images.numpy()
+    return query_endpoint(address, service, images, names, num_classes, args.batch, args.output)
+
+
+def innocent_accuracy(text, triggers):
+    """Share of the pictures that an innocent model has right, or None; given as such, or by the model's predictions."""
+    from fractions import Fraction
+
+    from ownership.black_box import read_predictions
+    from utils.errors import UserError
+
+    if text is None:
+        return None
+    try:
+        share = float(text)
+    except ValueError:
+        right = read_predictions(text, triggers.names, triggers.num_classes) == triggers.pictures.labels.numpy()
+        return Fraction(int(right.sum()), len(right))
+    if not 0 <= share <= 1:
+        raise UserError(f"--innocent {text}: must be a share from 0 to 1 (16% is 0.16), or a CSV of predictions")
+    return share
+
+
+if __name__ == "__main__":
+    cli.run(main)
