@@ -5,6 +5,8 @@ r"""Check whether a model knows the owner's trigger set (scheme V3, verification
 
     # what somebody gathered from a service for the exported pictures: a CSV of image,predicted_label
     python check_triggers.py --trigger_dir runs/triggers --predictions gathered.csv --json runs/checked.json
+    # before an arbiter, the key shows that the set is the one that the key gives, labels at random
+    python check_triggers.py --trigger_dir runs/triggers --predictions gathered.csv --trigger_key runs/trigger.key
 
     # a service that speaks the Open Inference Protocol (KServe V2); the token is read from the variable TOKEN
     python check_triggers.py --trigger_dir runs/triggers --endpoint http://localhost:8080/v2/models/suspect \
@@ -30,6 +32,8 @@ def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--trigger_dir", type=cli.text, required=True, metavar="DIR",
                         help="the exported trigger set, with its labels")
+    parser.add_argument("--trigger_key", type=cli.text, default=None, metavar="FILE",
+                        help="of a keyed set: check that this key gives this very set")
 
     group = parser.add_argument_group("the suspect: one of --checkpoint, --predictions, --endpoint")
     group.add_argument("--checkpoint", type=cli.text, default=None, metavar="FILE", help="the suspect's model")
@@ -90,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from utils import checkpoint
 
     triggers = load_exported(args.trigger_dir)
+    if args.trigger_key is not None:
+        check_key(args, triggers)
     expected = triggers.pictures.labels.numpy()
     innocent = innocent_accuracy(args.innocent, triggers)
     labels = labels_of_suspect(args, triggers)
@@ -101,8 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         source = next(name for name in SOURCES if getattr(args, name) is not None)
         checkpoint.save_json({"shown": found.shown, **found.as_json(), "kind": triggers.kind,
-                              "triggers": args.trigger_dir, "triggers_sha256": triggers.fingerprint(),
-                              source: getattr(args, source)}, args.json)
+                              "key_checked": args.trigger_key is not None, "triggers": args.trigger_dir,
+                              "triggers_sha256": triggers.fingerprint(), source: getattr(args, source)}, args.json)
+
     def of_all(number: float) -> str:
         return f"{number:g} of {found.total} ({number / found.total:.2%})"
 
@@ -119,8 +126,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("note:      everybody has this set and its labels: a model that knows it was trained on it, by whomever")
         if args.innocent is None:
             print("           labels that fit what is shown are learned without it: compare with an --innocent model")
+    elif args.trigger_key is None:
+        print("note:      that labels were drawn at random is the owner's word; --trigger_key checks it")
     print("verdict:   shown: the model knows the triggers" if found.shown else "verdict:   not shown")
     return cli.EXIT_OK if found.shown else cli.EXIT_NO_MATCH
+
+
+def check_key(args, triggers) -> None:
+    """Raise UserError unless the key gives exactly this set, number of classes included."""
+    from datasets.trigger import keyed, read_key
+    from utils.errors import UserError
+
+    size = triggers.pictures.images.shape[1]
+    own = keyed(read_key(args.trigger_key), len(triggers), triggers.num_classes, size)
+    if triggers.kind != "keyed" or own.fingerprint() != triggers.fingerprint():
+        raise UserError(f"--trigger_key {args.trigger_key}: does not give the set in {args.trigger_dir}; give the key "
+                        "that it was made from")
 
 
 def labels_of_suspect(args, triggers):

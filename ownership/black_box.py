@@ -29,6 +29,7 @@ from utils.errors import UserError
 COLUMNS = ("image", "predicted_label")
 BYTES_PER_PICTURE, BYTES_BESIDE = 1024, 1 << 20  # more is no list of predictions for the set
 EVAL_BATCH = 125
+MIN_SIDE = 8  # of pictures, for every network of the registry
 SMALLEST = 1e-300  # what JSON and floats show of a p-value below
 
 ALPHA = 1e-9  # as `ownership.soft_decoding.MAX_FALSE`
@@ -118,7 +119,7 @@ def fisher(correct: int, innocent: int, total: int) -> Fraction:
     right = correct + innocent
     term = math.comb(total, correct) * math.comb(total, innocent)
     tail = term
-    for first in range(correct, min(total, right)):
+    for first in range(correct, total):
         term = term * (total - first) * (right - first) // ((first + 1) * (total - right + first + 1))
         tail += term
     return Fraction(tail, math.comb(2 * total, right))
@@ -218,9 +219,13 @@ def predict(path: str | Path, arch: str, num_classes: int, pictures: Pictures, n
     Args:
         mean, std: per channel on the scale 0 to 1, for files that lack their own.
     Raises:
-        UserError: as `pruner.tickets.read_model_file`; no trained weights; normalisation unknown or twice; scores that
-            are not finite or tie.
+        UserError: as `pruner.tickets.read_model_file`; no trained weights; pictures too small; normalisation unknown or
+            twice; scores that are not finite or tie.
     """
+    height, width = pictures.images.shape[1:3]
+    if min(height, width) < MIN_SIDE:
+        raise UserError(f"--arch {arch}: takes pictures of at least {MIN_SIDE}x{MIN_SIDE} pixels, the triggers have "
+                        f"{width}x{height}")
     unknown = (math.nan,) * 3
     model = build_model(arch, num_classes, mean or unknown, std or unknown)
     weights = tickets.read_model_file(path, model).weights

@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import math
+import shutil
 import socket
 import threading
 import time
@@ -25,6 +26,7 @@ from ownership.open_inference import (Address, Service, model_address, query_end
 from utils.errors import UserError
 
 CLASSES, SIDE, COUNT = 10, 8, 9
+KEY = b"sixteen bytes and more"
 NAMES = tuple(f"{index:04d}.png" for index in range(COUNT))
 
 # --- evidence ---------------------------------------------------------------------------------------------------------
@@ -686,6 +688,19 @@ def test_normalisation_is_the_files_or_given_but_never_guessed(network, pictures
         predict(model_file, "res20s", CLASSES, pictures, NAMES, mean, (0.2, 0.3, 0.3))
 
 
+def test_pictures_too_small_for_the_network_are_refused(model_file, pictures):
+    with pytest.raises(UserError, match="the triggers have 8x7"):
+        predict(model_file, "res20s", CLASSES, Pictures(pictures.images[:, :7], pictures.labels), NAMES)
+
+
+def test_files_without_trained_weights_are_refused(network, pictures, tmp_path):
+    torch.save({"init_weight": network.state_dict(), "state_dict": {}}, tmp_path / "ticket.pth.tar")
+    torch.save({"layer1.0.conv1.weight_mask": torch.ones(16, 16, 3, 3)}, tmp_path / "mask.pth.tar")
+    for name in ("ticket", "mask"):
+        with pytest.raises(UserError):
+            predict(tmp_path / f"{name}.pth.tar", "res20s", CLASSES, pictures, NAMES)
+
+
 def test_models_without_a_clear_answer_are_refused(network, pictures, tmp_path):
     constant = {"fc.weight": torch.zeros(CLASSES, 64), "fc.bias": torch.zeros(CLASSES)}
     for entries, message in ((constant, "two classes of 0000.png"), ({"fc.bias": torch.full((CLASSES,), 3e38),
@@ -706,7 +721,7 @@ def exported(network, tmp_path_factory):
     from datasets import trigger
 
     folder = tmp_path_factory.mktemp("triggers")
-    triggers = trigger.keyed(b"sixteen bytes and more", 40, CLASSES, SIDE)
+    triggers = trigger.keyed(KEY, 40, CLASSES, SIDE)
     trigger.export(triggers, folder / "unknown")
     images, _ = next(triggers.pictures.batches(40))
     with torch.no_grad():
@@ -731,11 +746,32 @@ def test_three_ways_to_ask_have_one_result(run_main, exported, network, model_fi
             assert done.stdout.splitlines() == [
                 "triggers:  40 of 40 (100.00%) are right; keyed set", "chance:    4 of 40 (10.00%)",
                 "threshold: 20 of 40 (50.00%), for p <= 1e-09", "p-value:   1.0e-40 that as many are right by chance",
+                "note:      that labels were drawn at random is the owner's word; --trigger_key checks it",
                 "verdict:   shown: the model knows the triggers"]
             result = json.loads((tmp_path / "result.json").read_text())
             assert result["shown"] is True and (result["correct"], result["pictures"], result["needed"]) == (40, 40, 20)
             assert result["log10_p_value"] == pytest.approx(-40) and result["triggers_sha256"] == known.fingerprint()
             assert way in result and not (ways.keys() - {way}) & result.keys()
+
+
+def test_the_key_must_give_the_very_set(run_main, refused, exported, tmp_path):
+    folder, known = exported
+    key, other, gathered = tmp_path / "key", tmp_path / "other", tmp_path / "gathered.csv"
+    key.write_bytes(KEY + b"\n")
+    other.write_bytes(KEY + b"!")
+    write_predictions(gathered, known.names, known.pictures.labels.numpy())
+    words = "check_triggers.py", "--predictions", gathered, "--trigger_dir"
+    done = run_main(*words, folder / "unknown", "--trigger_key", key, "--json", tmp_path / "result.json")
+    assert done.returncode == 1 and "the owner's word" not in done.stdout
+    assert json.loads((tmp_path / "result.json").read_text())["key_checked"] is True
+    # more classes than there are make any accuracy seem improbable
+    shutil.copytree(folder / "unknown", tmp_path / "inflated")
+    facts = json.loads((tmp_path / "inflated" / "triggers.json").read_text())
+    (tmp_path / "inflated" / "triggers.json").write_text(json.dumps(facts | {"num_classes": 1000}))
+    for triggers, given in ((folder / "unknown", other), (folder / "known", key), (folder / "public", key),
+                            (tmp_path / "inflated", key)):
+        done = run_main(*words, triggers, "--trigger_key", given)
+        assert "--trigger" in refused(done) and done.stdout == ""
 
 
 def test_an_innocent_model_is_not_accused(run_main, exported, model_file, tmp_path):
