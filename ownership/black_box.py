@@ -27,6 +27,7 @@ from utils import checkpoint
 from utils.errors import UserError
 
 COLUMNS = ("image", "predicted_label")
+SPACE = " \t"  # around values; nothing else that some call white space
 BYTES_PER_PICTURE, BYTES_BESIDE = 1024, 1 << 20  # more is no list of predictions for the set
 EVAL_BATCH = 125
 MIN_SIDE = 8  # of pictures, for every network of the registry
@@ -156,7 +157,7 @@ def read_predictions(path: str | Path, names: Sequence[str], num_classes: int) -
     rows = csv.reader(io.StringIO(_read_text(path, len(names)), newline=""), strict=True)
     known, found = frozenset(names), {}
     try:
-        header = [column.strip() for column in next((row for row in rows if row), [])]
+        header = [column.strip(SPACE) for column in next((row for row in rows if row), [])]
         if sorted(header) != sorted(COLUMNS):
             raise UserError(f"{path}: must begin with the line {','.join(COLUMNS)!r}, separated by commas; it begins "
                             f"with {','.join(header)[:100]!r}")
@@ -166,7 +167,7 @@ def read_predictions(path: str | Path, names: Sequence[str], num_classes: int) -
             where = f"{path}, line {rows.line_num}"
             if len(row) != len(header):
                 raise UserError(f"{where}: has {len(row)} values instead of {len(header)}")
-            fields = dict(zip(header, (value.strip() for value in row)))
+            fields = dict(zip(header, (value.strip(SPACE) for value in row)))
             name, label = fields["image"], fields["predicted_label"]
             if name not in known:
                 raise UserError(f"{where}: {name[:100]!r} is no picture of the trigger set")
