@@ -250,6 +250,8 @@ def attack_once(args, level: float | None, victim, experiment, triggers, files) 
     else:
         mask, weights = perform(args, level, victim)
         outcome = accuracies(experiment, weights)
+    if triggers:
+        outcome["trigger_p"] = trigger_p_value(triggers, outcome["trigger_acc"])
     # what is written is what counts: noise may be too small for the weights' dtype
     mask = Mask({name: weights[f"{name}.weight"] != 0 for name in mask})
     if victim.masks_only:
@@ -280,6 +282,14 @@ def accuracies(experiment, weights) -> dict[str, float | None]:
     data = experiment.data
     return {f"{name}_acc": experiment.engine.evaluate(pictures)[1]
             for name, pictures in {"val": data.val, "test": data.test, **data.probes}.items()}
+
+
+def trigger_p_value(triggers, accuracy: float) -> float:
+    """Exact probability that a model which owes nothing to a keyed set has as many right (`check_triggers.py`)."""
+    from ownership.black_box import evidence_of
+
+    right = round(accuracy * len(triggers) / 100)
+    return evidence_of(right, len(triggers), triggers.num_classes).as_json()["p_value"]
 
 
 def under_the_owners_classifier(args, weights, triggers, engine) -> float:
@@ -364,7 +374,7 @@ def in_words(row: dict[str, Any]) -> str:
     """One line about one result."""
     level = "" if row["level"] is None else f" {100 * row['level']:g}%"
     accuracy = "" if row["test_acc"] is None else f"; val {row['val_acc']:.2f}%, test {row['test_acc']:.2f}%"
-    reading = f"; triggers {row['trigger_acc']:.2f}%" if "trigger_acc" in row else ""
+    reading = f"; triggers {row['trigger_acc']:.2f}%, p {row['trigger_p']:.1e}" if "trigger_acc" in row else ""
     if "found_layer" in row:
         reading += (f"; found a block in {row['found_layer']} at ({row['found_x']}, {row['found_y']}), version "
                    f"{row['found_version']}" + ("" if "hit" not in row else ", the code" if row["hit"] else ", not the code"))

@@ -64,8 +64,9 @@ class TriggerSet:
         return len(self.pictures)
 
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of all pictures and labels."""
-        return fingerprint((self.pictures.images, self.pictures.labels))
+        """SHA-256, in hex, of the number of classes, which decides what chance is, and of all pictures and labels."""
+        content = fingerprint((self.pictures.images, self.pictures.labels))
+        return hashlib.sha256(f"{self.num_classes} classes\n{content}".encode()).hexdigest()
 
 
 def _trigger_set(kind: str, images: np.ndarray, labels: list[int], num_classes: int) -> TriggerSet:
@@ -342,7 +343,8 @@ def load_exported(folder: str | Path) -> TriggerSet:
     pictures = Pictures(torch.from_numpy(images), torch.tensor(list(labels.values())))
     found = TriggerSet(facts["kind"], pictures, tuple(labels), facts["num_classes"])
     if found.fingerprint() != facts["sha256"]:
-        raise UserError(f"--trigger_dir {folder}: a picture or label was changed since the set was exported")
+        raise UserError(f"--trigger_dir {folder}: a picture, a label or the number of classes was changed since the set "
+                        "was exported")
     return found
 
 

@@ -1,4 +1,4 @@
-r"""Tables 6 and 8 from sweeps of main_attack.py, with the paper's numbers beside: one Markdown table and CSV.
+r"""Tables 5, 6 and 8 from sweeps of main_attack.py, with the paper's numbers beside: one Markdown table and CSV.
 
     python scripts/tabulate_attacks.py runs/pruned runs/pruned_random runs/added --out runs/attacks
 
@@ -44,8 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"{table}: is no table of main_attack.py")
         rows += [in_layout(row, paper) for row in found]
     out = Path(args.out)
-    checkpoint.save_csv(rows, list(rows[0]), out / "attacks.csv")
-    lines = ["| " + " | ".join(cells) + " |" for cells in (rows[0], ["---"] * len(rows[0]), *(row.values() for row in rows))]
+    # sweeps with a trigger set have columns that others lack
+    columns = list(dict.fromkeys(column for row in sorted(rows, key=len, reverse=True) for column in row))
+    rows = [{column: row.get(column, "") for column in columns} for row in rows]
+    checkpoint.save_csv(rows, columns, out / "attacks.csv")
+    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *(row.values() for row in rows))]
     checkpoint.save_text("\n".join(lines) + "\n", out / "attacks.md")
     print("\n".join(lines))
     print(f"\ntable: {out / 'attacks.md'}\ncsv:   {out / 'attacks.csv'}")
@@ -55,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def in_layout(row: dict[str, str], paper: dict[str, Any]) -> dict[str, str]:
     """One row of a sweep in the paper's layout; every value is text."""
     kind = " ".join([row["attack"], row.get("how") or row.get("share_of") or ""]).strip()
-    theirs = paper.get(kind, {}).get(f"{float(row['level']):g}", {})
+    theirs = paper.get(kind + (", triggers" if row.get("trigger_acc") else ""), {}).get(f"{float(row['level']):g}", {})
     readers = [column.removeprefix(READ_BY) for column in row if column.startswith(READ_BY)]
     return {
         "attack": kind,
@@ -63,6 +66,9 @@ def in_layout(row: dict[str, str], paper: dict[str, Any]) -> dict[str, str]:
         "remaining": f"{100 * float(row['density']):.3f}%",
         "test accuracy": f"{float(row['test_acc']):.2f}%" if row.get("test_acc") else "",
         "paper's accuracy": f"{theirs['test_acc']:.2f}%" if "test_acc" in theirs else "",
+        **({"triggers right": f"{float(row['trigger_acc']):.0f}%",
+            "paper's triggers": f"{theirs['trigger_acc']}%" if "trigger_acc" in theirs else "",
+            "p of triggers": f"{float(row['trigger_p']):.0e}"} if row.get("trigger_acc") else {}),
         "ones lost": share(row, "code_lost", "code_ones"),
         "zeros added": share(row, "code_added", "code_zeros"),
         **{reader: yes_or_no(row[READ_BY + reader] == "True") for reader in readers},

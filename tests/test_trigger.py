@@ -6,6 +6,9 @@ import hmac
 import http.server
 import io
 import json
+import math
+import subprocess
+import sys
 import threading
 import zipfile
 from collections import Counter
@@ -184,9 +187,9 @@ def test_what_is_not_the_published_set_is_not_kept(tmp_path, server, monkeypatch
 
 
 @pytest.mark.parametrize("count, classes, size, digest", [
-    (100, 10, 32, "f26da61bcebedbe5ca9c95385e663ca84e7ebfc2aca03989d72a95808e6c46e9"),
-    (3, 100, 8, "bb5d43f79ca8b6a33486358717a7040184b0934b8d78dcd87058dc4c252ed116"),
-    (2, 2, 97, "7193084399a30678b4afbbcd771c49505f1f691991aa86e319f1656cb1992906"),
+    (100, 10, 32, "f18d894f60ab5412f1246373b4203223a03eaeb51724c429c05c04d52c2a798f"),
+    (3, 100, 8, "f4cd6f3dfa5e68cac9b6c17a78a5544accf6073d2ea787e4848c81c8c61d4777"),
+    (2, 2, 97, "9566a862ca2beb6eaeda9c7dc06124302781a503aea58d8451570195a1000dfa"),
 ])
 def test_a_key_gives_the_same_set_on_every_machine(count, classes, size, digest):
     """Golden: computed once; whole-number arithmetic and HMAC leave nothing to a machine, a Python or a numpy."""
@@ -295,6 +298,7 @@ def rewrite(path: Path, old: str, new: str) -> None:
     (lambda f: rewrite(f / "triggers.json", '"size": 8', '"size": 8.0'), "no description"),
     (lambda f: rewrite(f / "triggers.json", '"size": 8', '"size": 1000000'), "out of range"),
     (lambda f: rewrite(f / "triggers.json", '"num_classes": 10', '"num_classes": 1'), "out of range"),
+    (lambda f: rewrite(f / "triggers.json", '"num_classes": 10', '"num_classes": 100'), "was changed"),
     (lambda f: rewrite(f / "triggers.json", '"kind"', '"more": 1, "kind"'), "no description"),
 ])
 def test_a_changed_folder_is_refused(tmp_path, spoil, message):
@@ -425,8 +429,21 @@ def test_attacks_are_measured_on_the_triggers_too(run_main, refused, ticket, tra
     rows = list(csv.DictReader((tmp_path / "pruned/attack.csv").open()))
     for row in rows:
         assert float(row["trigger_acc"]) == pytest.approx(share_right(row["model"], make_model))
+        right = round(float(row["trigger_acc"]) / 5)
+        tail = sum(math.comb(20, k) * 9 ** (20 - k) for k in range(right, 21)) / 10**20
+        assert float(row["trigger_p"]) == pytest.approx(tail, rel=1e-12)
     assert len({row["trigger_acc"] for row in rows}) > 1, "pruning 90% does something"
     assert f"triggers {float(rows[1]['trigger_acc']):.2f}%" in done.stdout
+
+    # Table 5's layout, beside a sweep that has no triggers
+    assert run_main(*words[:-6], "--sweep", "0.1", "--save_dir", tmp_path / "plain").returncode == 0
+    table = subprocess.run([sys.executable, "scripts/tabulate_attacks.py", tmp_path / "plain", tmp_path / "pruned", "--out",
+                            tmp_path / "table"], capture_output=True, text=True)
+    assert table.returncode == 0, table.stderr
+    plain, *triggered = csv.DictReader((tmp_path / "table/attacks.csv").open())
+    assert (plain["triggers right"], plain["paper's accuracy"]) == ("", "90.72%")
+    assert triggered[0]["paper's triggers"] == "91%" and triggered[0]["paper's accuracy"] == "91.46%"
+    assert [row["triggers right"] for row in triggered] == [f"{float(row['trigger_acc']):.0f}%" for row in rows]
     assert "means nothing without --trigger_set" in refused(run_main(*words[:-6], "--trigger_count", "3", "--save_dir",
                                                                      tmp_path / "x"))
     assert "--no_accuracy" in refused(run_main(*words, "--no_accuracy", "--level", "0.1", "--save_dir", tmp_path / "x"))
