@@ -1,5 +1,6 @@
 """The training loop against a plain one, its records, and what it refuses."""
 
+import copy
 import csv
 import dataclasses
 import math
@@ -10,7 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn.utils import prune
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pruner.masks import Mask, MaskedWeights, prunable_layers
 from utils import checkpoint, engine
@@ -359,6 +362,64 @@ def test_checkpoints_load_with_weights_only(make_model, make_dataset, tmp_path):
     assert checkpoint.load(files.last)["epoch"] == 3 and checkpoint.load(files.best)["val_acc"] >= 0
 
 
+# --- what a GPU needs, as far as a CPU shows it ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("train, sizes", [(40, [16, 16]), (33, [16])])
+def test_graphs_are_recorded_of_one_batch_size_only_and_once(make_dataset, tmp_path, train, sizes):
+    """40 pictures are two full batches and a short one, which runs unrecorded; of 33 the last batch has one more."""
+    data = make_dataset(train=train, val=8, test=8)
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    model = copy.deepcopy(plain)
+    expected = Engine(plain, CPU).fit(data, PROTOCOL, TrainingFiles(tmp_path / "plain"), 1)
+
+    trainer, seen, counter = Engine(model, CPU), [], CompileCounter()
+    compiled = torch.compile(trainer.loss, backend=counter, dynamic=False)
+    trainer.records_graphs = True
+    trainer.recorded_loss = lambda images, labels: (seen.append(len(labels)), compiled(images, labels))[1]
+    done = trainer.fit(data, PROTOCOL, TrainingFiles(tmp_path / "recorded"), 1)
+    assert seen == sizes * PROTOCOL.epochs
+    assert counter.frame_count == 1
+    assert dataclasses.replace(done, seconds=0) == dataclasses.replace(expected, seconds=0)
+    assert_same(model.state_dict(), plain.state_dict())
+
+
+class Waits(TorchDispatchMode):
+    """Notes every operator whose result the host waits for when its input is on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.seen = [], 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        masks = name in ("index", "index_put", "index_put_") and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+        if masks or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique_dim", "_unique2"):
+            self.found.append(name)
+        self.seen += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_nothing_in_an_epoch_waits_for_the_device(make_model, make_dataset):
+    data, model = make_dataset(train=60, flip=True), make_model()
+    trainer = Engine(model, CPU)
+    optimizer, constraint = engine.make_optimizer(model.parameters(), PROTOCOL), MaskedWeights(model, random_mask(model))
+    waits = Waits()
+
+    def watched():
+        batches = data.train_batches(16, torch.Generator().manual_seed(1))
+        with waits:  # from the first draw to the end of the last step
+            yield from batches
+
+    trainer.train_on(watched(), optimizer, constraint)
+    assert waits.seen > 1000 and waits.found == []
+    with waits:
+        trainer.train_on(data.train_batches(16, torch.Generator().manual_seed(1)), optimizer, constraint)
+    assert waits.found == ["_local_scalar_dense"] * 2  # loss and accuracy, once per epoch
+
+
 # --- on CUDA ----------------------------------------------------------------------------------------------------------
 
 
@@ -385,6 +446,42 @@ data = Dataset("random", part, part, part, tuple(map(str, range(40))), (0,) * 3,
 here, there = (d.train_batches(16, torch.Generator().manual_seed(5)) for d in (data, data.to(torch.device("cuda"))))
 for (images, labels), (cuda_images, cuda_labels) in zip(here, there, strict=True):
     assert cuda_images.is_cuda and torch.equal(images, cuda_images.cpu()) and torch.equal(labels, cuda_labels.cpu())
+"""
+    done = run_script("-c", program, env=cuda_env)
+    assert done.returncode == 0, done.stderr
+
+
+def test_recorded_steps_on_cuda_never_wait_nor_record_twice_and_train_alike(run_script, cuda_env):
+    program = """
+import torch
+from torch._dynamo.utils import counters
+from datasets.pictures import Dataset, Pictures
+from models import build_model
+from pruner.masks import Mask, MaskedWeights, prunable_layers
+from utils import engine
+images = torch.randint(0, 256, (1000, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+part = Pictures(images, torch.arange(1000) % 10)
+data = Dataset("random", part, part, part, tuple(map(str, range(10))), (0.5,) * 3, (0.2,) * 3, True).to(torch.device("cuda"))
+protocol = engine.TrainingProtocol(3, 0.05, (), 128, 0.9, 1e-4)
+losses = []
+for compiled in (False, True):
+    torch.manual_seed(2)
+    model = build_model("res20s", 10)
+    mask = Mask({name: torch.rand(layer.weight.shape) < 0.3 for name, layer in prunable_layers(model).items()})
+    trainer = engine.Engine(model, torch.device("cuda"), compiled, amp=False)
+    masked, optimizer = MaskedWeights(model, mask), engine.make_optimizer(model.parameters(), protocol)
+    generator = torch.Generator().manual_seed(3)
+    def watched(strict):
+        batches = data.train_batches(128, generator)
+        yield next(batches)
+        torch.cuda.set_sync_debug_mode("error" if strict else "default")
+        yield from batches
+        torch.cuda.set_sync_debug_mode("default")
+    losses.append([trainer.train_on(watched(epoch > 2), optimizer, masked)[0] for epoch in range(6)])
+    assert all((layer.weight[~mask[name].cuda()] == 0).all() for name, layer in prunable_layers(model).items())
+assert counters["stats"]["unique_graphs"] == 1, counters["stats"]
+assert counters["inductor"]["cudagraph_skips"] == 0, counters["inductor"]
+torch.testing.assert_close(torch.tensor(losses[0][:2]), torch.tensor(losses[1][:2]), rtol=0.02, atol=0)
 """
     done = run_script("-c", program, env=cuda_env)
     assert done.returncode == 0, done.stderr

@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -100,8 +100,106 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+class Record:
+    """What one training has come to so far, and the files that say so.
+
+    history: one row per finished epoch: epoch, lr, NAME_loss and NAME_acc of the splits and of the data set's probes, seconds.
+    best: accuracies and number of the best epoch.
+    """
+
+    def __init__(self, files: TrainingFiles, title: str, constraint: WeightConstraint | None,
+                 facts: dict[str, Any] | None):
+        self.files, self.title, self.facts = files, title, facts or {}
+        self.pack = constraint.pack if constraint else dict
+        self.unpack = constraint.unpack if constraint else dict
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] = {"val_acc": -1.0}
+
+    def resume(self) -> dict[str, Any] | None:
+        """The content of `files.last`, the parts of it in the form `load_state_dict` takes; None where it is missing."""
+        if not self.files.last.exists():
+            return None
+        saved = checkpoint.load(self.files.last)
+        self.history, self.best = saved["history"], saved["best"]
+        if self.best["epoch"] == saved["epoch"]:  # killed between writing the two files, perhaps
+            self._save_best(saved["state_dict"])
+        rates = {**saved["scheduler"], "milestones": Counter(saved["scheduler"]["milestones"])}
+        return {**saved, "state_dict": self.unpack(saved["state_dict"]), "scheduler": rates}
+
+    def check(self, epoch: int, protocol: TrainingProtocol, *losses: float) -> None:
+        """Raises UserError where a loss is no longer a number."""
+        if not all(math.isfinite(loss) for loss in losses):
+            raise UserError(f"--lr {protocol.lr}: {self.title} diverged in epoch {epoch} (the loss is not a number); "
+                            f"lower it, or add --warmup; epochs up to {epoch - 1} are kept in {self.files.folder}")
+
+    def add(self, row: dict[str, float], state: dict[str, torch.Tensor], optimizer: dict[str, Any],
+            schedule: torch.optim.lr_scheduler.MultiStepLR, generator: torch.Generator) -> None:
+        """Record a finished epoch.
+
+        Args:
+            row: of `history`.
+            state, optimizer: state_dict of the model and of its optimizer, on any device.
+            schedule: after its step.
+            generator: of the batches, as the next epoch finds it.
+        """
+        epoch = row["epoch"]
+        self.history.append(row)
+        if row["val_acc"] >= self.best["val_acc"]:
+            self.best = {**{f"{name}_acc": row[f"{name}_acc"] for name in self.followed[1:]}, "epoch": epoch}
+        state = {name: tensor.cpu() for name, tensor in self.pack(state).items()}
+        # plain containers only: the scheduler's milestones are a Counter
+        rates = {**schedule.state_dict(), "milestones": dict(schedule.milestones)}
+        checkpoint.save({**self.facts, "epoch": epoch, "state_dict": state, "optimizer": optimizer,
+                         "scheduler": rates, "random": randomness.get_state(generator),
+                         "history": self.history, "best": self.best}, self.files.last)
+        if self.best["epoch"] == epoch:
+            self._save_best(state)
+        checkpoint.save_csv(self.history, list(self.history[0]), self.files.metrics)
+
+    @property
+    def followed(self) -> tuple[str, ...]:
+        """Names of the splits and probes whose accuracy is in the history; train first."""
+        return tuple(column.removesuffix("_acc") for column in self.history[-1] if column.endswith("_acc"))
+
+    def accuracies(self) -> str:
+        """Those of the newest epoch in words."""
+        return ", ".join(f"{name} {self.history[-1][f'{name}_acc']:.2f}%" for name in self.followed)
+
+    def line(self, epochs: int) -> str:
+        """The newest epoch in words."""
+        row = self.history[-1]
+        return (f"{self.title}: epoch {row['epoch']}/{epochs}, lr {row['lr']:g}, loss {row['train_loss']:.4f}, "
+                f"{self.accuracies()}, {row['seconds']:.1f} s")
+
+    def finish(self) -> Trained:
+        """What the training came to; writes table and curve."""
+        checkpoint.save_csv(self.history, list(self.history[0]), self.files.metrics)
+        plots.training_curve(self.history, self.followed, self.title, self.files.curve)
+        probes = {}
+        for name in self.followed[len(SPLITS):]:
+            probes |= {f"{name}_acc": self.best[f"{name}_acc"], f"{name}_acc_last": self.history[-1][f"{name}_acc"]}
+        return Trained(self.best["test_acc"], self.best["val_acc"], self.best["epoch"], self.history[-1]["test_acc"],
+                       len(self.history), sum(row["seconds"] for row in self.history), probes)
+
+    def _save_best(self, state: dict[str, torch.Tensor]) -> None:
+        checkpoint.save({**self.facts, **self.best, "state_dict": state}, self.files.best)
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], protocol: TrainingProtocol) -> torch.optim.SGD:
+    """The protocol's SGD, one fused call for all parameters."""
+    return torch.optim.SGD(parameters, protocol.lr, protocol.momentum, weight_decay=protocol.weight_decay, fused=True)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, protocol: TrainingProtocol) -> torch.optim.lr_scheduler.MultiStepLR:
+    """The rate's fall after each milestone; to be stepped after each epoch."""
+    return torch.optim.lr_scheduler.MultiStepLR(optimizer, list(protocol.milestones), gamma=0.1)
+
+
 class Engine:
     """Trains and evaluates one model on one device.
+
+    With compile_step a CUDA device replays a recorded graph for every full batch: one launch instead of some hundred.
+    Recorded is the size of an epoch's first batch; the last one of an epoch, mostly shorter, runs uncompiled there.
 
     Args:
         model: moved to `device` in channels-last memory, in place.
@@ -122,14 +220,24 @@ class Engine:
         self.device = device
         if device.type == "cuda":
             torch.cuda.set_device(device)
+            torch.backends.cudnn.benchmark = True  # shapes are static: the search for the fastest kernels is paid once
         if amp is None:  # older GPUs only emulate bf16, slowly
             amp = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         self.amp = amp
-        # static shapes: one graph for full batches, one for the last, short one
-        self.forward = torch.compile(model, dynamic=False) if compile_step else model
+        # The loss is part of what is compiled on CUDA, where launches count. On a CPU it stays outside, so that results
+        # have the same bits as ever; static shapes: one graph for full batches, one for the last, short one.
+        self.records_graphs = compile_step and device.type == "cuda"
+        self.forward = torch.compile(model, dynamic=False) if compile_step and not self.records_graphs else model
+        self.recorded_loss = (torch.compile(self.loss, dynamic=False, mode="reduce-overhead") if self.records_graphs
+                              else self.loss)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp)
+
+    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean cross-entropy of a training batch, and how many of it are right (int64); both 0-dimensional."""
+        logits = self.forward(images).float()
+        return F.cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).sum()
 
     def evaluate(self, pictures: Any) -> tuple[float, float]:
         """Mean cross-entropy and accuracy in percent over a split; leaves the model's mode as it was."""
@@ -166,100 +274,91 @@ class Engine:
             UserError: the loss is no longer a number.
         """
         model, generator = self.model, randomness.seed_everything(seed)
-        optimizer = torch.optim.SGD(model.parameters(), protocol.lr, protocol.momentum,
-                                    weight_decay=protocol.weight_decay, fused=True)
-        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(protocol.milestones), gamma=0.1)
-        pack = constraint.pack if constraint else dict
-        unpack = constraint.unpack if constraint else dict
-        history: list[dict[str, float]] = []
-        best: dict[str, Any] = {"val_acc": -1.0}
-        if files.last.exists():
-            saved = checkpoint.load(files.last)
-            model.load_state_dict(unpack(saved["state_dict"]))
+        optimizer = make_optimizer(model.parameters(), protocol)
+        schedule = make_schedule(optimizer, protocol)
+        record = Record(files, title, constraint, facts)
+        if saved := record.resume():
+            model.load_state_dict(saved["state_dict"])
             optimizer.load_state_dict(saved["optimizer"])
-            schedule.load_state_dict({**saved["scheduler"], "milestones": Counter(saved["scheduler"]["milestones"])})
+            schedule.load_state_dict(saved["scheduler"])
             randomness.set_state(saved["random"], generator)
-            history, best = saved["history"], saved["best"]
-            if best["epoch"] == saved["epoch"]:  # killed between writing the two files, perhaps
-                self._save_best(best, facts, saved["state_dict"], files)
         if constraint:
             constraint.apply()
-        if after_epoch and not history:
+        if after_epoch and not record.history:
             after_epoch(0)
 
-        epochs = tqdm(range(len(history) + 1, protocol.epochs + 1), initial=len(history), total=protocol.epochs,
-                      desc=title, unit="epoch", disable=None)
+        done = len(record.history)
+        epochs = tqdm(range(done + 1, protocol.epochs + 1), initial=done, total=protocol.epochs, desc=title,
+                      unit="epoch", disable=None)
         for epoch in epochs:
             started = time.perf_counter()
             rate = optimizer.param_groups[0]["lr"]
             train_loss, train_acc = self._train_epoch(data, protocol, optimizer, generator, constraint, epoch)
-            figures = {"train_loss": train_loss, "train_acc": train_acc}
+            row = {"epoch": epoch, "lr": rate, "train_loss": train_loss, "train_acc": train_acc}
             for name, pictures in {"val": data.val, "test": data.test, **data.probes}.items():
-                figures[f"{name}_loss"], figures[f"{name}_acc"] = self.evaluate(pictures)
-            if not all(math.isfinite(figures[f"{split}_loss"]) for split in SPLITS):
-                raise UserError(f"--lr {protocol.lr}: {title} diverged in epoch {epoch} (the loss is not a number); "
-                                f"lower it, or add --warmup; epochs up to {epoch - 1} are kept in {files.folder}")
+                row[f"{name}_loss"], row[f"{name}_acc"] = self.evaluate(pictures)
+            record.check(epoch, protocol, *(row[f"{split}_loss"] for split in SPLITS))
             schedule.step()
             if after_epoch:
                 after_epoch(epoch)
-            history.append({"epoch": epoch, "lr": rate, **figures, "seconds": time.perf_counter() - started})
-            if figures["val_acc"] >= best["val_acc"]:
-                best = {**{f"{name}_acc": figures[f"{name}_acc"] for name in ("val", "test", *data.probes)},
-                        "epoch": epoch}
-            state = {name: tensor.cpu() for name, tensor in pack(model.state_dict()).items()}
-            # plain containers only: the scheduler's milestones are a Counter
-            rates = {**schedule.state_dict(), "milestones": dict(schedule.milestones)}
-            checkpoint.save({**(facts or {}), "epoch": epoch, "state_dict": state, "optimizer": optimizer.state_dict(),
-                             "scheduler": rates, "random": randomness.get_state(generator),
-                             "history": history, "best": best}, files.last)
-            if best["epoch"] == epoch:
-                self._save_best(best, facts, state, files)
-            checkpoint.save_csv(history, list(history[0]), files.metrics)
-            followed = (*SPLITS, *data.probes)
-            epochs.set_postfix_str(" ".join(f"{name} {figures[f'{name}_acc']:.2f}" for name in followed[1:]))
+            row["seconds"] = time.perf_counter() - started
+            record.add(row, model.state_dict(), optimizer.state_dict(), schedule, generator)
+            epochs.set_postfix_str(record.accuracies())
             if epochs.disable:
-                accuracies = ", ".join(f"{name} {figures[f'{name}_acc']:.2f}%" for name in followed)
-                print(f"{title}: epoch {epoch}/{protocol.epochs}, lr {rate:g}, loss {train_loss:.4f}, {accuracies}, "
-                      f"{history[-1]['seconds']:.1f} s", flush=True)
+                print(record.line(protocol.epochs), flush=True)
         epochs.close()
-        checkpoint.save_csv(history, list(history[0]), files.metrics)
-        plots.training_curve(history, (*SPLITS, *data.probes), title, files.curve)
-        probes = {name: value for probe in data.probes
-                  for name, value in ((f"{probe}_acc", best[f"{probe}_acc"]),
-                                      (f"{probe}_acc_last", history[-1][f"{probe}_acc"]))}
-        return Trained(best["test_acc"], best["val_acc"], best["epoch"], history[-1]["test_acc"], len(history),
-                       sum(row["seconds"] for row in history), probes)
-
-    @staticmethod
-    def _save_best(best: dict[str, Any], facts: dict[str, Any] | None, state: dict[str, torch.Tensor],
-                   files: TrainingFiles) -> None:
-        checkpoint.save({**(facts or {}), **best, "state_dict": state}, files.best)
+        return record.finish()
 
     def _train_epoch(self, data: Batches, protocol: TrainingProtocol, optimizer: torch.optim.Optimizer,
                      generator: torch.Generator, constraint: WeightConstraint | None,
                      epoch: int) -> tuple[float, float]:
-        """One pass over the training pictures; mean loss and accuracy in percent, asked of the device at the end."""
+        """One pass over the training pictures, see `train_on`."""
+        return self.train_on(data.train_batches(protocol.batch_size, generator), optimizer, constraint,
+                             warmup_rates(data, protocol, optimizer, epoch))
+
+    def train_on(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], optimizer: torch.optim.Optimizer,
+                 constraint: WeightConstraint | None = None,
+                 rates: Callable[[int], float] | None = None) -> tuple[float, float]:
+        """One step per batch; mean loss and accuracy in percent, for which the device is asked only at the end.
+
+        Args:
+            batches: of the same size, all but the last.
+            rates: the learning rate of each step, counted from 0 (default: the optimizer's). The optimizer's own is
+                back afterwards.
+        """
         self.model.train()
         loss_sum = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        seen, rate = 0, optimizer.param_groups[0]["lr"]
-        for step, (images, labels) in enumerate(data.train_batches(protocol.batch_size, generator)):
-            if protocol.warmup:
-                steps = (epoch - 1) * -(-len(data.train) // protocol.batch_size) + step + 1
-                optimizer.param_groups[0]["lr"] = rate * min(1.0, steps / protocol.warmup)
+        seen, size, rate = 0, None, optimizer.param_groups[0]["lr"]
+        for step, (images, labels) in enumerate(batches):
+            size = size or len(labels)
+            if rates:
+                optimizer.param_groups[0]["lr"] = rates(step)
+            optimizer.zero_grad(set_to_none=True)  # before the forward pass: a replay writes over recorded gradients
+            recorded = self.records_graphs and len(labels) == size
+            if recorded:
+                torch.compiler.cudagraph_mark_step_begin()
             with self.autocast():
-                logits = self.forward(images).float()
-                loss = F.cross_entropy(logits, labels)
-            optimizer.zero_grad(set_to_none=True)
+                loss, hits = (self.recorded_loss if recorded else self.loss)(images, labels)
             loss.backward()
             optimizer.step()
             if constraint:
                 constraint.apply()
-            loss_sum += loss.detach() * len(labels)
-            correct += (logits.detach().argmax(1) == labels).sum()
+            loss_sum += loss.detach() * len(labels)  # copied out before the next replay
+            correct += hits
             seen += len(labels)
         optimizer.param_groups[0]["lr"] = rate
         return loss_sum.item() / seen, 100 * correct.item() / seen
+
+
+def warmup_rates(data: Batches, protocol: TrainingProtocol, optimizer: torch.optim.Optimizer,
+                 epoch: int) -> Callable[[int], float] | None:
+    """The learning rate of each step of an epoch, None without a warm-up."""
+    if not protocol.warmup:
+        return None
+    rate = optimizer.param_groups[0]["lr"]
+    before = (epoch - 1) * -(-len(data.train) // protocol.batch_size)
+    return lambda step: rate * min(1.0, (before + step + 1) / protocol.warmup)
 
 
 def _compilers() -> tuple[str, ...]:
