@@ -195,29 +195,30 @@ def make_schedule(optimizer: torch.optim.Optimizer, protocol: TrainingProtocol) 
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, list(protocol.milestones), gamma=0.1)
 
 
-class Engine:
-    """Trains and evaluates one model on one device.
+class StepLoop:
+    """Training steps on one device, for one model or for a stack of them; a subclass says what `loss` is.
 
     With compile_step a CUDA device replays a recorded graph for every full batch: one launch instead of some hundred.
     Recorded is the size of an epoch's first batch; the last one of an epoch, mostly shorter, runs uncompiled there.
 
     Args:
-        model: moved to `device` in channels-last memory, in place.
+        model: on `device` by the first step.
         compile_step: run the forward and backward pass through torch.compile; needs a C++ compiler on CPU.
         amp: bf16 autocast; None means where the GPU does it in hardware.
+        shape: of the loss: () for one model, (k,) for k.
     Raises:
         UserError: amp on CPU, where it can kill the process (illegal instruction), or compile_step there without a
             compiler.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, compile_step: bool = False, amp: bool | None = None):
+    def __init__(self, model: nn.Module, device: torch.device, compile_step: bool, amp: bool | None,
+                 shape: tuple[int, ...] = ()):
         if amp and device.type != "cuda":
             raise UserError("--amp: bf16 needs a CUDA device; leave the flag out on CPU")
         if compile_step and device.type == "cpu" and not any(map(shutil.which, _compilers())):
             raise UserError("--compile: needs a C++ compiler on CPU (Debian/Ubuntu: apt-get install g++); "
                             "leave the flag out")
-        self.model = model.to(device, memory_format=torch.channels_last)
-        self.device = device
+        self.model, self.device, self.shape = model, device, shape
         if device.type == "cuda":
             torch.cuda.set_device(device)
             torch.backends.cudnn.benchmark = True  # shapes are static: the search for the fastest kernels is paid once
@@ -235,7 +236,55 @@ class Engine:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp)
 
     def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean cross-entropy of a training batch, and how many of it are right (int64); both 0-dimensional."""
+        """Mean cross-entropy of a training batch, and how many of it are right (int64); both of the loop's shape."""
+        raise NotImplementedError
+
+    def run(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], optimizer: torch.optim.Optimizer,
+            constraint: WeightConstraint | None = None,
+            rates: Callable[[int], float] | None = None) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """One step per batch, without waiting for the device.
+
+        Args:
+            batches: of the same size, all but the last.
+            rates: the learning rate of each step, counted from 0 (default: the optimizer's). The optimizer's own is
+                back afterwards.
+        Returns:
+            sum of losses over the pictures and how many of them were right, on the device; how many there were.
+        """
+        self.model.train()
+        loss_sum = torch.zeros(self.shape, device=self.device)
+        correct = torch.zeros(self.shape, dtype=torch.int64, device=self.device)
+        seen, size, rate = 0, None, optimizer.param_groups[0]["lr"]
+        for step, (images, labels) in enumerate(batches):
+            count = labels.shape[-1]
+            size = size or count
+            if rates:
+                optimizer.param_groups[0]["lr"] = rates(step)
+            optimizer.zero_grad(set_to_none=True)  # before the forward pass: a replay writes over recorded gradients
+            recorded = self.records_graphs and count == size
+            if recorded:
+                torch.compiler.cudagraph_mark_step_begin()
+            with self.autocast():
+                loss, hits = (self.recorded_loss if recorded else self.loss)(images, labels)
+            loss.sum().backward()
+            optimizer.step()
+            if constraint:
+                constraint.apply()
+            loss_sum += loss.detach() * count  # copied out before the next replay
+            correct += hits
+            seen += count
+        optimizer.param_groups[0]["lr"] = rate
+        return loss_sum, correct, seen
+
+
+class Engine(StepLoop):
+    """Trains and evaluates one model on one device; see `StepLoop`. The model is moved in place, to channels-last memory."""
+
+    def __init__(self, model: nn.Module, device: torch.device, compile_step: bool = False, amp: bool | None = None):
+        super().__init__(model, device, compile_step, amp)
+        model.to(device, memory_format=torch.channels_last)
+
+    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.forward(images).float()
         return F.cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).sum()
 
@@ -319,35 +368,8 @@ class Engine:
     def train_on(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], optimizer: torch.optim.Optimizer,
                  constraint: WeightConstraint | None = None,
                  rates: Callable[[int], float] | None = None) -> tuple[float, float]:
-        """One step per batch; mean loss and accuracy in percent, for which the device is asked only at the end.
-
-        Args:
-            batches: of the same size, all but the last.
-            rates: the learning rate of each step, counted from 0 (default: the optimizer's). The optimizer's own is
-                back afterwards.
-        """
-        self.model.train()
-        loss_sum = torch.zeros((), device=self.device)
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        seen, size, rate = 0, None, optimizer.param_groups[0]["lr"]
-        for step, (images, labels) in enumerate(batches):
-            size = size or len(labels)
-            if rates:
-                optimizer.param_groups[0]["lr"] = rates(step)
-            optimizer.zero_grad(set_to_none=True)  # before the forward pass: a replay writes over recorded gradients
-            recorded = self.records_graphs and len(labels) == size
-            if recorded:
-                torch.compiler.cudagraph_mark_step_begin()
-            with self.autocast():
-                loss, hits = (self.recorded_loss if recorded else self.loss)(images, labels)
-            loss.backward()
-            optimizer.step()
-            if constraint:
-                constraint.apply()
-            loss_sum += loss.detach() * len(labels)  # copied out before the next replay
-            correct += hits
-            seen += len(labels)
-        optimizer.param_groups[0]["lr"] = rate
+        """`run`; mean loss and accuracy in percent, for which the device is asked only at the end."""
+        loss_sum, correct, seen = self.run(batches, optimizer, constraint, rates)
         return loss_sum.item() / seen, 100 * correct.item() / seen
 
 
