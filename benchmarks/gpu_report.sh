@@ -3,8 +3,8 @@
 #
 #     bash benchmarks/gpu_report.sh runs/gpu_report
 #
-# The folder holds a log per part, train_loop.csv and many_tickets.csv. Run it again after an interruption: finished parts
-# are skipped. PYTHON names the interpreter (default: python), DEVICE the device (default: cuda). BUDGET is how many seconds
+# The folder holds a log per part, and a folder per part with its CSV. Run it again after an interruption: finished parts
+# are skipped, unfinished ones begin anew. PYTHON names the interpreter (default: python), DEVICE the device (default: cuda). BUDGET is how many seconds
 # one call may take (default: 530); what does not fit waits for the next call, and the exit code is 1 until all is done.
 # TINY=1 runs everything as small as can be, on the CPU unless DEVICE says otherwise: does it run at all?
 set -uo pipefail
@@ -15,9 +15,9 @@ mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
 cd "$(dirname "$0")/.."
 
-words=(--device "${DEVICE:-cuda}" --out "$OUT")
+words=(--device "${DEVICE:-cuda}")
 if [ "${TINY:-}" = 1 ]; then
-    words=(--device "${DEVICE:-cpu}" --out "$OUT" --tiny --no_compile)
+    words=(--device "${DEVICE:-cpu}" --tiny --no_compile)
 fi
 
 unfinished=0
@@ -31,6 +31,7 @@ part() { # part NAME COMMAND...: runs it unless it is done; its output goes to N
         unfinished=1
     else
         echo "== $name"
+        rm -rf "${OUT:?}/$name"
         if timeout "$left" "$@" 2>"$OUT/$name.err" | tee "$OUT/$name.log"; then
             touch "$OUT/$name.done"
         else
@@ -47,11 +48,17 @@ machine() {
 }
 machine | tee "$OUT/machine.log"
 
-part res20s "$PYTHON" benchmarks/train_loop.py --arch res20s --sections loop,epoch,parts,roofline,memory "${words[@]}"
-part many_tickets "$PYTHON" benchmarks/many_tickets.py "${words[@]}"
-part res18 "$PYTHON" benchmarks/train_loop.py --arch res18 --sections loop,roofline,memory "${words[@]}"
-part res20s_eager "$PYTHON" benchmarks/train_loop.py --arch res20s --sections loop,epoch "${words[@]}" --no_compile
-part res50 "$PYTHON" benchmarks/train_loop.py --arch res50 --sections loop,roofline "${words[@]}"
+benchmark() { # benchmark NAME SCRIPT WORDS...
+    local name=$1 script=$2
+    shift 2
+    part "$name" "$PYTHON" "benchmarks/$script" "$@" "${words[@]}" --out "$OUT/$name"
+}
+
+benchmark res20s train_loop.py --arch res20s --sections loop,epoch,parts,roofline,memory
+benchmark many_tickets many_tickets.py --arch res20s
+benchmark res18 train_loop.py --arch res18 --sections loop,roofline,memory
+benchmark res20s_uncompiled train_loop.py --arch res20s --sections loop,epoch --no_compile
+benchmark res50 train_loop.py --arch res50 --sections loop,roofline
 if [ "${TINY:-}" != 1 ]; then
     part tests "$PYTHON" -m pytest -q tests/test_engine.py tests/test_many.py -k cuda
 fi

@@ -232,10 +232,15 @@ def test_other_shapes_and_nothing_are_refused(begin, make_dataset, build):
 # --- compiled -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_compiled_step_of_a_stack(make_dataset, tmp_path):
+def test_a_compiled_step_of_a_stack(make_dataset):
     """Recorded as on CUDA: the graph takes the stack's weights as they lie, and changes the statistics in them."""
     data = make_dataset(train=12)
-    stacks = [StackedEngine([network(seed) for seed in (1, 2)], CPU) for _ in range(2)]
+
+    def small(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+
+    stacks = [StackedEngine([small(seed) for seed in (1, 2)], CPU) for _ in range(2)]
     images, labels = next(side_by_side(data, 6, [torch.Generator().manual_seed(seed) for seed in (1, 2)]))
     results = []
     for trainer, function in zip(stacks, (stacks[0].loss, torch.compile(stacks[1].loss, backend="aot_eager", dynamic=False))):
