@@ -226,14 +226,18 @@ def _fit_group(trainings: Sequence[Training], data: Batches, protocol: TrainingP
         rate = optimizer.param_groups[0]["lr"]
         trained = trainer.train_on(side_by_side(data, protocol.batch_size, generators), optimizer, constraints,
                                    engine.warmup_rates(data, protocol, optimizer, epoch))
-        validated, tested = trainer.evaluate(data.val), trainer.evaluate(data.test)
-        for record, *results in zip(records, trained, validated, tested):
-            record.check(epoch, protocol, *(loss for loss, _ in results))
+        results = {"train": trained} | {name: trainer.evaluate(pictures) for name, pictures in
+                                        {"val": data.val, "test": data.test, **data.probes}.items()}
+        for index, record in enumerate(records):
+            record.check(epoch, protocol, *(results[split][index][0] for split in engine.SPLITS))
         schedule.step()
         seconds = (time.perf_counter() - started) / len(trainings)
         states = optimizer.state_dict()
-        for index, (training, record, *results) in enumerate(zip(trainings, records, trained, validated, tested)):
-            row = dict(zip(engine.METRICS, (epoch, rate, *(value for pair in results for value in pair), seconds)))
+        for index, (training, record) in enumerate(zip(trainings, records)):
+            row = {"epoch": epoch, "lr": rate}
+            for name, models in results.items():
+                row[f"{name}_loss"], row[f"{name}_acc"] = models[index]
+            row["seconds"] = seconds
             # cloned: a file of a view holds all that it is a view of
             weights = {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
             record.add(row, weights, _part(states, index), schedule, generators[index])
