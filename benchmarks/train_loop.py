@@ -176,7 +176,8 @@ class Setting:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.device = args, resolve_device(args.device)
-        self.data = load_dataset(args.dataset, args.data, limit=args.limit) if args.dataset else random_pictures(*args.pictures)
+        self.data = (load_dataset(args.dataset, args.data, limit=args.limit) if args.dataset
+                     else random_pictures(*args.pictures))
         weight_decay = 5e-4 if args.arch == "res50" else 1e-4
         self.protocol = TrainingProtocol(args.epochs, 0.1, tuple(sorted({args.epochs // 2, args.epochs * 3 // 4} - {0})),
                                          args.batch_size, 0.9, weight_decay)
@@ -275,7 +276,8 @@ def parts(setting: Setting):
     for name, took in times.items():
         yield {"what": f"step: {name}", "value": 1000 * took, "unit": "ms", "share": took / whole}
     first = setting.median(lambda: next(ours.data.train_batches(size, ours.generator)), 3)
-    yield {"what": f"first batch of an epoch of {len(ours.data.train)}, all its draws included", "value": 1000 * first, "unit": "ms"}
+    yield {"what": f"first batch of an epoch of {len(ours.data.train)}, all its draws included", "value": 1000 * first,
+           "unit": "ms"}
 
     evaluation, standard = {}, engine.EVAL_BATCH[setting.device.type]
     for batch in sorted({standard, 50, 250, 500, 1000} if setting.device.type == "cpu" else {standard, 250, 2500, 5000}):
@@ -361,7 +363,8 @@ def roofline(setting: Setting):
     count = setting.args.steps
     step = setting.median(lambda: ours.steps(count), 3) / count
     peak = peaks[torch.bfloat16 if ours.engine.amp else torch.float32]
-    floors = {"arithmetic": flops.get_total_flops() / peak, "traffic of convolutions and products": traffic.heavy / bandwidth,
+    floors = {"arithmetic": flops.get_total_flops() / peak,
+              "traffic of convolutions and products": traffic.heavy / bandwidth,
               "traffic of all operators, unfused": traffic.all / bandwidth}
     yield {"what": "arithmetic of a step", "value": flops.get_total_flops() / 1e9, "unit": "GFLOP"}
     yield {"what": "traffic of a step: convolutions and products", "value": traffic.heavy / 1e9, "unit": "GB"}
@@ -464,7 +467,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--dataset", choices=sorted(DATASETS), default=None, help="default: random pictures")
     parser.add_argument("--data", default=None, metavar="DIR", help="folder of the data set")
     parser.add_argument("--limit", type=int, default=None, help="of training pictures of the data set")
-    parser.add_argument("--pictures", type=int, nargs=3, default=CIFAR, metavar="N", help="random pictures: training, validation, test")
+    parser.add_argument("--pictures", type=int, nargs=3, default=CIFAR, metavar="N",
+                        help="random pictures: training, validation, test")
     parser.add_argument("--epochs", type=int, default=4, help="accuracy and epoch: of each training")
     parser.add_argument("--seeds", type=int, default=3, help="accuracy: trainings of each loop")
     parser.add_argument("--tiny", action="store_true", help="everything as small as can be: does it run at all?")
