@@ -406,6 +406,7 @@ def share_right(model_file, make_model, head_of=None) -> float:
 
 def test_triggers_are_learnt_and_the_numbers_are_the_models(run_main, ticket, trained, make_model, tmp_path):
     result = json.loads((trained / "result.json").read_text())
+    assert "probes" not in result
     assert result["trigger_acc_last"] >= 90, "20 pictures, shown twice in each of 12 epochs; chance is 10%"
     rows = list(csv.DictReader((trained / "metrics.csv").open()))
     assert len(rows) == 12 and float(rows[-1]["trigger_acc"]) == result["trigger_acc_last"]

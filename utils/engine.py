@@ -82,7 +82,8 @@ class Trained:
     def in_columns(self) -> dict[str, float]:
         """All figures by name, those of the probes among them."""
         figures = asdict(self)
-        return {**figures, **figures.pop("probes")}
+        probes = figures.pop("probes")
+        return {**figures, **probes}
 
 
 def resolve_device(name: str) -> torch.device:
