@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from attacks.noise import add_noise_weights, keep_only
+from attacks.noise import add_noise_weights, draw_in_kernels, keep_only
 from pruner import qr_code
 from pruner.embedding import find_region, occupancy
 from pruner.masks import Mask
@@ -57,8 +57,7 @@ def replace_code(mask: Mask, weights: Mapping[str, torch.Tensor], signature: str
     cleared = Mask({**mask, max_name: kept})
 
     random = np.random.default_rng(seed)
-    # the first few of each kernel's entries in random order
-    rank = random.random((size, size, area)).argsort(2).argsort(2)
+    drawn = draw_in_kernels(rewritten & code, per_kernel, area, random)
     added = torch.zeros_like(kept)
-    added[window] = torch.from_numpy((rank < per_kernel) & (rewritten & code)[:, :, None]).reshape(added[window].shape)
+    added[window] = torch.from_numpy(drawn).reshape(added[window].shape)
     return add_noise_weights(cleared, keep_only(cleared, weights), {max_name: added}, noise, random)

@@ -13,7 +13,7 @@ import torch
 from scipy import fft
 from scipy.special import xlogy
 
-from attacks.noise import add_noise_weights, keep_only
+from attacks.noise import add_noise_weights, draw_in_kernels, keep_only
 from pruner import qr_code
 from pruner.masks import Mask
 from pruner.placement import MANY, class_log_probabilities, natural_probabilities, weights_per_kernel
@@ -174,10 +174,9 @@ def fill(mask: Mask, weights: Mapping[str, torch.Tensor], found: Found, noise: f
     counts, area = weights_per_kernel(layer), layer[0, 0].numel()
     each = max(1, round(float(counts[counts > 0].mean()))) if counts.any() else 1
     random = np.random.default_rng(seed)
-    empty = counts[window] == 0
-    rank = random.random((*empty.shape, area)).argsort(2).argsort(2)
+    drawn = draw_in_kernels(counts[window] == 0, each, area, random)
     added = torch.zeros_like(layer)
-    added[window] = torch.from_numpy(empty[:, :, None] & (rank < each)).reshape(added[window].shape)
+    added[window] = torch.from_numpy(drawn).reshape(added[window].shape)
     return add_noise_weights(mask, weights, {found.layer: added}, noise, random)
 
 

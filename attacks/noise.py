@@ -31,6 +31,20 @@ def draw_entries(candidates: Mapping[str, torch.Tensor], count: int,
     return chosen
 
 
+def draw_in_kernels(kernels: np.ndarray, each: int, area: int, random: np.random.Generator) -> np.ndarray:
+    """Draw `each` of the `area` entries of every chosen kernel (all, where there are no more).
+
+    Args:
+        kernels: bool [rows, columns], which are chosen.
+        random: draws.
+    Returns:
+        bool [rows, columns, area], True at the drawn entries.
+    """
+    # the first few of each kernel's entries in random order
+    rank = random.random((*kernels.shape, area)).argsort(2).argsort(2)
+    return kernels[:, :, None] & (rank < each)
+
+
 def add_noise_weights(mask: Mask, weights: Mapping[str, torch.Tensor], added: Mapping[str, torch.Tensor], scale: float,
                       random: np.random.Generator) -> tuple[Mask, dict[str, torch.Tensor]]:
     """Open entries and give them weights from a normal distribution.
