@@ -16,6 +16,12 @@ r"""Read the signature back out of a suspect model's sparsity pattern (scheme V2
     python extract_qrcode.py --arch res20s --checkpoint runs/digits_signed/model_best.pth.tar \
         --claim runs/digits_signed/res20s_digits_qrcode_layer2.0.conv2.claim.json --record_threshold 0.05
 
+    # a thief may have renumbered the network's channels (main_attack.py permute): undo that first, by the owner's own model,
+    # ticket or mask file
+    python extract_qrcode.py --arch res20s --checkpoint runs/permuted/attacked.pth.tar \
+        --claim runs/digits_signed/res20s_digits_qrcode_layer2.0.conv2.claim.json \
+        --aligned_to runs/digits_signed/model_best.pth.tar
+
 The function patterns that were never embedded (finder, timing, alignment, format, version) are put back from the QR
 standard; data modules are shown as they are found. ZXing and zbar read independently; ordered statistics reads what they
 can't, and is believed only where chance is excluded (--max_false). With a signature, an exact test says how improbable
@@ -58,6 +64,9 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--record_threshold", type=cli.ratio, default=None, metavar="SHARE",
                        help="the model is the owner's own: write into the claim the magnitude below which this share of "
                             "its weights lies")
+    group.add_argument("--aligned_to", type=cli.text, default=None, metavar="FILE",
+                       help="the owner's model, ticket or mask file: undo a renumbering of the suspect's channels first, by what "
+                            "agrees with it outside the claim's regions")
     group.add_argument("--max_false", type=cli.ratio, default=1e-9, metavar="P",
                        help="accept a text, or an agreement, where chance is at most this probable")
     group.add_argument("--restarts", type=cli.natural, default=3000, metavar="N",
@@ -76,15 +85,18 @@ def parse_args(argv: Sequence[str] | None):
             parser.error(f"--claim says {doubled[0]} already; give one of the two")
     if args.record_threshold and (args.claim is None or args.threshold):
         parser.error("argument --record_threshold: needs the owner's --claim, and no --threshold")
+    if args.aligned_to is not None and (args.claim is None or args.record_threshold):
+        parser.error("argument --aligned_to: needs the owner's --claim, and no --record_threshold")
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     from models import build_model
+    from ownership.alignment import align_claimed, read_reference
     from ownership.claim import read_claim
     from ownership.evidence import places_for
     from ownership.extraction import candidate_formats, extract, extract_claimed, search_everywhere
@@ -106,6 +118,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.threshold:
         suspect = suspect.cleaned(args.threshold)
         claim = replace(claim, threshold=None) if claim else None
+    alignment = None
+    if args.aligned_to:
+        alignment = align_claimed(read_reference(args.aligned_to, model), suspect, model, claim)
+        suspect = alignment.suspect
+        print(in_words(alignment))
 
     if claim:
         signature, places = claim.signature, claim.places
@@ -130,6 +147,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "version": found.code_format.version, "error_correction": found.code_format.error_correction,
         "mask_pattern": found.code_format.mask_pattern, "density": suspect.mask.density, "threshold": threshold,
     }
+    if alignment:
+        result |= {"aligned_to": args.aligned_to, "channels": len(alignment.order), "moved": alignment.moved,
+                   "before": asdict(alignment.before), "after": asdict(alignment.after)}
     print("place:   " + "; ".join(f"{place.layer}, start_x {place.start_x}, start_y {place.start_y}" for place in places))
     for reader, text in found.texts.items():
         print(f"{reader + ':':<8} {'nothing read' if text is None else repr(text)}")
@@ -155,6 +175,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("verdict: match" if match else "verdict: match by agreement; the text was not read" if agrees
               else "verdict: no match")
     return cli.EXIT_OK if match or agrees else cli.EXIT_NO_MATCH
+
+
+def in_words(alignment) -> str:
+    """One line about what `ownership.alignment` undid."""
+    before, after = alignment.before, alignment.after
+    return (f"aligned: {alignment.moved} of {len(alignment.order)} channels had another number; outside the code "
+            f"{100 * after.share:.1f}% of the suspect's weights are where the owner's are ({100 * after.chance:.1f}% by chance), "
+            f"correlation of the masks {after.correlation:.3f} (before: {before.correlation:.3f})")
 
 
 def record_threshold(args, claim, suspect) -> int:

@@ -19,6 +19,8 @@ r"""What a thief does to a stolen model: remove its signature, or contradict it.
         --claim runs/digits_signed/*.claim.json --save_dir runs/replaced
     # without the claim: find the block that looks like a code, and empty it
     python main_attack.py locate --checkpoint runs/digits_signed/model_best.pth.tar --save_dir runs/located
+    # the same network with its channels in another order: as accurate as before, and the code is scattered
+    python main_attack.py permute --checkpoint runs/digits_signed/model_best.pth.tar --save_dir runs/permuted
 
     # the paper's Table 6, ResNet-20 on CIFAR-10: 91.25, 90.72, 88.03, 80.08, 36.62% at 5, 10, 20, 30, 50%
     python main_attack.py prune --data datasets/cifar10 --dataset cifar10 --arch res20s \
@@ -169,14 +171,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     # what can't be done is refused before anything is written: a claim about another model, or too high a level
     read_claimed(args, victim.mask, None if victim.masks_only else victim.weights)
     if args.attack != "finetune":
-        perform(args, max(levels), victim)
+        perform(args, max(levels), victim, model)
 
     RunDir(args.save_dir).open("main_attack.py", recorded(args, experiment))
     whole, rows = AttackFiles(args.save_dir), []
     for level in levels:
         files = whole if args.sweep is None else whole.level(level)
         if not (files.result.exists() and files.model.exists()):
-            attack_once(args, level, victim, experiment, triggers, files)
+            attack_once(args, level, victim, model, experiment, triggers, files)
         rows.append(checkpoint.load_json(files.result))
         print(in_words(rows[-1]), flush=True)
     if args.sweep is None:
@@ -227,14 +229,15 @@ def level_or_sweep(args, key_share: float | None) -> dict[str, Any]:
     return {"level": level, "sweep": sweep and tuple(dict.fromkeys(sweep))}
 
 
-def perform(args, level: float | None, victim):
+def perform(args, level: float | None, victim, model):
     """(mask, weights) of the attacked model, by the attack and settings in the flags."""
     attack = ATTACKS[args.attack]
     settings = {name: getattr(args, name) for name in attack.settings} | ({"level": level} if attack.has_level else {})
+    settings |= {"model": model} if attack.needs_model else {}
     return attack.load()(victim.mask, victim.weights, seed=args.seed, **settings)
 
 
-def attack_once(args, level: float | None, victim, experiment, triggers, files) -> None:
+def attack_once(args, level: float | None, victim, model, experiment, triggers, files) -> None:
     """Attack, measure, and write the model and after it the result, which says that all is done."""
     from attacks.finetune import fine_tune
     from ownership.readers import write_code
@@ -248,7 +251,7 @@ def attack_once(args, level: float | None, victim, experiment, triggers, files) 
         if triggers and "trigger" not in experiment.data.probes:
             outcome["trigger_acc"] = under_the_owners_classifier(args, weights, triggers, experiment.engine)
     else:
-        mask, weights = perform(args, level, victim)
+        mask, weights = perform(args, level, victim, model)
         outcome = accuracies(experiment, weights)
     if triggers:
         outcome["trigger_p"] = trigger_p_value(triggers, outcome["trigger_acc"])

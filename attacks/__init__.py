@@ -18,6 +18,7 @@ class Attack:
     of `settings` by name. (finetune also takes what training needs.)
     help: as `--help` explains it.
     settings: flags that are this attack's; they become columns of the table.
+    needs_model: whether it also takes the network itself, as `model`.
     has_level: whether it is a matter of degree, so that a sweep makes sense.
     levels: what is done where no level is given; the paper's, and the unattacked model as the first row.
     """
@@ -27,6 +28,7 @@ class Attack:
     help: str
     settings: tuple[str, ...]
     has_level: bool = True
+    needs_model: bool = False
     levels: tuple[float, ...] = ()
 
     def load(self) -> Callable:
@@ -54,4 +56,7 @@ ATTACKS: dict[str, Attack] = {
     "locate": Attack("attacks.locate", "locate_and_strike",
                      "finds the block that looks most like a code, without the claim, and clears or fills it",
                      ("then", "noise"), has_level=False),
+    "permute": Attack("attacks.permute", "permute",
+                      "renumbers the channels, which changes no output and scatters the code", (), has_level=False,
+                      needs_model=True),
 }

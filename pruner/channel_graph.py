@@ -39,13 +39,15 @@ class Step:
 class ChannelGraph:
     """Steps in the order of computation: when one is reached, all edges into its sources have come before.
 
-    nodes: how many, numbered from 0. inputs: the picture's channels. outputs: the classes.
+    nodes: how many, numbered from 0. inputs: the picture's channels. outputs: the classes. norms: (batch norm's name, nodes
+    that it scales), in the order of computation.
     """
 
     nodes: int
     inputs: np.ndarray
     outputs: np.ndarray
     steps: tuple[Step, ...]
+    norms: tuple[tuple[str, np.ndarray], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class _Builder:
     def __init__(self, modules: dict[str, nn.Module]):
         self.modules = modules
         self.steps: list[Step] = []
+        self.norms: list[tuple[str, np.ndarray]] = []
         self.nodes = 0
 
     def new_nodes(self, count: int) -> np.ndarray:
@@ -112,7 +115,8 @@ class _Builder:
         number = np.full(self.nodes + 1, NOTHING)
         number[used] = np.arange(len(used))
         return ChannelGraph(len(used), number[inputs], number[outputs],
-                            tuple(Step(s.layer, number[s.sources], number[s.targets]) for s in self.steps))
+                            tuple(Step(s.layer, number[s.sources], number[s.targets]) for s in self.steps),
+                            tuple((name, number[channels]) for name, channels in self.norms))
 
     def follow(self, node: fx.Node, operands: list[_Value]) -> _Value:
         module = self.modules.get(node.target) if node.op == "call_module" else None
@@ -120,6 +124,8 @@ class _Builder:
             targets = self.new_nodes(module.weight.shape[0])
             self.steps.append(Step(node.target, operands[0].channels, targets))
             return _Value(targets, len(self.steps) - 1)
+        if isinstance(module, nn.BatchNorm2d):
+            self.norms.append((node.target, operands[0].channels))
         if isinstance(module, _PASSING_MODULES) or node.target in _PASSING_FUNCTIONS \
                 or (node.op == "call_method" and node.target in _PASSING_METHODS):
             return operands[0]
@@ -141,6 +147,7 @@ class _Builder:
                 continue
             if operand.made_by is not None:
                 self.steps[operand.made_by] = replace(self.steps[operand.made_by], targets=total)
+                self.norms = [(name, total if channels is operand.channels else channels) for name, channels in self.norms]
             else:
                 real = operand.channels != NOTHING
                 self.steps.append(Step(None, operand.channels[real], total[real]))

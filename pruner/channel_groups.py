@@ -1,0 +1,126 @@
+"""Which channels of a network can be renumbered without changing what it computes, and what renumbering them does.
+
+A *channel* here is everything that one channel of an activation is called in the parameters: a filter of the convolution
+that makes it, an entry of each batch norm, an input slice of each layer that reads it; and along shortcuts all of these in
+every block. A *group* is a set of channels that occur in the same parameters, so that they can trade places: the stream of a
+residual stage, the inside of a block. Read off the channel graph, so a new architecture needs nothing here.
+
+In ResNet-20 a shortcut puts a stage's stream into the middle of the next one's, between zeros. So the middle channels of the
+wider stream are channels of the narrower one and move with it, and the outer ones are a group of their own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import nn
+
+from pruner.channel_graph import NOTHING, channel_graph
+from pruner.masks import Mask
+from utils.errors import UserError
+
+FIXED = -1  # in place of a channel: an index that must stay (the picture's channels, the classes, a zero of a shortcut)
+PER_CHANNEL = ("weight", "bias", "running_mean", "running_var")  # of a batch norm
+
+
+@dataclass(frozen=True)
+class ChannelGroups:
+    """The channels of a network that can be renumbered.
+
+    A renumbering is an int64 [channels] array `order`: what channel order[c] was stands where channel c stood. It must be a
+    permutation that leaves every channel in its group; its inverse is `np.argsort(order)`.
+
+    group: int64 [channels], groups numbered from 0 in the order of computation.
+    axes: (key of the state_dict, dimension) -> int64 [length], the channel at each index, or FIXED. Axes on which all is
+        fixed are left out. A channel is at most once on an axis.
+    """
+
+    group: np.ndarray
+    axes: Mapping[tuple[str, int], np.ndarray]
+
+    def members(self) -> list[np.ndarray]:
+        """The channels of each group, ascending."""
+        return [np.flatnonzero(self.group == number) for number in range(self.group.max(initial=-1) + 1)]
+
+    def index(self, axis: tuple[str, int], order: np.ndarray) -> np.ndarray:
+        """int64 [length], where each index of an axis takes its values from under a renumbering."""
+        channels = self.axes[axis]
+        free = np.flatnonzero(channels != FIXED)
+        place = np.zeros(len(self.group), dtype=np.int64)
+        place[channels[free]] = free
+        index = np.arange(len(channels))
+        index[free] = place[order[channels[free]]]
+        return index
+
+    def renumbered(self, tensors: Mapping[str, torch.Tensor], order: np.ndarray) -> dict[str, torch.Tensor]:
+        """Tensors under the keys of a state_dict, complete or not, renumbered; what has no channels is passed on."""
+        result = dict(tensors)
+        for key, dimension in self.axes:
+            if key in result:
+                index = torch.from_numpy(self.index((key, dimension), order))
+                result[key] = result[key].index_select(dimension, index.to(result[key].device))
+        return result
+
+    def renumbered_mask(self, mask: Mask, order: np.ndarray) -> Mask:
+        """A mask, renumbered as the weights it belongs to."""
+        moved = self.renumbered({f"{name}.weight": kept for name, kept in mask.items()}, order)
+        return Mask({name: moved[f"{name}.weight"] for name in mask})
+
+    def random_order(self, random: np.random.Generator) -> np.ndarray:
+        """A renumbering in which each group's permutation is drawn uniformly and independently."""
+        order = np.arange(len(self.group))
+        for channels in self.members():
+            order[channels] = random.permutation(channels)
+        return order
+
+
+def channel_groups(model: nn.Module) -> ChannelGroups:
+    """Find the groups of any model whose channel graph can be built; only shapes of its parameters matter.
+
+    Raises UserError as `pruner.channel_graph.channel_graph`; or a layer is used twice, or reads something other than whole
+    channels (a linear layer behind a flattened picture).
+    """
+    graph, state = channel_graph(model), model.state_dict()
+    layers = [step for step in graph.steps if step.layer is not None]
+    used = [step.layer for step in layers] + [name for name, _ in graph.norms]
+    for name in {name for name in used if used.count(name) > 1}:
+        raise UserError(f"the network's channels can't be renumbered: {name} is used more than once")
+
+    nodes = {}
+    for step in layers:
+        if (len(step.targets), len(step.sources)) != tuple(state[f"{step.layer}.weight"].shape[:2]):
+            raise UserError(f"the network's channels can't be renumbered: {step.layer} does not read whole channels")
+        nodes[f"{step.layer}.weight", 0] = step.targets
+        nodes[f"{step.layer}.weight", 1] = step.sources
+        if f"{step.layer}.bias" in state:
+            nodes[f"{step.layer}.bias", 0] = step.targets
+    nodes |= {(f"{name}.{kind}", 0): channels for name, channels in graph.norms for kind in PER_CHANNEL
+              if f"{name}.{kind}" in state}
+
+    # an identity shortcut makes one channel of the two it joins
+    joins = [np.zeros((2, 0), dtype=np.int64)] + [np.stack([s.sources, s.targets]) for s in graph.steps if s.layer is None]
+    first, second = np.concatenate(joins, axis=1)
+    joined = coo_array((np.ones(len(first)), (first, second)), shape=(graph.nodes, graph.nodes))
+    count, component = connected_components(joined, directed=False)
+    on_axes = {axis: np.where(here == NOTHING, FIXED, component[here]) for axis, here in nodes.items()}
+
+    # channels with the same occurrences make a group
+    occurrences: list[list[tuple[str, int]]] = [[] for _ in range(count)]
+    for axis, channels in on_axes.items():
+        for channel in channels[channels != FIXED]:
+            occurrences[channel].append(axis)
+    fixed = set(component[graph.inputs]) | set(component[graph.outputs])
+    # where a channel is added to another place of itself, each place depends on the other
+    fixed |= {channel for channel, axes in enumerate(occurrences) if not axes or len(set(axes)) < len(axes)}
+    numbers: dict[tuple, int] = {}
+    number, group = np.full(count + 1, FIXED), []
+    for channel in range(count):
+        if channel not in fixed:
+            number[channel] = len(group)
+            group.append(numbers.setdefault(tuple(occurrences[channel]), len(numbers)))
+    axes = {axis: number[channels] for axis, channels in on_axes.items()}
+    return ChannelGroups(np.array(group, dtype=np.int64),
+                         {axis: channels for axis, channels in axes.items() if (channels != FIXED).any()})
