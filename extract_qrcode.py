@@ -65,8 +65,8 @@ def parse_args(argv: Sequence[str] | None):
                        help="the model is the owner's own: write into the claim the magnitude below which this share of "
                             "its weights lies")
     group.add_argument("--aligned_to", type=cli.text, default=None, metavar="FILE",
-                       help="the owner's model, ticket or mask file: undo a renumbering of the suspect's channels first, by what "
-                            "agrees with it outside the claim's regions")
+                       help="the owner's model, ticket or mask file: undo a renumbering of the suspect's channels first, by "
+                            "what agrees with it outside the claim's regions (docs/renumbered_channels.md)")
     group.add_argument("--max_false", type=cli.ratio, default=1e-9, metavar="P",
                        help="accept a text, or an agreement, where chance is at most this probable")
     group.add_argument("--restarts", type=cli.natural, default=3000, metavar="N",
@@ -178,11 +178,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def in_words(alignment) -> str:
-    """One line about what `ownership.alignment` undid."""
+    """What `ownership.alignment` undid, and how well the rest agrees, in two lines."""
     before, after = alignment.before, alignment.after
-    return (f"aligned: {alignment.moved} of {len(alignment.order)} channels had another number; outside the code "
-            f"{100 * after.share:.1f}% of the suspect's weights are where the owner's are ({100 * after.chance:.1f}% by chance), "
-            f"correlation of the masks {after.correlation:.3f} (before: {before.correlation:.3f})")
+    signs = "" if after.signs is None else f"; {100 * after.signs:.1f}% of the signs ({100 * before.signs:.1f}%)"
+    return (f"aligned: {alignment.moved} of {len(alignment.order)} channels had another number\n"
+            f"agrees:  outside the code, {100 * after.share:.1f}% of the suspect's weights are where the owner's are (before: "
+            f"{100 * before.share:.1f}%, by chance {100 * after.chance:.1f}%); correlation of the masks "
+            f"{after.correlation:.3f} ({before.correlation:.3f}){signs}")
 
 
 def record_threshold(args, claim, suspect) -> int:

@@ -35,16 +35,18 @@ NUDGE = 1e-6  # of scores; channels that can't be told apart stay where they are
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well the suspect's mask agrees with the owner's, outside the code's region.
+    """How well the suspect agrees with the owner's model, outside the code's region.
 
     share: of the suspect's weights that stand where the owner has one too. chance: the share that was to be expected were
     each layer's weights anywhere in it. correlation: of mask entries around their layers' densities: 1 for equal masks, about
-    0 for unrelated ones.
+    0 for unrelated ones. signs: share of the weights that both have whose signs are equal, half of them by chance; None
+    without weights on both sides.
     """
 
     share: float
     chance: float
     correlation: float
+    signs: float | None
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,13 @@ def align(owner: Suspect, suspect: Suspect, groups: ChannelGroups, places: Seque
     left_out = region_kernels(owner.mask, places, version)
     layers = [_Layer(name, owner, suspect, left_out[name], groups) for name in owner.mask if name in suspect.mask]
     order = _best_order(layers, groups)
-    mask = groups.renumbered_mask(suspect.mask, order)
-    weights = suspect.weights
+    mask, weights = groups.renumbered_mask(suspect.mask, order), suspect.weights
     if weights is not None:
         moved = groups.renumbered({f"{name}.weight": weight for name, weight in weights.items()}, order)
         weights = {name: moved[f"{name}.weight"] for name in weights}
-    return Alignment(Suspect(mask, weights), np.argsort(order), agreement_of_masks(owner.mask, suspect.mask, left_out),
-                     agreement_of_masks(owner.mask, mask, left_out))
+    aligned = Suspect(mask, weights)
+    return Alignment(aligned, np.argsort(order), agreement_of(owner, suspect, left_out),
+                     agreement_of(owner, aligned, left_out))
 
 
 def align_claimed(owner: Suspect, suspect: Suspect, model: nn.Module, claim: Claim) -> Alignment:
@@ -116,21 +118,26 @@ def region_kernels(mask: Mask, places: Sequence[Place], version: int) -> dict[st
     return kernels
 
 
-def agreement_of_masks(owner: Mask, suspect: Mask, left_out: Mapping[str, torch.Tensor]) -> Agreement:
-    """Compare the masks of all layers that both have, without the kernels [out, in] that are left out."""
-    both, expected, weights, spreads = 0, 0.0, 0, [0.0, 0.0]
-    for name in owner:
-        if name in suspect:
-            first, second = owner[name], suspect[name]
-            if left_out[name].any():
-                first, second = first[~left_out[name]], second[~left_out[name]]
-            size, ones = max(1, first.numel()), [int(side.count_nonzero()) for side in (first, second)]
-            both += int((first & second).count_nonzero())
+def agreement_of(owner: Suspect, suspect: Suspect, left_out: Mapping[str, torch.Tensor]) -> Agreement:
+    """Compare all layers that both have, without the kernels [out, in] that are left out."""
+    both, expected, weights, spreads, equal = 0, 0.0, 0, [0.0, 0.0], 0
+    signed = owner.weights is not None and suspect.weights is not None
+    for name in owner.mask:
+        if name in suspect.mask:
+            counted = ~left_out[name].reshape(*left_out[name].shape, *[1] * (owner.mask[name].dim() - 2))
+            masks = [side.mask[name] & counted for side in (owner, suspect)]
+            size = max(1, int(counted.sum()) * owner.mask[name][0, 0].numel())
+            ones, shared = [int(mask.count_nonzero()) for mask in masks], masks[0] & masks[1]
+            both += int(shared.count_nonzero())
             expected += ones[0] * ones[1] / size
             weights += ones[1]
             spreads = [spread + count * (1 - count / size) for spread, count in zip(spreads, ones)]
+            if signed:
+                signs = [side.weights[name].sign() for side in (owner, suspect)]
+                equal += int(((signs[0] == signs[1]) & shared).count_nonzero())
     return Agreement(both / max(1, weights), expected / max(1, weights),
-                     (both - expected) / math.sqrt(spreads[0] * spreads[1]) if all(spreads) else 0.0)
+                     (both - expected) / math.sqrt(spreads[0] * spreads[1]) if all(spreads) else 0.0,
+                     equal / max(1, both) if signed else None)
 
 
 class _Layer:

@@ -16,7 +16,7 @@ from torch import nn
 from attacks.permute import permute
 from attacks.prune import prune
 from models import build_model
-from ownership.alignment import Agreement, agreement_of_masks, align, align_claimed, read_reference, region_kernels
+from ownership.alignment import Agreement, agreement_of, align, align_claimed, read_reference, region_kernels
 from ownership.claim import Claim, read_claim, write_claim
 from ownership.evidence import agreement
 from ownership.suspect import Suspect
@@ -330,18 +330,25 @@ def test_signs_alone_will_do_and_scaled_channels_change_nothing():
         grown[f"{name}.weight"] = weight * torch.exp(2 * torch.randn(len(weight), 1, 1, 1, generator=generator))
     everywhere = Mask({name: grown[f"{name}.weight"] != 0 for name in mask})
     suspect, order = renumbered_suspect(model, groups, everywhere, grown, seed=7)
-    assert (align(seen(mask, state), suspect, groups, [], version=3).order == order).all()
+    alignment = align(seen(mask, state), suspect, groups, [], version=3)
+    assert (alignment.order == order).all()
+    assert alignment.after.correlation == 0
+    assert abs(alignment.before.signs - 0.5) < 0.01 < 0.99 < alignment.after.signs
 
 
 def test_agreement_counted_by_hand():
-    owner = Mask({"a": torch.tensor([[1, 1], [0, 0]])[:, :, None, None], "b": torch.ones(1, 1, 1, 1)})
-    suspect = Mask({"a": torch.tensor([[1, 0], [0, 1]])[:, :, None, None]})
-    nothing = {"a": torch.zeros(2, 2, dtype=torch.bool)}
-    assert agreement_of_masks(owner, suspect, nothing) == Agreement(0.5, 0.5, 0.0)
-    one = {"a": torch.tensor([[False, False], [False, True]])}
+    def layers(**values) -> Suspect:
+        weights = {name: torch.tensor(rows)[:, :, None, None] for name, rows in values.items()}
+        return Suspect(Mask({name: weight != 0 for name, weight in weights.items()}), weights)
+
+    owner, suspect = layers(a=[[1.0, -2.0], [0.0, 0.0]], b=[[1.0]]), layers(a=[[3.0, 0.0], [0.0, 1.0]])
+    nothing, one = ({"a": torch.tensor([[False, False], [False, last]])} for last in (False, True))
+    assert agreement_of(owner, suspect, nothing) == Agreement(0.5, 0.5, 0.0, 1.0)
     # owner 1 1 0, suspect 1 0 0: covariance 1 - 2/3, variances 2/3 and 2/3
-    assert astuple(agreement_of_masks(owner, suspect, one)) == pytest.approx((1.0, 2 / 3, 0.5))
-    assert agreement_of_masks(owner, Mask({"a": torch.zeros(2, 2, 1, 1)}), nothing) == Agreement(0.0, 0.0, 0.0)
+    assert astuple(agreement_of(owner, suspect, one)) == pytest.approx((1.0, 2 / 3, 0.5, 1.0))
+    assert agreement_of(owner, layers(a=[[1.0, 2.0], [0.0, 0.0]]), nothing) == Agreement(1.0, 0.5, 1.0, 0.5)
+    assert agreement_of(owner, layers(a=[[0.0, 0.0], [0.0, 0.0]]), nothing) == Agreement(0.0, 0.0, 0.0, 0.0)
+    assert agreement_of(Suspect(owner.mask), suspect, nothing).signs is None
 
 
 # --- what an alignment must not do ------------------------------------------------------------------------------------
@@ -455,11 +462,14 @@ def test_the_owner_reads_after_alignment(run_main, signed, thief, tmp_path, refe
         assert "aligned_to" not in json.loads((tmp_path / "extraction.json").read_text())
     done = run_main(*words, "--aligned_to", signed / f"{reference}.pth.tar")
     assert done.returncode == 0 and f"ZXing:   {SIGNATURE!r}" in done.stdout, done.stderr
-    line = done.stdout.splitlines()[0]
-    assert line.startswith("aligned: ") and " of 400 channels" in line and "100.0% of the suspect's weights" in line
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("aligned: ") and lines[0].endswith(" of 400 channels had another number")
+    assert lines[1].startswith("agrees:  outside the code, 100.0% of the suspect's weights")
+    assert ("; 100.0% of the signs" in lines[1]) == (reference != "masks")
     result = json.loads((tmp_path / "extraction.json").read_text())
     assert result["match"] and result["channels"] == 400 and 380 < result["moved"] <= 400 and result["flipped"] == 0
-    assert result["after"]["correlation"] == pytest.approx(1) and abs(result["before"]["correlation"]) < 0.05
+    assert result["after"]["correlation"] == pytest.approx(1) and result["after"]["share"] == 1
+    assert abs(result["before"]["correlation"]) < 0.05
 
 
 def test_the_owners_threshold_comes_before_the_alignment(make_model, signed, thief, tmp_path):
