@@ -30,7 +30,6 @@ from pruner.masks import Mask
 
 PASSES = 6  # over all groups; a stolen model takes 2, and an innocent one finds no end
 SMALLEST_GAIN = 1e-5  # of a group's score; float32 sums are no better
-NUDGE = 1e-6  # of scores; channels that can't be told apart stay where they are
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,6 @@ class _Layer:
     def __init__(self, name: str, owner: Suspect, suspect: Suspect, left_out: torch.Tensor, groups: ChannelGroups):
         self.axes = [(f"{name}.weight", dimension) for dimension in (0, 1)]
         self.channels = [groups.axes.get(axis) for axis in self.axes]
-        self.intact = not left_out.any()  # sums over whole channels can be compared
         kept, found = owner.mask[name], suspect.mask[name]
         counted = ~left_out.reshape(*left_out.shape, *[1] * (kept.dim() - 2))
         density = [float(kept[~left_out].float().mean()) if not left_out.all() else 0.0, float(found.float().mean())]
@@ -206,13 +204,13 @@ def _best_order(layers: Sequence[_Layer], groups: ChannelGroups) -> np.ndarray:
 
     def solve(number: int, score: np.ndarray) -> None:
         channels, rows = members[number], np.arange(len(members[number]))
-        score = score + NUDGE * np.eye(len(rows))
+        score = np.broadcast_to(score, (len(rows), len(rows)))  # 0 where no layer tells
         now, best = np.searchsorted(channels, order[channels]), linear_sum_assignment(score, maximize=True)[1]
         if score[rows, best].sum() - score[rows, now].sum() > SMALLEST_GAIN * np.abs(score[rows, best]).sum():
             order[channels] = channels[best]
 
     for number, here in enumerate(places):
-        parts = [(layer.spreads(dimension), indices) for layer, dimension, indices in here if layer.intact]
+        parts = [(layer.spreads(dimension), indices) for layer, dimension, indices in here]
         solve(number, sum((own[indices] @ theirs[indices].T for (own, theirs), indices in parts), np.zeros(1)))
     # a group is looked at again once one that shares a layer with it has changed
     waiting = [True] * len(places)
