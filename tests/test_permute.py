@@ -151,6 +151,19 @@ def test_res20s_wider_streams_hold_the_narrower_ones_in_the_middle():
     assert middle[8:24] == narrow and wide[16:48] == middle
 
 
+def test_padded_zeros_that_a_layer_reads_stay():
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.reads, self.fc = nn.Conv2d(3, 2, 3), nn.Conv2d(5, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.fc(self.reads(F.pad(self.conv1(x), (0, 0, 0, 0, 1, 2))).mean((2, 3)))
+
+    axes = channel_groups(Padded()).axes
+    assert axes["reads.weight", 1].tolist() == [FIXED, *axes["conv1.weight", 0], FIXED, FIXED]
+
+
 def test_what_cant_be_followed_is_refused():
     class Flat(nn.Module):
         def __init__(self):
