@@ -160,11 +160,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if found.flips is not None:
         flips, evidence = found.flips, found.evidence
         result |= {"flipped": flips.count, "lost": flips.lost, "added": flips.added, "data_modules": flips.data_modules,
-                   "p_value": evidence.p_value, "searched": evidence.searched, "p_corrected": evidence.p_corrected}
+                   "p_value": evidence.p_value, "searched": evidence.searched, "p_corrected": evidence.p_corrected,
+                   "p_any_text": evidence.p_any_text}
         print(f"flipped: {flips.count} of {flips.data_modules} data modules ({100 * flips.share:.2f}%): "
               f"{flips.lost} of the code's ones are empty, {flips.added} of its zeros are occupied\n"
               f"p-value: {evidence.p_value:.1e} that the code's {evidence.modules} parity modules agree as well by chance; "
-              f"{evidence.p_corrected:.1e} corrected for {evidence.searched} places and patterns")
+              f"{evidence.p_corrected:.1e} corrected for {evidence.searched} places and patterns\n"
+              f"         {evidence.p_any_text:.1e} even if the text was made up after a look at the suspect (one of "
+              f"2^{evidence.log2_texts:.0f} of its kind)")
     files = ExtractionFiles(args.save_dir)
     write_code(found.modules, files.code)
     checkpoint.save_json(result, files.result)

@@ -6,9 +6,10 @@ weights in its kernel, at most COUNTED of them, over all copies of the code; the
 scores and the number of ones its distribution is known exactly. (Were only one weight counted, this would be Fisher's exact
 test of occupancy. An add-on attack that occupies most of the zeros with a weight each is why more are.)
 
-What that assumes: the signature was chosen without looking at the suspect. Somebody who may try many signatures finds one
-that fits by chance; so a signature should be bound to its owner, say by publishing a salted hash of it, or of the claim,
-before the dispute. Header and padding are left out, since any other owner's code agrees in them as well; so are the modules
+What that assumes: the signature was chosen without looking at the suspect. Somebody who makes it up afterwards need not try
+many: a decoder finds, in milliseconds, a text whose code agrees with any region far better than chance would have it. So a
+signature should be bound to its owner, say by publishing a salted hash of it, or of the claim, before the dispute. Where it
+was not, `p_any_text` is what is left: corrected for all texts of its kind as well. Header and padding are left out, since any other owner's code agrees in them as well; so are the modules
 that hold the text itself, since letters have bits in common. And where a code has several independent parts (Reed-Solomon
 blocks), the p-value is the largest of theirs: two texts with the same ending share a whole block.
 """
@@ -20,6 +21,7 @@ import numpy as np
 from scipy.stats import binom
 
 from ownership.linear_code import LinearCode, linear_code
+from ownership.soft_decoding import log2_texts
 from ownership.suspect import Window
 from pruner import qr_code
 from pruner.masks import Mask
@@ -35,18 +37,24 @@ class Evidence:
 
     modules: that were compared, in each copy. agreeing: share of them that agree, over all copies. p_value: for the place
     and format of the claim alone, as is right where the claim was published before the suspect was. searched: places and
-    mask patterns that somebody who makes up a claim afterwards could choose from. p_corrected: with Bonferroni's
-    correction for them.
+    mask patterns that somebody who knows the text but not the place could choose from. p_corrected: with Bonferroni's
+    correction for them. log2_texts: texts that somebody who makes up a signature afterwards could choose from, log2.
+    p_any_text: with the correction for these too.
     """
 
     modules: int
     agreeing: float
     p_value: float
     searched: int
+    log2_texts: float
 
     @property
     def p_corrected(self) -> float:
         return min(1.0, self.p_value * self.searched)
+
+    @property
+    def p_any_text(self) -> float:
+        return float(np.exp2(min(0.0, np.log2(self.p_value) + np.log2(self.searched) + self.log2_texts)))
 
 
 def agreement(windows: Sequence[Window], signature: str, code_format: CodeFormat, searched: int = 1) -> Evidence:
@@ -62,7 +70,7 @@ def agreement(windows: Sequence[Window], signature: str, code_format: CodeFormat
     parts = parity_parts(code)
     compared = np.concatenate(parts)
     return Evidence(len(compared), float(((counts > 0) == ones)[:, compared].mean()),
-                    max(p_value(scores[part], ones[part]) for part in parts), searched)
+                    max(p_value(scores[part], ones[part]) for part in parts), searched, log2_texts(signature))
 
 
 def parity_parts(code: LinearCode) -> list[np.ndarray]:

@@ -146,6 +146,12 @@ def log2_chance(weights: np.ndarray, code: LinearCode, bits: np.ndarray) -> floa
     return math.log2(len(CLASSES)) + float(np.logaddexp2.reduce(chances))
 
 
+def log2_texts(text: str) -> float:
+    """log2 of how many texts are as plausible as this one: as long, and of its class of letters."""
+    bits = np.unpackbits(np.frombuffer(text.encode("utf-8"), dtype=np.uint8)).astype(bool)
+    return math.log2(len(CLASSES)) + len(bits) / 8 * bits_per_byte(bits)
+
+
 def bits_per_byte(bits: np.ndarray) -> float:
     """log2 of the letters in the smallest of CLASSES that the text, bool [8 * length], lies in."""
     content = set(np.packbits(bits).tobytes())

@@ -7,10 +7,11 @@ import pytest
 import torch
 from scipy.stats import hypergeom
 
-from ownership.evidence import COUNTED, agreement, p_value, parity_parts, places_for, totals
+from ownership.evidence import COUNTED, Evidence, agreement, p_value, parity_parts, places_for, totals
 from ownership.extraction import extract, extract_claimed, search_everywhere
 from ownership.linear_code import linear_code
 from ownership.scan import _correlate, scan
+from ownership.soft_decoding import decode, log2_texts
 from ownership.suspect import Suspect, Window
 from pruner import qr_code
 from pruner.embedding import Place, embed, find_copies, find_region
@@ -100,6 +101,27 @@ def test_a_shared_ending_is_no_evidence():
     windows = [Window(qr_code.encode("Jane Doe 2026", code_format).astype(int), None)]
     assert agreement(windows, "Jane Doe 2026", code_format).p_value < 1e-40
     assert agreement(windows, "John Doe 2026", code_format).p_value > 1e-3
+
+
+def test_a_text_made_up_afterwards_agrees_by_itself_and_is_not_believed():
+    """A thief decodes an unsigned region and claims what comes out: p_value is tiny, for any region; p_any_text is not."""
+    random = np.random.default_rng(8)
+    is_data, code_format, length = qr_code.data_modules(3), CodeFormat(3, "H", 2), 9
+    code, smallest = linear_code(code_format, length), 1.0
+    for _ in range(10):
+        counts = np.minimum(random.binomial(9, 0.26, (29, 29)), COUNTED)[is_data]
+        bits = decode(counts - counts.mean(), code)
+        part, = parity_parts(code)
+        smallest = min(smallest, p_value(counts[part], code.encode(bits)[part]))
+    searched = 50_000
+    assert smallest * searched < 1e-9
+    made_up = Evidence(len(part), 0.0, smallest, searched, 2 + 8 * length)
+    assert made_up.p_corrected < 1e-9 and made_up.p_any_text == 1.0
+
+
+@pytest.mark.parametrize("text, texts", [("signature", 27**9), ("Jane Doe 2026", 63**13), ("a@b.c", 95**5), ("\u00e9", 256**2)])
+def test_texts_are_counted_by_their_kind(text, texts):
+    assert log2_texts(text) == pytest.approx(np.log2(4) + np.log2(float(texts)))
 
 
 def test_correction_counts_every_place_and_pattern():

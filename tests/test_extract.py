@@ -285,6 +285,9 @@ def test_a_code_that_zxing_and_zbar_lose_is_read(run_main, signed, files, tmp_pa
     result = json.loads((tmp_path / "extraction.json").read_text())
     assert result["false_probability"] <= 1e-9 and result["p_corrected"] < 1e-15
     assert result["p_corrected"] == pytest.approx(result["p_value"] * result["searched"])
+    # 63 letters: small, capital, figures, the blank; one of four kinds of text
+    assert result["p_any_text"] == pytest.approx(min(1, result["p_corrected"] * 4.0 * 63**13), rel=1e-6)
+    assert "even if the text was made up after" in done.stdout
     # another's claim finds nothing there, though the text is read
     content = {**json.loads((files / "claim.json").read_text()), "signature": "John Doe 2026"}
     (tmp_path / "other.json").write_text(json.dumps(content))
