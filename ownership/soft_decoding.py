@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import binom, rankdata
 
 from ownership.linear_code import LinearCode, linear_code
 from ownership.suspect import Window
@@ -22,6 +22,10 @@ LONGEST = 64  # bytes of text that are searched for
 SURE = 8.0  # weight of a module that the attack can't have changed
 ENOUGH_KNOWN = 60  # modules of known value from which the attack's traces are learned
 RESTARTS = 3000
+TAIL_STEPS = 200  # a weight is counted in so many steps where a tail is summed up
+WORTH_SUMMING = 12  # bits by which Chernoff's bound may miss what is accepted for the tail to be summed up
+TRUSTED = 0.01  # share of modules of a kind that may be wrong where they are taken as sure
+ONE_SIDED_RESTARTS = 100  # of them, with weights that trust one kind of module, where the known modules show one-sided damage
 MOST_FOR_THREE = 128  # bits of a part up to which three flips at once are tried; beyond, they take minutes
 SHOWS = 3.0  # standard deviations by which header and padding must agree for a text to be looked for
 WORTH_RESTARTS = 5.0  # ... for restarts to be spent on it; of all patterns and lengths, chance often reaches 3
@@ -129,20 +133,21 @@ def _best_flips(agreement: np.ndarray, signs: np.ndarray, order: int) -> tuple[i
     return flips
 
 
-def log2_chance(weights: np.ndarray, code: LinearCode, bits: np.ndarray) -> float:
+def log2_chance(weights: np.ndarray, code: LinearCode, bits: np.ndarray, exact: bool = False) -> float:
     """How many texts, as plausible as this one, would agree with the weights as well by chance: log2, an upper bound.
 
     For each independent part of the code, the sum of weights over modules that agree less those that do not, against
-    modules that are drawn at random: Chernoff's bound of the tail, times the number of texts the part can hold in the
+    modules that are drawn at random: the tail (Chernoff's bound of it, if not `exact`), times the number of texts the part can hold in the
     text's class of bytes. The parts' bounds are added, since one wrong part makes a wrong text, however well the others
     agree. Modules that are the same for all texts count nothing, so the bound also holds where another text lies there.
 
     Args:
         weights: float [modules], chosen without looking at how modules that depend on the text agree with it.
         bits: bool [8 * length], the text.
+        exact: sum the tail up, to within half a bit, which takes tens of milliseconds and is some bits less.
     """
     cost = bits_per_byte(bits) / 8
-    chances = [len(part[1]) * cost + _log2_tail(weights, code, part, bits[part[1]]) for part in code.parts]
+    chances = [len(part[1]) * cost + _log2_tail(weights, code, part, bits[part[1]], exact) for part in code.parts]
     return math.log2(len(CLASSES)) + float(np.logaddexp2.reduce(chances))
 
 
@@ -158,7 +163,8 @@ def bits_per_byte(bits: np.ndarray) -> float:
     return next(cost for letters, cost in CLASSES if content <= letters)
 
 
-def _log2_tail(weights: np.ndarray, code: LinearCode, part: tuple[np.ndarray, np.ndarray], bits: np.ndarray) -> float:
+def _log2_tail(weights: np.ndarray, code: LinearCode, part: tuple[np.ndarray, np.ndarray], bits: np.ndarray,
+               exact: bool = False) -> float:
     """Upper bound of the probability, in log2, that random modules agree with a part's weights as well as its text."""
     modules = part[0]
     weights = weights[modules].astype(np.float64)
@@ -168,10 +174,32 @@ def _log2_tail(weights: np.ndarray, code: LinearCode, part: tuple[np.ndarray, np
     weights = weights / scale
     encoded = code.offset[modules] ^ ((code.generator[np.ix_(*part)].astype(np.int64) @ bits) % 2 == 1)
     score = float(np.where(encoded, weights, -weights).sum())
+    if exact:
+        return _log2_summed_tail(np.abs(weights), score)
     tilts = np.geomspace(1e-3, 50, 200)
     products = np.abs(weights) * tilts[:, None]
     growth = (products + np.log1p(np.exp(-2 * products)) - math.log(2)).sum(1)  # log cosh, without overflow
     return min(0.0, float((growth - tilts * score).min())) / math.log(2)
+
+
+def _log2_summed_tail(magnitudes: np.ndarray, score: float) -> float:
+    """log2 of the probability that the magnitudes, each with a random sign, add up to `score` or more; rounded up.
+
+    Args:
+        magnitudes: at most 1. They are counted in whole steps, and what rounding can have added is taken off the score.
+    """
+    steps = np.rint(magnitudes * TAIL_STEPS).astype(np.int64)
+    slack = np.abs(magnitudes * TAIL_STEPS - steps).sum()
+    chances = np.ones(1)  # of each total of the steps with positive sign
+    for step, count in zip(*np.unique(steps[steps > 0], return_counts=True)):
+        longer = np.zeros(len(chances) + int(step * count))
+        for positive, chance in enumerate(binom.pmf(np.arange(count + 1), count, 0.5)):
+            longer[positive * step:positive * step + len(chances)] += chance * chances
+        chances = longer
+    # a sum of signs is twice what is positive less all
+    first = math.ceil((score * TAIL_STEPS - slack + steps.sum()) / 2 - 1e-6)
+    tail = chances[max(0, first):].sum()
+    return math.log2(tail) if tail > 0 else -math.inf
 
 
 # --- weights from what a window shows -------------------------------------------------------------------------------
@@ -277,20 +305,26 @@ def read_softly(windows: Sequence[Window], formats: Sequence[CodeFormat], places
              if length <= qr_code.capacity(code_format.version, code_format.error_correction)]
     if not codes:
         return None
-    searched = math.log2(places) + math.log2(len(codes)) + math.log2(len(WEIGHTS))
-
     # header and padding differ with pattern and length: where they fit, the text is looked for first; where enough is known
     # and does not fit, not at all
     fits = {item: _known_agreement(windows, item[1], is_data) for item in codes}
-    codes = sorted((item for item, fit in fits.items()
-                    if fit > SHOWS or (~item[1].depends_on_text).sum() < ENOUGH_KNOWN), key=lambda item: -fits[item])
+    fitting = [item for item in codes if fits[item] > SHOWS]
+    unknown = [item for item in codes if item not in fitting and (~item[1].depends_on_text).sum() < ENOUGH_KNOWN]
+    codes = sorted(fitting + unknown, key=lambda item: -fits[item])
+    # What is accepted falsely is shared half and half: few of the many codes fit by chance, so those that do need not make
+    # up for all. (Whether a code fits, and whether its text agrees, are matters of different modules.)
+    searched = {item: math.log2(places) + 1 + math.log2(len(group)) + math.log2(len(WEIGHTS))
+                for group in (fitting, unknown) for item in group}
 
     def weigh(code: LinearCode, name: str) -> np.ndarray:
         return sum(WEIGHTS[name](window, code, is_data) for window in windows)
 
     def accept(code_format: CodeFormat, code: LinearCode, name: str, bits: np.ndarray, tries: int) -> SoftReading | None:
         text = code.text(bits)
-        false = searched + math.log2(tries + 1) + log2_chance(weigh(code, name), code, bits)
+        # the bound is one for all texts at once, so it does not matter how many of them were looked at
+        false = searched[code_format, code] + log2_chance(weigh(code, name), code, bits)
+        if 0 < false - math.log2(max_false) < WORTH_SUMMING:
+            false = searched[code_format, code] + log2_chance(weigh(code, name), code, bits, exact=True)
         if text is None or false > math.log2(max_false) \
                 or not np.array_equal(qr_code.encode(text, code_format)[is_data], code.encode(bits)):
             return None
@@ -302,13 +336,26 @@ def read_softly(windows: Sequence[Window], formats: Sequence[CodeFormat], places
                 if found := accept(code_format, code, name, decode(weigh(code, name), code, order), 0):
                     return found
     close = [item for item in codes[:3] if fits[item] > max(fits[codes[0]] - 3, WORTH_RESTARTS)]
-    return _restart(close, weigh, accept, restarts) if close else None
+    for code_format, code in close:
+        for name in _one_sided(windows, code, is_data):
+            if found := _restart([(code_format, code)], name, weigh, accept, min(restarts, ONE_SIDED_RESTARTS)):
+                return found
+    return _restart(close, "alike", weigh, accept, restarts) if close else None
 
 
-def _restart(codes: list[tuple[CodeFormat, LinearCode]], weigh: Callable[[LinearCode, str], np.ndarray],
+def _one_sided(windows: Sequence[Window], code: LinearCode, is_data: np.ndarray) -> list[str]:
+    """Names in WEIGHTS that trust ones, or zeros, if hardly any module that is known speaks against it."""
+    known = ~code.depends_on_text
+    wrong = sum(window.occupied[is_data][known] != code.offset[known] for window in windows)
+    share = {name: wrong[code.offset[known] == bit].mean() / len(windows) if (code.offset[known] == bit).any() else 1.0
+             for name, bit in (("pruned", False), ("added", True))}
+    return [name for name, wrongly in share.items() if wrongly < TRUSTED]
+
+
+def _restart(codes: list[tuple[CodeFormat, LinearCode]], name: str, weigh: Callable[[LinearCode, str], np.ndarray],
              accept: Callable[..., SoftReading | None], restarts: int) -> SoftReading | None:
-    """Decode with reliabilities drawn at random, keeping the best that was found for each part."""
-    noise, name = np.random.default_rng(0), "alike"
+    """Decode with one of WEIGHTS and reliabilities drawn at random, keeping the best that was found for each part."""
+    noise = np.random.default_rng(0)
     settings = [(code_format, code, weigh(code, name), np.zeros(code.generator.shape[1], dtype=bool),
                  [0.0] * len(code.parts)) for code_format, code in codes]
     for tries in range(1, restarts + 1):
@@ -319,8 +366,8 @@ def _restart(codes: list[tuple[CodeFormat, LinearCode]], weigh: Callable[[Linear
             tail = _log2_tail(weights, code, part, bits)
             if tail < tails[index]:
                 best[part[1]], tails[index], improved = bits, tail, True
-        if improved and (found := accept(code_format, code, name, best, restarts)):
-            return SoftReading(found.text, found.code_format, found.weights, found.false_probability, tries)
+        if improved and (found := accept(code_format, code, name, best, tries)):
+            return found
     return None
 
 
