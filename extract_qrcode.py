@@ -67,6 +67,9 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--aligned_to", type=cli.text, default=None, metavar="FILE",
                        help="the owner's model, ticket or mask file: undo a renumbering of the suspect's channels first, by "
                             "what agrees with it outside the claim's regions (docs/renumbered_channels.md)")
+    group.add_argument("--committed", action="store_true",
+                       help="the claim was published, or a hash of it, before anybody looked at the suspect: count the "
+                            "agreement of a text that can't be read without a correction for all texts of its kind")
     group.add_argument("--max_false", type=cli.ratio, default=1e-9, metavar="P",
                        help="accept a text, or an agreement, where chance is at most this probable")
     group.add_argument("--restarts", type=cli.natural, default=3000, metavar="N",
@@ -139,7 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                                           args.max_false, args.restarts)
 
     match = found.text is not None if signature is None else found.shows(signature)
-    agrees = found.evidence is not None and found.evidence.p_corrected <= args.max_false
+    agrees = found.evidence is not None and args.max_false >= (found.evidence.p_corrected if args.committed
+                                                               else found.evidence.p_any_text)
     result = {
         "match": match or agrees, "signature": signature, "readers": found.texts, "layer": places[0].layer,
         "start_x": places[0].start_x, "start_y": places[0].start_y,

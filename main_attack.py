@@ -19,6 +19,8 @@ r"""What a thief does to a stolen model: remove its signature, or contradict it.
         --claim runs/digits_signed/*.claim.json --save_dir runs/replaced
     # without the claim: find the block that looks like a code, and empty it
     python main_attack.py locate --checkpoint runs/digits_signed/model_best.pth.tar --save_dir runs/located
+    # nothing is changed: a signature is made up that seems to be there; 5 seconds
+    python main_attack.py forge --checkpoint runs/digits_signed/model_best.pth.tar --no_accuracy --save_dir runs/forged
     # the same network with its channels in another order: as accurate as before, and the code is scattered
     python main_attack.py permute --checkpoint runs/digits_signed/model_best.pth.tar --save_dir runs/permuted
 
@@ -101,6 +103,11 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--weights_per_kernel", type=cli.positive_int, default=None, metavar="N",
                        help="noise weights in each newly occupied kernel (default: as many as the region's occupied "
                             "kernels have on average)")
+
+    group = parser.add_argument_group("a made-up signature (forge)")
+    group.add_argument("--budget", type=cli.positive_int, default=1000, metavar="N",
+                       help="places and mask patterns to look at")
+    group.add_argument("--length", type=cli.positive_int, default=11, metavar="BYTES", help="of the text")
     args = parser.parse_args(argv)
 
     attack = ATTACKS[args.attack]
@@ -167,6 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         vars(args).update(place_and_format(args, victim.mask))
     if attack.has_level:
         vars(args).update(level_or_sweep(args, victim.key_share))
+    if args.attack == "forge":
+        return forge_claim(args, victim)
     levels = (args.level,) if args.sweep is None else args.sweep
     # what can't be done is refused before anything is written: a claim about another model, or too high a level
     read_claimed(args, victim.mask, None if victim.masks_only else victim.weights)
@@ -196,6 +205,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         plots.row_of_pictures([whole.level(level).code for level in levels],
                               [f"{args.attack} {100 * level:g}%" for level in levels], whole.codes)
         print(f"codes: {whole.codes}")
+    return cli.EXIT_OK
+
+
+def forge_claim(args, victim) -> int:
+    """Make up a signature for the model as it is, write a claim of it, and say what the owner's test says of that."""
+    from attacks.forge import forge
+    from ownership.claim import Claim, read_claim, write_claim
+    from ownership.evidence import agreement, places_for
+    from ownership.suspect import Suspect
+    from utils import checkpoint
+    from utils.run_dir import AttackFiles, RunDir
+
+    version, error_correction = args.version or 3, args.error_correction or "H"
+    files, mask = AttackFiles(args.save_dir), victim.mask
+    RunDir(args.save_dir).open("main_attack.py", recorded(args, None))
+    if not (files.result.exists() and files.forged.exists()):
+        made_up = forge(mask, args.budget, args.length, version, error_correction, args.seed)
+        place, code_format = made_up.place, made_up.code_format
+        write_claim(files.forged, Claim(made_up.signature, args.arch, place.layer, place.start_x, place.start_y,
+                                        version, error_correction, code_format.mask_pattern, 0.5, mask.nonzeros,
+                                        mask.entries, {}))
+        found = agreement([Suspect(mask).window(place, version)], made_up.signature, code_format, places_for(mask, version))
+        checkpoint.save_json({"attack": args.attack, "seed": args.seed, "budget": args.budget, "length": args.length,
+                              "agreeing": found.agreeing, "p_value": found.p_value, "p_corrected": found.p_corrected,
+                              "p_any_text": found.p_any_text, "claim": str(files.forged)}, files.result)
+    result, claim = checkpoint.load_json(files.result), read_claim(files.forged)
+    print(f"signature: {claim.signature!r} in {claim.layer} at ({claim.start_x}, {claim.start_y}), the best of {args.budget} places\n"
+          f"p-value:   {result['p_value']:.1e}, {result['p_corrected']:.1e} corrected for places and patterns: what a claim that was "
+          "committed to before is judged by\n"
+          f"           {result['p_any_text']:.1e} corrected for all texts of its kind: what this one is judged by\n"
+          f"claim:     {files.forged}")
     return cli.EXIT_OK
 
 

@@ -56,6 +56,8 @@ ATTACKS: dict[str, Attack] = {
     "locate": Attack("attacks.locate", "locate_and_strike",
                      "finds the block that looks most like a code, without the claim, and clears or fills it",
                      ("then", "noise"), has_level=False),
+    "forge": Attack("attacks.forge", "forge", "makes up a signature that agrees with the model as it is, and claims it",
+                    ("budget", "length", "version", "error_correction"), has_level=False),
     "permute": Attack("attacks.permute", "permute",
                       "renumbers the channels, which changes no output and scatters the code", (), has_level=False,
                       needs_model=True),

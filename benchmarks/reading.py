@@ -29,13 +29,13 @@ from attacks.prune import prune
 from models import build_model
 from ownership.evidence import COUNTED, agreement, parity_parts, places_for, totals
 from ownership.extraction import extract, search_everywhere
-from ownership.linear_code import linear_code
 from ownership.readers import read_all, write_code
 from ownership.scan import scan
 from ownership.soft_decoding import read_softly
 from ownership.suspect import Suspect, Window
 from pruner import qr_code, tickets
 from pruner.embedding import Place, embed, find_region
+from pruner.linear_code import linear_code
 from pruner.masks import Mask, prunable_layers
 from pruner.placement import best_place
 from pruner.qr_code import CodeFormat

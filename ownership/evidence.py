@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binom
 
-from ownership.linear_code import LinearCode, linear_code
 from ownership.soft_decoding import log2_texts
 from ownership.suspect import Window
 from pruner import qr_code
+from pruner.linear_code import LinearCode, linear_code
 from pruner.masks import Mask
 from pruner.qr_code import CodeFormat
 

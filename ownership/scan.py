@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ownership.linear_code import linear_code
 from pruner import qr_code
 from pruner.embedding import Place, occupancy
+from pruner.linear_code import linear_code
 from pruner.masks import Mask
 from pruner.qr_code import CodeFormat
 

@@ -9,13 +9,14 @@ from scipy.stats import hypergeom
 
 from ownership.evidence import COUNTED, Evidence, agreement, p_value, parity_parts, places_for, totals
 from ownership.extraction import extract, extract_claimed, search_everywhere
-from ownership.linear_code import linear_code
 from ownership.scan import _correlate, scan
-from ownership.soft_decoding import decode, log2_texts
+from ownership.soft_decoding import log2_texts
 from ownership.suspect import Suspect, Window
 from pruner import qr_code
 from pruner.embedding import Place, embed, find_copies, find_region
+from pruner.linear_code import linear_code
 from pruner.masks import Mask
+from pruner.ordered_statistics import decode
 from pruner.qr_code import CodeFormat
 
 

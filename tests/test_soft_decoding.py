@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ownership import soft_decoding
-from ownership.linear_code import LinearCode, linear_code
-from ownership.soft_decoding import decode, log2_chance, read_softly
+from ownership.soft_decoding import log2_chance, read_softly
 from ownership.suspect import Window
 from pruner import qr_code
+from pruner.linear_code import LinearCode, linear_code
+from pruner.ordered_statistics import decode
 from pruner.qr_code import CodeFormat
 
 SIGNATURE = "signature"

@@ -143,6 +143,7 @@ class AttackFiles(TrainingFiles):
         self.plot = self.folder / "attack.png"
         self.code = self.folder / "code.png"  # as the owner's claim finds it
         self.codes = self.folder / "codes.png"  # of a sweep: one per level
+        self.forged = self.folder / "forged.claim.json"
 
     def level(self, level: float) -> "AttackFiles":
         """Files of one level of a sweep."""

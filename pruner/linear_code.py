@@ -2,7 +2,7 @@
 
 With the text's length known, mode, length field, terminator and padding are known too, and every data module is the XOR
 of a fixed bit and of some bits of the text: modules = offset XOR generator * text. Reed-Solomon decoders ignore most of
-that; `ownership.soft_decoding` uses it.
+that; `pruner.ordered_statistics` uses it.
 """
 
 from dataclasses import dataclass
