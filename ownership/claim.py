@@ -64,6 +64,11 @@ def read_claim(path: str | Path) -> Claim:
     content = checkpoint.load_json(path)
     if not isinstance(content, dict) or content.pop("format", None) not in READABLE_FORMATS:
         raise UserError(f"{path}: not a claim ('format' must be {CLAIM_FORMAT!r}); embed_qrcode.py writes them")
+    return checked_claim(path, content)
+
+
+def checked_claim(path: str | Path, content: dict[str, Any]) -> Claim:
+    """The claim whose entries stand in `content`, as JSON holds them. Raises UserError, naming `path`, as `read_claim`."""
     types = {field.name: field.type for field in fields(Claim)}
     for name in {field.name for field in fields(Claim) if field.default is MISSING} - content.keys():
         raise UserError(f"{path}: the claim lacks {name!r}")

@@ -1,0 +1,319 @@
+"""Public commitments to private claims: what an owner can publish today to show later what was claimed today.
+
+A claim is a table of fields, JSON values by name. Each field has a random salt of its own; its *leaf* is the SHA-256 of name,
+salt and value, and the *root* the SHA-256 of all leaves. The public file holds leaves and root, and the owner's Ed25519
+signature of the root if there is one: without the salts it says nothing about the values, not even which are alike. The
+private file holds values and salts, which open it. Both are read from strangers: sizes are bounded before anything is read, and
+a file that is not, byte for byte, what `write` would write is refused.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils import checkpoint
+from utils.errors import UserError
+
+CLAIM_FORMAT = "lottery-ownership-claim/1"
+COMMITMENT_FORMAT = "lottery-ownership-commitment/1"
+DOMAIN = "lottery-verification"  # no digest or signature made for another purpose can be taken for one of these
+SALT_BYTES = 32
+MAX_BYTES = 1 << 20  # of either file; a claim has a few thousand
+MAX_KEY_BYTES = 1 << 16
+CLAIM_FILE, COMMITMENT_FILE = "claim.json", "commitment.json"
+
+
+class Refused(UserError):
+    """A claim that does not hold together: it does not open, its signature is wrong, or files contradict it."""
+
+
+@dataclass(frozen=True)
+class SaltedClaim:
+    """The private part. values: field -> JSON value; salts: field -> SALT_BYTES random bytes."""
+
+    values: dict[str, Any]
+    salts: dict[str, bytes]
+
+    def leaves(self) -> dict[str, bytes]:
+        """Field -> 32 bytes. Raises ValueError for values that JSON can't hold."""
+        return {name: _digest("leaf", name.encode("utf-8"), self.salts[name], canonical(value))
+                for name, value in self.values.items()}
+
+
+@dataclass(frozen=True)
+class Commitment:
+    """The public part. leaves: field -> 32 bytes. owner_key, signature: Ed25519, 32 and 64 bytes, or both None."""
+
+    leaves: dict[str, bytes]
+    owner_key: bytes | None = None
+    signature: bytes | None = None
+
+    @property
+    def root(self) -> bytes:
+        return root_of(self.leaves)
+
+
+def canonical(value: Any) -> bytes:
+    """The one way to write a JSON value. Raises ValueError for NaN, infinities, texts that are no Unicode, and what is nested
+    too deeply."""
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _digest(purpose: str, *parts: bytes) -> bytes:
+    """SHA-256 of purpose and parts, each with its length before it, so that no two lists of parts read the same."""
+    digest = hashlib.sha256()
+    for part in (f"{DOMAIN}/{purpose}/1".encode(), *parts):
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.digest()
+
+
+def root_of(leaves: Mapping[str, bytes]) -> bytes:
+    """32 bytes that stand for all leaves and their names."""
+    return _digest("root", *(part for name in sorted(leaves) for part in (name.encode("utf-8"), leaves[name])))
+
+
+def salted(values: Mapping[str, Any]) -> SaltedClaim:
+    """A claim with fresh salts."""
+    return SaltedClaim(dict(values), {name: secrets.token_bytes(SALT_BYTES) for name in values})
+
+
+# --- signatures -------------------------------------------------------------------------------------------------------
+
+
+def new_owner_key(path: str | Path) -> bytes:
+    """Write a fresh Ed25519 private key (PEM, readable by its owner alone) and return the public one, 32 bytes. Raises UserError
+    if the file exists."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    key = Ed25519PrivateKey.generate()
+    _write_private(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), "--new_owner_key")
+    return key.public_key().public_bytes_raw()
+
+
+def read_owner_key(path: str | Path):
+    """The private key in a PEM file. Raises UserError for anything but an Ed25519 key without a password."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        key = load_pem_private_key(_read_bounded(path, MAX_KEY_BYTES), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise UserError(f"--sign {path}: is no Ed25519 private key (PEM, without a password); make_claim.py --new_owner_key "
+                        "makes one")
+    return key
+
+
+def commit(claim: SaltedClaim, owner_key=None) -> Commitment:
+    """The public part of a claim, signed where there is a private key (see `read_owner_key`)."""
+    leaves = claim.leaves()
+    if owner_key is None:
+        return Commitment(leaves)
+    return Commitment(leaves, owner_key.public_key().public_bytes_raw(), owner_key.sign(_signed_message(root_of(leaves))))
+
+
+def _signed_message(root: bytes) -> bytes:
+    return f"{DOMAIN}/signature/1\0".encode() + root
+
+
+def check_signature(commitment: Commitment, where: str) -> None:
+    """Raise Refused, naming `where`, unless the signature is the owner key's of this very root."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        Ed25519PublicKey.from_public_bytes(commitment.owner_key).verify(commitment.signature, _signed_message(commitment.root))
+    except (InvalidSignature, ValueError):
+        raise Refused(f"{where}: 'signature' is not that of the owner's key on this root") from None
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _text(content: Any) -> bytes:
+    return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode("utf-8")
+
+
+def _private_content(claim: SaltedClaim) -> dict[str, Any]:
+    return {"format": CLAIM_FORMAT, "root": root_of(claim.leaves()).hex(),
+            "fields": {name: {"salt": claim.salts[name].hex(), "value": value} for name, value in claim.values.items()}}
+
+
+def _public_content(commitment: Commitment) -> dict[str, Any]:
+    signed = {} if commitment.signature is None else {"owner_key": commitment.owner_key.hex(),
+                                                      "signature": commitment.signature.hex()}
+    return {"format": COMMITMENT_FORMAT, "root": commitment.root.hex(), **signed,
+            "leaves": {name: leaf.hex() for name, leaf in commitment.leaves.items()}}
+
+
+def write(folder: str | Path, claim: SaltedClaim, commitment: Commitment) -> tuple[Path, Path]:
+    """Write both parts, the private one readable by its owner alone, and return their paths. Raises UserError if one is there
+    already: what was committed to once must stay."""
+    private, public = Path(folder) / CLAIM_FILE, Path(folder) / COMMITMENT_FILE
+    if public.exists():
+        raise UserError(f"--save_dir {folder}: holds {COMMITMENT_FILE} already; name another folder")
+    _write_private(private, _text(_private_content(claim)), "--save_dir")
+    checkpoint.write_atomic(public, lambda file: file.write(_text(_public_content(commitment))))
+    return private, public
+
+
+def read_claim(path: str | Path) -> tuple[SaltedClaim, bytes]:
+    """The private part, and the root that the file states, which `open_claim` checks. Raises Refused for a file that is none."""
+    content, raw = _read_json(path, CLAIM_FORMAT, {"fields"})
+    fields = content["fields"]
+    for name, field in fields.items():
+        if not isinstance(field, dict) or field.keys() != {"salt", "value"}:
+            raise Refused(f"{path}: {_short(name)} must hold 'salt' and 'value'")
+    claim = SaltedClaim({name: field["value"] for name, field in fields.items()},
+                        {name: _bytes(path, f"salt of {_short(name)}", field["salt"], SALT_BYTES)
+                         for name, field in fields.items()})
+    try:
+        expected = _private_content(claim)
+    except ValueError as error:
+        raise Refused(f"{path}: holds a value that JSON can't ({error})") from None
+    _check_bytes(path, raw, {**expected, "root": content["root"]})
+    return claim, bytes.fromhex(content["root"])
+
+
+def read_commitment(path: str | Path) -> Commitment:
+    """Read the public part and check root and signature. Raises Refused for a file that is none, or was changed."""
+    content, raw = _read_json(path, COMMITMENT_FORMAT, {"leaves"}, {"owner_key", "signature"})
+    leaves = {name: _bytes(path, f"leaf of {_short(name)}", leaf, 32) for name, leaf in content["leaves"].items()}
+    if ("owner_key" in content) != ("signature" in content):
+        raise Refused(f"{path}: must hold both 'owner_key' and 'signature', or neither")
+    commitment = Commitment(leaves)
+    if "signature" in content:
+        commitment = Commitment(leaves, _bytes(path, "'owner_key'", content["owner_key"], 32),
+                                _bytes(path, "'signature'", content["signature"], 64))
+    if content["root"] != commitment.root.hex():
+        raise Refused(f"{path}: 'root' is not that of the leaves; one of them was changed")
+    if commitment.signature is not None:
+        check_signature(commitment, str(path))
+    _check_bytes(path, raw, _public_content(commitment))
+    return commitment
+
+
+def open_claim(path: str | Path, commitment_path: str | Path | None, owner_key_field: str) -> tuple[SaltedClaim, Commitment | None]:
+    """Read a claim and, where there is one, check it against its commitment.
+
+    Args:
+        owner_key_field: the field that says which key signs the commitment (hex; None for no signature), so that a signature can
+            be neither taken off nor exchanged.
+    Raises:
+        Refused: naming the fields that were changed, are missing or are too many; or the root or signature.
+    """
+    claim, stated = read_claim(path)
+    leaves = claim.leaves()
+    if commitment_path is None:
+        if stated != root_of(leaves):
+            raise Refused(f"{path}: 'root' is not that of the fields; it or one of them was changed (--commitment tells which)")
+        return claim, None
+    commitment = read_commitment(commitment_path)
+    for complaint, names in (("lacks", commitment.leaves.keys() - leaves.keys()),
+                             ("has more than was committed to:", leaves.keys() - commitment.leaves.keys()),
+                             ("does not open the commitment; changed since:",
+                              {name for name in leaves.keys() & commitment.leaves.keys()
+                               if leaves[name] != commitment.leaves[name]})):
+        if names:
+            raise Refused(f"{path}: {complaint} {', '.join(map(_short, sorted(names)[:5]))}"
+                          + (f" and {len(names) - 5} more" if len(names) > 5 else ""))
+    if stated != commitment.root:
+        raise Refused(f"{path}: 'root' was changed")
+    key = None if commitment.owner_key is None else commitment.owner_key.hex()
+    if key != claim.values.get(owner_key_field):
+        raise Refused(f"{commitment_path}: " + ("is not signed, the claim names an owner's key" if key is None else
+                                                "is signed with another key than the claim names"))
+    return claim, commitment
+
+
+def _read_bounded(path: str | Path, limit: int) -> bytes:
+    try:
+        if not Path(path).is_file():
+            raise UserError(f"{path}: no such file")
+        with open(path, "rb") as file:
+            content = file.read(limit + 1)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error})") from None
+    if len(content) > limit:
+        raise Refused(f"{path}: is larger than {limit} bytes, so not what it should be")
+    return content
+
+
+def _read_json(path: str | Path, file_format: str, tables: set[str],
+               optional: set[str] = frozenset()) -> tuple[dict[str, Any], bytes]:
+    """A JSON object with 'format', 'root' and tables of fields, and the bytes it was read from."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in table:
+                raise ValueError(f"{_short(name)} is there twice")
+            table[name] = value
+        return table
+
+    def no_number(text: str) -> None:
+        raise ValueError(f"{text} is no number")
+
+    raw = _read_bounded(path, MAX_BYTES)
+    try:
+        content = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_number)
+    except RecursionError:
+        raise Refused(f"{path}: not a JSON file that can be read (nested too deeply)") from None
+    except ValueError as error:
+        raise Refused(f"{path}: not a JSON file that can be read ({error})") from None
+    if not isinstance(content, dict) or content.get("format") != file_format:
+        raise Refused(f"{path}: 'format' is not {file_format!r}; make_claim.py writes {CLAIM_FILE} and {COMMITMENT_FILE}")
+    must = {"format", "root", *tables}
+    for name in sorted(must - content.keys()):
+        raise Refused(f"{path}: lacks {name!r}")
+    for name in sorted(content.keys() - must - optional):
+        raise Refused(f"{path}: unknown entry {_short(name)}")
+    for name in tables:
+        if not isinstance(content[name], dict):
+            raise Refused(f"{path}: {name!r} must be a table of fields")
+    _bytes(path, "'root'", content["root"], 32)
+    return content, raw
+
+
+def _check_bytes(path: str | Path, raw: bytes, content: Any) -> None:
+    try:
+        same = raw == _text(content)
+    except (ValueError, RecursionError):
+        same = False
+    if not same:
+        raise Refused(f"{path}: is not byte for byte what make_claim.py writes of its content; spaces, line ends or the spelling of "
+                      "a value were changed")
+
+
+def _bytes(path: str | Path, what: str, text: Any, count: int) -> bytes:
+    if isinstance(text, str) and len(text) == 2 * count and set(text) <= set("0123456789abcdef"):
+        return bytes.fromhex(text)
+    raise Refused(f"{path}: {what} must be {2 * count} hexadecimal digits")
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 60 else name[:60] + "...")
+
+
+def _write_private(path: str | Path, content: bytes, flag: str) -> None:
+    """Readable by its owner alone from the first byte on, and never over another file."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise UserError(f"{flag} {path}: exists; it is never written over") from None
+    with os.fdopen(file, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -1,0 +1,112 @@
+"""A verdict as one HTML page for people: nothing in it is loaded from elsewhere, no script runs in it, all text is escaped."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from ownership.black_box import scientific
+from ownership.verdict import Code, Verdict
+from utils import checkpoint
+from utils.cli import one_line
+
+QUIET_ZONE = 2  # modules of white around a drawn code
+DARK, LOST, ADDED = "#1a1a1a", "#f5a3a3", "#c00000"
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Verification: {{ verdict.verdict }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; vertical-align: top; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid #ddd;
+  overflow-wrap: anywhere; }
+th { font-weight: 600; white-space: nowrap; }
+.verdict { display: inline-block; padding: .1rem .7rem; border-radius: .3rem; color: #fff; background: #555; }
+.owned { background: #1b6e3c; } .refused { background: #a01818; }
+.codes { display: flex; flex-wrap: wrap; gap: 2rem; } figure { margin: 0; } figcaption { font-size: .85rem; }
+svg { width: 17rem; height: 17rem; border: 1px solid #ddd; display: block; }
+code { font-size: .85rem; overflow-wrap: anywhere; }
+.p { white-space: nowrap; }
+</style>
+</head>
+<body>
+<h1>Verification of an ownership claim: <span class="verdict {{ verdict.verdict }}">{{ verdict.verdict }}</span></h1>
+<table>
+{% for name, value in facts.items() %}<tr><th>{{ name|shown }}</th><td>{{ value|shown }}</td></tr>
+{% endfor %}{% if verdict.p is not none %}<tr><th>combined p-value</th><td>{{ verdict.p|p_value }}: the smallest of V2 and V3, times
+the number of them in the claim (Bonferroni)</td></tr>
+{% endif %}<tr><th>level</th><td>owned means p &le; {{ "%g"|format(verdict.level) }}, or the claimed key completing a locked ticket
+exactly</td></tr>
+</table>
+{% if verdict.notes %}<h2>{{ "Why it was refused" if verdict.verdict == "refused" else "What this rests on" }}</h2>
+<ul>
+{% for note in verdict.notes %}<li>{{ note|shown }}</li>
+{% endfor %}</ul>
+{% endif %}{% if verdict.checks %}<h2>Checks</h2>
+<table>
+<tr><th>check</th><th>result</th><th>what was found</th><th>p-value</th></tr>
+{% for check in verdict.checks %}<tr><th>{{ check.name }}: {{ titles[check.name] }}</th><td>{{ check.result }}</td>
+<td>{{ check.detail|shown }}</td><td class="p">{{ check.p|p_value if check.p is not none else "" }}</td></tr>
+{% endfor %}</table>
+{% for check in verdict.checks if check.codes %}<h2>{{ check.name }}: the code as the suspect shows it</h2>
+<p>Black: occupied, white: empty, as the claimed code has them. Dark red: occupied, but empty in the claimed code. Light red: empty, but
+occupied there. Finder, timing, alignment, format and version patterns are never embedded; they are drawn as the QR standard has
+them.</p>
+<div class="codes">
+{% for code in check.codes %}<figure>{{ code|drawing }}<figcaption>{{ code.place.layer|shown }}, start_x {{ code.place.start_x }},
+start_y {{ code.place.start_y }}: {{ code.wrong.sum() }} modules wrong</figcaption></figure>
+{% endfor %}</div>
+{% for reader, text in check.figures["readers"].items() %}<p>{{ reader }}: {% if text is none %}nothing read{% else %}<code>{{
+text|shown }}</code>{% endif %}</p>
+{% endfor %}{% endfor %}{% endif %}<h2>Inputs</h2>
+<table>
+<tr><th>input</th><th>name</th><th>SHA-256</th></tr>
+{% for row in inputs %}<tr><th>{{ row[0]|shown }}</th><td>{{ row[1]|shown }}</td><td><code>{{ row[2]|shown }}</code></td></tr>
+{% endfor %}</table>
+<h2>Made with</h2>
+<table>
+{% for name, value in versions.items() %}<tr><th>{{ name|shown }}</th><td>{{ value|shown }}</td></tr>
+{% endfor %}</table>
+<p>This page tells what the claim keeps secret. Show it to those who may know.</p>
+</body>
+</html>
+"""
+
+TITLES = {"F": "accuracy", "V1": "key mask", "V2": "code in the mask", "V3": "trigger set"}
+
+
+def write_report(path: str | Path, verdict: Verdict, facts: Mapping[str, str], inputs: Sequence[tuple[str, str, str]],
+                 versions: Mapping[str, str]) -> None:
+    """Write the page.
+
+    Args:
+        facts: shown at its head, e.g. who claims, and whose key signed.
+        inputs: (flag, name, SHA-256) of everything that was read.
+        versions: see `utils.run_dir.versions`.
+    """
+    pages = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
+    # what does not print, or turns the direction of writing, is spelt out; autoescape does the rest
+    pages.filters |= {"shown": lambda text: one_line(str(text)), "p_value": scientific, "drawing": draw}
+    text = pages.from_string(PAGE).render(verdict=verdict, facts=facts, inputs=inputs, versions=versions, titles=TITLES)
+    checkpoint.write_atomic(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
+def draw(code: Code) -> Markup:
+    """The code as SVG, one path per colour; whole numbers are all that goes into it."""
+    colours = {DARK: code.modules & ~code.wrong, ADDED: code.modules & code.wrong, LOST: ~code.modules & code.wrong}
+    paths = "".join(f'<path fill="{colour}" d="{_squares(chosen)}"/>' for colour, chosen in colours.items() if chosen.any())
+    size = len(code.modules) + 2 * QUIET_ZONE
+    return Markup(f'<svg viewBox="0 0 {size} {size}" shape-rendering="crispEdges" role="img" aria-label="QR code, '
+                  f'{int(code.wrong.sum())} modules wrong">{paths}</svg>')
+
+
+def _squares(chosen: np.ndarray) -> str:
+    return "".join(f"M{int(column) + QUIET_ZONE} {int(row) + QUIET_ZONE}h1v1h-1z" for row, column in np.argwhere(chosen))

@@ -1,0 +1,214 @@
+"""From a claim and a suspect to one verdict (paper, section 3.2: fidelity evaluation F and verification V).
+
+Every scheme is checked on its own. V2 and V3 give p-values; they need not be independent of each other, so they are combined by
+Bonferroni's rule: the smallest, times the number of those schemes in the claim, whether or not they were run. V1 is no test of
+chance: the key completes the mask exactly or it does not, which proves something only where a commitment fixed the ticket
+before. F says whether the suspect works as well as the claimed model; a copy that was damaged is a copy still, so F alone
+neither makes a verdict nor prevents one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+
+from ownership import soft_decoding
+from ownership.black_box import by_chance, scientific
+from ownership.claim import Claim
+from ownership.commitment import Refused
+from ownership.extraction import Extraction, extract_claimed
+from ownership.owner_claim import KEYED, Fidelity, KeyMask, OwnerClaim, Triggers, mask_sha256
+from ownership.suspect import Suspect
+from pruner import key_masks, qr_code
+from pruner.embedding import Place
+from pruner.masks import Mask
+from pruner.tickets import ModelFile
+from utils.errors import UserError
+
+OWNED, NOT_SHOWN, REFUSED = "owned", "not shown", "refused"
+SHOWN, MET, NOT_MET, NOT_RUN = "shown", "met", "not met", "not run"
+LEVEL = soft_decoding.MAX_FALSE
+TESTED = ("V2", "V3")  # schemes with p-values
+
+
+@dataclass(frozen=True)
+class Code:
+    """What one place shows. modules, wrong: bool [size, size], the code as found with its function patterns put back, and the
+    data modules that differ from the claimed code."""
+
+    place: Place
+    modules: np.ndarray
+    wrong: np.ndarray
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the verdict.
+
+    name: F, V1, V2 or V3. result: MET, NOT_MET, SHOWN, NOT_SHOWN or NOT_RUN. detail: why, for people. p: that chance gives as
+    much, all corrections for what was searched included, or None where the check is no test of chance. figures: for machines.
+    """
+
+    name: str
+    result: str
+    detail: str
+    p: Fraction | None = None
+    figures: dict[str, object] = field(default_factory=dict)
+    codes: tuple[Code, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """verdict: OWNED, NOT_SHOWN or REFUSED. p: combined, or None where nothing was tested. notes: what it rests on."""
+
+    verdict: str
+    checks: tuple[Check, ...]
+    p: Fraction | None
+    level: float
+    notes: tuple[str, ...]
+
+
+def decide(claim: OwnerClaim, checks: Sequence[Check], committed: bool, signed: bool, level: float = LEVEL) -> Verdict:
+    """One verdict from what the checks found.
+
+    Args:
+        committed, signed: whether the claim was opened against a commitment, and that one bears the owner's signature.
+        level: `owned` means that chance gives as much with at most this probability.
+    """
+    tested = [scheme for scheme in claim.schemes if scheme in TESTED]
+    p_values = [check.p for check in checks if check.p is not None]
+    combined = min(Fraction(1), len(tested) * min(p_values)) if p_values else None
+    identical = any(check.name == "V1" and check.result == SHOWN for check in checks)
+    owned = identical or (combined is not None and combined <= level)
+    notes = []
+    if not committed:
+        notes.append("without a commitment nothing shows when the claim was made; p-values hold only for a claim that was made "
+                     "before anybody looked at the suspect")
+    elif not signed:
+        notes.append("the commitment is not signed: it shows that somebody claimed this before, not who")
+    if committed:
+        notes.append("when the commitment was made is for its publication to show; it must be older than the suspect")
+    if owned and any(check.name == "F" and check.result == NOT_MET for check in checks):
+        notes.append("the suspect is below the claim's accuracy: a damaged copy")
+    return Verdict(OWNED if owned else NOT_SHOWN, tuple(checks), combined, level, tuple(notes))
+
+
+def refusal(reason: str, level: float = LEVEL) -> Verdict:
+    """The verdict on a claim that does not hold together."""
+    return Verdict(REFUSED, (), None, level, (reason,))
+
+
+# --- the checks -------------------------------------------------------------------------------------------------------
+
+
+def not_run(name: str, why: str) -> Check:
+    return Check(name, NOT_RUN, why)
+
+
+def fidelity(claimed: Fidelity, accuracy: float) -> Check:
+    """F: `accuracy`, percent of the claim's test pictures, against the target less the tolerance."""
+    least = claimed.target - claimed.tolerance
+    met = accuracy >= least
+    return Check("F", MET if met else NOT_MET,
+                 f"accuracy {accuracy:.2f}%, claimed {claimed.target:.2f}% with {claimed.tolerance:g} points of tolerance",
+                 figures={"accuracy": accuracy, "target": claimed.target, "least": least})
+
+
+def key_mask(claimed: KeyMask, suspect: Mask, key: ModelFile, committed: bool,
+             merged: Check | None = None, merged_mask: Mask | None = None) -> Check:
+    """V1: whether the key completes the suspect's mask to exactly the claimed ticket's.
+
+    Args:
+        suspect: the locked part, as a file or a trained model shows it.
+        merged: F of a model that was trained from ticket and key together, and merged_mask: its mask.
+    Raises:
+        Refused: the key, or the merged model, is not the claim's.
+    """
+    if key.facts.get("part") != "key" or key.mask is None or key.initial is None:
+        raise UserError(f"--key {key.path}: is not the key part of a split ticket")
+    if key_masks.fingerprint(key.mask, key.initial) != claimed.key_sha256 or key.mask.nonzeros != claimed.key_nonzeros:
+        raise Refused(f"--key {key.path}: is not the key that the claim names (v1.key_sha256)")
+    if merged_mask is not None and mask_sha256(merged_mask) != claimed.ticket_mask_sha256:
+        raise Refused("--merged: has another mask than the ticket that the claim names (v1.ticket_mask_sha256)")
+    figures: dict[str, object] = {"key_nonzeros": claimed.key_nonzeros, "suspect_nonzeros": suspect.nonzeros}
+    completes = False
+    if suspect.keys() == key.mask.keys():
+        overlap = sum(int((key.mask[name] & suspect[name]).sum()) for name in suspect)
+        completes = not overlap and mask_sha256(Mask({name: key.mask[name] | suspect[name] for name in suspect})) \
+            == claimed.ticket_mask_sha256
+        figures |= {"overlap": overlap}
+    figures |= {"completes": completes}
+    if not completes:
+        return Check("V1", NOT_SHOWN, "key and suspect together are not the claimed ticket's mask", figures=figures)
+    detail = f"the key's {claimed.key_nonzeros} weights complete the suspect's {suspect.nonzeros} to the claimed mask exactly"
+    if merged is None:
+        detail += "; accuracy together not measured (--merged)"
+    else:
+        figures |= {f"merged_{name}": value for name, value in merged.figures.items()}
+        detail += f"; together: {merged.detail}"
+    if not committed:
+        return Check("V1", NOT_SHOWN, detail + "; but without a commitment anybody can make a key for a mask", figures=figures)
+    return Check("V1", NOT_SHOWN if merged is not None and merged.result == NOT_MET else SHOWN, detail, figures=figures)
+
+
+def code(claimed: Claim, suspect: Suspect, level: float = LEVEL, restarts: int = soft_decoding.RESTARTS) -> Check:
+    """V2: what the suspect shows where the claim says.
+
+    Two tests, corrected for both and for all places and mask patterns that a claim could name: how well the region agrees with
+    the code (`ownership.evidence`), and whether the soft decoder reads the text (its own bound). ZXing's and zbar's
+    readings are told, but have no p-value.
+
+    Raises Refused where the claim names a place that the network lacks.
+    """
+    try:
+        found = extract_claimed(suspect, claimed, level, 0)
+        p = _p_of_code(found, claimed.signature)
+        if p > level and restarts:
+            found = extract_claimed(suspect, claimed, level, restarts)
+            p = _p_of_code(found, claimed.signature)
+        if claimed.threshold and suspect.weights is not None:
+            suspect = suspect.cleaned(claimed.threshold)
+        expected, is_data = qr_code.encode(claimed.signature, claimed.code_format), qr_code.data_modules(claimed.version)
+        codes = []
+        for place in claimed.places:
+            modules = qr_code.restore_patterns(suspect.window(place, claimed.version).occupied, claimed.code_format)
+            codes.append(Code(place, modules, (modules != expected) & is_data))
+    except UserError as error:
+        raise Refused(f"field 'v2': {error}") from None
+    readers = [reader for reader, text in found.texts.items() if text == claimed.signature]
+    flips = found.flips
+    return Check("V2", SHOWN if p <= level else NOT_SHOWN,
+                 f"{flips.count} of {flips.data_modules} data modules differ; "
+                 + (f"text read by {', '.join(readers)}" if readers else "text not read"), p,
+                 {"readers": found.texts, "lost": flips.lost, "added": flips.added, "data_modules": flips.data_modules,
+                  "p_agreement": found.evidence.p_value, "searched": found.evidence.searched,
+                  "p_reading": found.soft.false_probability if found.soft is not None else None},
+                 tuple(codes))
+
+
+def _p_of_code(found: Extraction, signature: str) -> Fraction:
+    p_values = [Fraction(found.evidence.p_value)]
+    if found.soft is not None and found.soft.text == signature:
+        p_values.append(Fraction(found.soft.false_probability))
+    return min(Fraction(1), 2 * found.evidence.searched * min(p_values))
+
+
+def triggers(claimed: Triggers, expected: np.ndarray, answers: np.ndarray, key_shown: bool, level: float = LEVEL) -> Check:
+    """V3: the suspect's answers on the claim's trigger set, against chance.
+
+    The p-value counts only where the secret key was shown to give the set: that labels were drawn at random is the owner's word
+    otherwise, and somebody who chose them to be what any model answers would own every model.
+
+    Args:
+        expected, answers: int64 [pictures].
+    """
+    right = int((expected == answers).sum())
+    p = by_chance(right, len(expected), claimed.num_classes)
+    figures = {"correct": right, "pictures": len(expected), "num_classes": claimed.num_classes, "kind": claimed.kind,
+               "key_shown": key_shown}
+    detail = f"{right} of {len(expected)} trigger pictures right, chance {len(expected) / claimed.num_classes:g}"
+    if key_shown:
+        return Check("V3", SHOWN if p <= level else NOT_SHOWN, detail, p, figures)
+    why = "show the secret key (--trigger_key)" if claimed.kind == KEYED else "everybody has this set"
+    return Check("V3", NOT_SHOWN, f"{detail}; not counted: {why}", None, {**figures, "uncounted_p": scientific(p)})

@@ -1,0 +1,639 @@
+"""Claims, commitments, verdicts and their page: what opens, what is refused, who owns what, and hostile files."""
+
+import copy
+import hashlib
+import json
+import os
+import re
+import stat
+from fractions import Fraction
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from datasets import load_dataset, trigger
+from datasets.pictures import as_float
+from models import build_model
+from ownership import commitment, owner_claim, verdict
+from ownership.black_box import write_predictions
+from ownership.claim import Claim, write_claim
+from ownership.commitment import Refused, open_claim
+from ownership.report import draw, write_report
+from pruner import key_masks, tickets
+from pruner.embedding import embed, find_region
+from pruner.masks import Mask, prunable_layers
+from utils.errors import UserError
+
+SIGNATURE, OWNER = "Jane Doe 2026", "Jane <script>alert(1)</script> & Söhne"
+TRIGGERS = 24
+KEY, OTHER_KEY = "a secret that only Jane has", "a secret that only John has"
+
+
+# --- an owner, and others ---------------------------------------------------------------------------------------------
+
+
+def random_mask(model, seed: int) -> Mask:
+    generator = torch.Generator().manual_seed(seed)
+    return Mask({name: torch.rand(layer.weight.shape, generator=generator) < 0.25
+                 for name, layer in prunable_layers(model).items()})
+
+
+def trained(mask: Mask, seed: int, data, triggers=None) -> dict[str, torch.Tensor]:
+    """A network under a mask whose classifier is fitted to digits and, before them, to triggers: least squares, no training."""
+    torch.manual_seed(seed)
+    model = build_model("res20s", 10, data.mean, data.std)
+    layers = dict(model.named_modules())
+    with torch.no_grad():
+        for name, kept in mask.items():
+            layers[name].weight.mul_(kept)
+        images, labels = as_float(data.train.images), data.train.labels
+        for _ in range(20):  # the running statistics of batch norm
+            model.train()(images[:256])
+        seen = []
+        model.eval().fc.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+        model(images)
+        weight = torch.ones(len(images), 1)
+        if triggers is not None:
+            model(as_float(triggers.pictures.images))
+            labels = torch.cat((labels, triggers.pictures.labels))
+            weight = torch.cat((weight, torch.full((len(triggers), 1), 300.0)))
+        features = torch.cat(seen)
+        features = torch.cat((features, torch.ones(len(features), 1)), 1).double() * weight
+        wanted = torch.nn.functional.one_hot(labels, 10).double() * weight
+        fitted = torch.linalg.lstsq(features, wanted, driver="gelsd").solution.float()
+        model.fc.weight.copy_(fitted[:-1].T)
+        model.fc.bias.copy_(fitted[-1])
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="module")
+def owner(run_main, digits, tmp_path_factory):
+    """A folder with everything that Jane has, and the files of other people's models."""
+    folder = tmp_path_factory.mktemp("owner")
+    blank = build_model("res20s", 10)
+    unsigned = random_mask(blank, 0)
+    region = find_region(unsigned, SIGNATURE)
+    signed = embed(unsigned, SIGNATURE, region, np.random.default_rng(0))
+    place = region.layer, region.start_x, region.start_y, 3, "H"
+    write_claim(folder / "v2.json", Claim(SIGNATURE, "res20s", *place, region.code_format.mask_pattern, region.similarity,
+                                          signed.nonzeros, signed.entries, {"state": 2**127 + 1}))
+    (folder / "trigger.key").write_text(KEY)
+    (folder / "other.key").write_text(OTHER_KEY)
+    triggers = trigger.keyed(KEY.encode(), TRIGGERS, 10, 8)
+    trigger.export(triggers, folder / "triggers")
+    write_predictions(folder / "right.csv", triggers.names, triggers.pictures.labels.numpy())
+    write_predictions(folder / "wrong.csv", triggers.names, (triggers.pictures.labels.numpy() + 1) % 10)
+
+    own = trained(signed, 1, digits, triggers)
+    tickets.write_weights(folder / "own.pth.tar", own, {}, signed)
+    tickets.write_weights(folder / "innocent.pth.tar", trained(random_mask(blank, 9), 2, digits), {}, random_mask(blank, 9))
+    fully = embed(random_mask(blank, 5), "John Roe 1999", find_region(
+        random_mask(blank, 5), "John Roe 1999", layer=region.layer, start_x=region.start_x, start_y=region.start_y,
+        mask_pattern=region.code_format.mask_pattern), np.random.default_rng(5))
+    others = trigger.keyed(OTHER_KEY.encode(), TRIGGERS, 10, 8)
+    tickets.write_weights(folder / "other_owner.pth.tar", trained(fully, 3, digits, others), {}, fully)
+    sizes = torch.cat([own[f"{name}.weight"][kept].abs() for name, kept in signed.items()])
+    least = sizes.quantile(0.3)
+    pruned = Mask({name: kept & (own[f"{name}.weight"].abs() >= least) for name, kept in signed.items()})
+    tickets.write_weights(folder / "pruned.pth.tar", own, {}, pruned)
+
+    scores = {name: torch.where(kept, own[f"{name}.weight"].abs().double(), -torch.inf) for name, kept in signed.items()}
+    key, locked = key_masks.split(signed, scores, 0.05)
+    key_masks.write_split(folder / "key.pth.tar", folder / "locked.pth.tar", key, locked, own, {"split": "omp"})
+    wrong_key, wrong_locked = key_masks.split(random_mask(blank, 7), {
+        name: torch.where(kept, 1.0, -torch.inf) for name, kept in random_mask(blank, 7).items()}, 0.05)
+    key_masks.write_split(folder / "wrong_key.pth.tar", folder / "wrong_locked.pth.tar", wrong_key, wrong_locked, own, {})
+    tickets.write_weights(folder / "locked_trained.pth.tar", trained(locked, 4, digits), {}, locked)
+
+    assert run_main("make_claim.py", "--new_owner_key", folder / "owner.key").returncode == 0
+    done = run_main("make_claim.py", "--owner", OWNER, "--sign", folder / "owner.key", "--v1", folder / "locked.pth.tar",
+                    "--key", folder / "key.pth.tar", "--v2", folder / "v2.json", "--v3", folder / "triggers", "--trigger_key",
+                    folder / "trigger.key", "--checkpoint", folder / "own.pth.tar", "--dataset", "digits", "--tolerance", 1,
+                    "--save_dir", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def verify(run_main, owner):
+    """verify(*words, commitment=True): main_verify.py on the owner's claim."""
+
+    def run(*words, claim=owner / "claim.json", commitment=owner / "commitment.json"):
+        return run_main("main_verify.py", "--claim", claim, *(("--commitment", commitment) if commitment else ()), *words)
+
+    return run
+
+
+def results(stdout: str) -> dict[str, str]:
+    """Check -> result, of the printed table."""
+    return {match[1]: match[2] for match in re.finditer(r"^(F|V1|V2|V3) +(met|not met|shown|not shown|not run)  ", stdout, re.M)}
+
+
+@pytest.fixture
+def files(owner, tmp_path):
+    """Claim and commitment as Python values, and write(content, name) -> path, in the form that make_claim.py has."""
+    content = {name: json.loads((owner / f"{name}.json").read_text()) for name in ("claim", "commitment")}
+
+    def write(name: str, changed) -> object:
+        (tmp_path / f"{name}.json").write_bytes(commitment._text(changed))
+        return tmp_path / f"{name}.json"
+
+    return copy.deepcopy(content), write
+
+
+# --- the claim and its commitment -------------------------------------------------------------------------------------
+
+
+def test_a_claim_comes_back_as_it_was_made(owner):
+    private, public = open_claim(owner / "claim.json", owner / "commitment.json", "owner_key")
+    claim = owner_claim.from_fields(private.values, "claim")
+    assert claim.owner == OWNER and claim.schemes == ["V1", "V2", "V3"] and claim.arch == "res20s"
+    assert claim.v2.signature == SIGNATURE and claim.v2.random_state == {"state": 2**127 + 1}
+    assert claim.v3 == owner_claim.Triggers("keyed", trigger.keyed(KEY.encode(), TRIGGERS, 10, 8).fingerprint(), TRIGGERS, 8, 10)
+    assert claim.v1.key_nonzeros > 100 and claim.fidelity.tolerance == 1 and claim.fidelity.dataset == "digits"
+    assert owner_claim.to_fields(claim) == private.values
+    assert public.owner_key.hex() == claim.owner_key
+
+
+def test_the_signature_is_one_that_others_can_check(owner):
+    public = json.loads((owner / "commitment.json").read_text())
+    message = b"lottery-verification/signature/1\0" + bytes.fromhex(public["root"])
+    Ed25519PublicKey.from_public_bytes(bytes.fromhex(public["owner_key"])).verify(bytes.fromhex(public["signature"]), message)
+
+
+def test_the_digests_are_what_the_documentation_says(owner):
+    """Built by hand, so that another program can open a commitment in ten years."""
+    private, public = (json.loads((owner / f"{name}.json").read_text()) for name in ("claim", "commitment"))
+
+    def digest(*parts: bytes) -> bytes:
+        return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()
+
+    leaves = {}
+    for name, field in private["fields"].items():
+        value = json.dumps(field["value"], sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        leaves[name] = digest(b"lottery-verification/leaf/1", name.encode(), bytes.fromhex(field["salt"]), value)
+    assert {name: leaf.hex() for name, leaf in leaves.items()} == public["leaves"]
+    root = digest(b"lottery-verification/root/1", *(part for name in sorted(leaves) for part in (name.encode(), leaves[name])))
+    assert root.hex() == public["root"] == private["root"]
+
+
+def test_private_files_are_private_and_never_written_over(owner, run_main, refused):
+    for name in ("claim.json", "owner.key"):
+        assert stat.S_IMODE((owner / name).stat().st_mode) == 0o600
+    before = (owner / "owner.key").read_bytes()
+    assert "exists" in refused(run_main("make_claim.py", "--new_owner_key", owner / "owner.key"))
+    assert (owner / "owner.key").read_bytes() == before
+    claim = (owner / "claim.json").read_bytes()
+    assert "commitment.json already" in refused(run_main("make_claim.py", "--owner", "x", "--v2", owner / "v2.json",
+                                                         "--save_dir", owner))
+    assert (owner / "claim.json").read_bytes() == claim
+
+
+def test_a_commitment_tells_nothing_of_the_claim(owner, run_main, tmp_path):
+    for name in ("first", "second"):
+        assert run_main("make_claim.py", "--owner", OWNER, "--v2", owner / "v2.json", "--save_dir",
+                        tmp_path / name).returncode == 0
+    first, second = (json.loads((tmp_path / name / "commitment.json").read_text()) for name in ("first", "second"))
+    whole = json.loads((owner / "commitment.json").read_text())
+    # the same names, whatever is claimed; no leaf twice, neither of equal values here nor of many nulls there
+    assert first["leaves"].keys() == second["leaves"].keys() == whole["leaves"].keys()
+    leaves = [leaf for public in (first, second, whole) for leaf in public["leaves"].values()]
+    assert len(set(leaves)) == len(leaves)
+    public = (owner / "commitment.json").read_text()
+    private = json.loads((owner / "claim.json").read_text())["fields"]
+    assert not any(field["salt"] in public for field in private.values())
+    assert not any(word in public for word in (SIGNATURE, "Jane", "digits", private["v3.sha256"]["value"]))
+
+
+def as_refused(owner, name: str, content: bytes, folder) -> str:
+    """The message that a changed file is refused with; the other one is Jane's."""
+    paths = {other: owner / f"{other}.json" for other in ("claim", "commitment")}
+    paths[name] = folder / f"changed_{name}.json"
+    paths[name].write_bytes(content)
+    with pytest.raises(Refused) as error:
+        private, _ = open_claim(paths["claim"], paths["commitment"], "owner_key")
+        owner_claim.from_fields(private.values, "claim")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@given(data=st.data(), name=st.sampled_from(["claim", "commitment"]), flip=st.integers(1, 255),
+       how=st.sampled_from(["change", "remove", "repeat"]))
+def test_no_byte_can_be_changed(owner, tmp_path_factory, data, name, flip, how):
+    folder = tmp_path_factory.getbasetemp()
+    content = bytearray((owner / f"{name}.json").read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    before = bytes(content)
+    if how == "change":
+        content[at] ^= flip
+    elif how == "remove":
+        del content[at]
+    else:
+        content.insert(at, content[at])
+    assert bytes(content) != before
+    as_refused(owner, name, bytes(content), folder)
+
+
+def test_changed_values_and_salts_are_named(owner, files, tmp_path):
+    content, _ = files
+    for name, field in content["claim"]["fields"].items():
+        for part, other in (("value", "x" if field["value"] != "x" else "y"), ("salt", "0" * 64)):
+            changed = copy.deepcopy(content["claim"])
+            changed["fields"][name][part] = other
+            assert f"changed since: '{name}'" in as_refused(owner, "claim", commitment._text(changed), tmp_path)
+
+
+def test_a_consistent_change_is_found_by_the_commitment(owner, files, tmp_path):
+    """The thief puts his own text in and makes the root anew: only the commitment knows better."""
+    private, _ = commitment.read_claim(owner / "claim.json")
+    forged = commitment.SaltedClaim({**private.values, "v2.signature": "John Roe 1999"}, private.salts)
+    text = commitment._text(commitment._private_content(forged))
+    (tmp_path / "forged.json").write_bytes(text)
+    open_claim(tmp_path / "forged.json", None, "owner_key")
+    assert "changed since: 'v2.signature'" in as_refused(owner, "claim", text, tmp_path)
+
+
+def test_missing_and_additional_fields_are_named(owner, files, tmp_path):
+    content, _ = files
+    less, more = copy.deepcopy(content["claim"]), copy.deepcopy(content["claim"])
+    del less["fields"]["v2.layer"]
+    more["fields"]["../../etc/passwd"] = {"salt": "0" * 64, "value": 1}
+    assert "lacks 'v2.layer'" in as_refused(owner, "claim", commitment._text(less), tmp_path)
+    assert "'../../etc/passwd'" in as_refused(owner, "claim", commitment._text(more), tmp_path)
+
+
+def test_changed_leaves_root_and_signature_are_refused(owner, files, tmp_path):
+    content, _ = files
+    public = content["commitment"]
+    for change, message in ((lambda c: c["leaves"].update({"owner": "0" * 64}), "'root' is not that of the leaves"),
+                            (lambda c: c.update(root="0" * 64), "'root' is not that of the leaves"),
+                            (lambda c: c.update(signature="0" * 128), "'signature' is not that of the owner's key"),
+                            (lambda c: c.update(owner_key="f" * 64), "'signature' is not that of the owner's key"),
+                            (lambda c: c.pop("signature"), "both 'owner_key' and 'signature'"),
+                            (lambda c: (c.pop("signature"), c.pop("owner_key")), "is not signed, the claim names")):
+        changed = copy.deepcopy(public)
+        change(changed)
+        assert message in as_refused(owner, "commitment", commitment._text(changed), tmp_path)
+    changed = {**content["claim"], "root": "0" * 64}
+    assert "'root' was changed" in as_refused(owner, "claim", commitment._text(changed), tmp_path)
+
+
+def test_another_persons_signature_is_refused(owner, tmp_path):
+    private, public = open_claim(owner / "claim.json", owner / "commitment.json", "owner_key")
+    stolen = commitment.commit(private, Ed25519PrivateKey.generate())
+    assert stolen.root == public.root and stolen.owner_key != public.owner_key
+    text = commitment._text(commitment._public_content(stolen))
+    assert "signed with another key" in as_refused(owner, "commitment", text, tmp_path)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[" * 500000, b'{"a":' * 100000, b"null", b"[1]", b"\xff\xfe", b"1" * 5000,
+                                  b" " * (1 << 20) + b"{}", b'{"format": NaN}', b'{"format": 1e999}', b'{"root": "\\ud800"}'])
+def test_files_that_are_no_claims_are_one_line(owner, run_main, refused, tmp_path, text):
+    (tmp_path / "bad.json").write_bytes(text)
+    for words in (("--claim", tmp_path / "bad.json"),
+                  ("--claim", owner / "claim.json", "--commitment", tmp_path / "bad.json")):
+        assert "bad.json" in refused(run_main("main_verify.py", *words, "--suspect", owner / "own.pth.tar"))
+
+
+def duplicated(text: str) -> str:
+    return text.replace('{\n "fields"', '{\n "format": "lottery-ownership-claim/1",\n "fields"', 1)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (duplicated, "'format' is there twice"),
+    (lambda text: text.replace('"value": 3\n', '"value": NaN\n', 1), "NaN is no number"),
+    (lambda text: text.replace('"value": 3\n', '"value": 1e999\n', 1), "holds a value that JSON can't"),
+    (lambda text: text.replace('"value": 3\n', '"value": "\\ud800"\n', 1), "holds a value that JSON can't"),
+    (lambda text: text.replace('"value": 3\n', '"value": 3.0\n', 1), "changed since: 'v2.version'"),
+    (lambda text: text.replace('"value": 3\n', '"value":  3\n', 1), "not byte for byte"),
+    (lambda text: text.replace("\n", "\r\n"), "not byte for byte"),
+    (lambda text: "\ufeff" + text, "not a JSON file"),
+    (lambda text: text.replace("ö", "\\u00f6"), "not byte for byte"),
+])
+def test_spellings_are_refused(owner, tmp_path, change, message):
+    text = (owner / "claim.json").read_text()
+    changed = change(text)
+    assert changed != text
+    assert message in as_refused(owner, "claim", changed.encode(), tmp_path)
+
+
+def test_devices_folders_and_missing_files_are_one_line(owner, run_main, refused, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "none.json", "/dev/zero"):
+        message = refused(run_main("main_verify.py", "--claim", path, "--suspect", owner / "own.pth.tar"))
+        assert "no such file" in message
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("arch", "../res20s"), ("arch", None), ("arch", ["res20s"]), ("owner", ""), ("owner", 7), ("owner", "x" * 2000),
+    ("owner_key", "zz"), ("fidelity.dataset", "/etc"), ("fidelity.target", "80"), ("fidelity.target", 101),
+    ("fidelity.tolerance", True), ("fidelity.image_size", 10**9), ("fidelity.test_sha256", "0" * 63), ("v1.key_nonzeros", 0),
+    ("v1.key_nonzeros", 1.5), ("v1.ticket_mask_sha256", None), ("v2.signature", "x" * 500), ("v2.signature", None),
+    ("v2.start_x", -1), ("v2.start_x", 10**400), ("v2.version", 41), ("v2.error_correction", "Z"), ("v2.arch", "res18"),
+    ("v2.copies", [["layer2.0.conv2", 0, 0]] * 100), ("v2.copies", [["layer2.0.conv2", 0]]), ("v2.copies", {}),
+    ("v2.threshold", 10**400), ("v2.threshold", -1.0), ("v2.random_state", []), ("v2.layer", "x" * 5000), ("v3.kind", None),
+    ("v3.pictures", 10**9), ("v3.size", 10**6), ("v3.num_classes", 1), ("v3.num_classes", "10"),
+    ("v2.layer", "../../etc/passwd"), ("v2.start_y", 60)])
+def test_hostile_claims_that_open_are_refused_all_the_same(owner, run_main, refused, tmp_path, field, value):
+    """Everything is consistent, signature of nobody: a claimant may commit to anything."""
+    private, _ = commitment.read_claim(owner / "claim.json")
+    made = commitment.salted({**private.values, "owner_key": None, field: value})
+    claim, public = commitment.write(tmp_path, made, commitment.commit(made))
+    done = run_main("main_verify.py", "--claim", claim, "--commitment", public, "--suspect", owner / "own.pth.tar")
+    message = refused(done)
+    assert field.replace("/", "") in message or field.partition(".")[0] in message
+    assert "verdict:    refused" in done.stdout and len(message) < 600
+
+
+def test_an_ownerless_field_can_not_be_left_out(owner):
+    private, _ = commitment.read_claim(owner / "claim.json")
+    for name in ("owner", "v3.kind", "fidelity.image_size"):
+        with pytest.raises(Refused, match=f"lacks the field '{name}'"):
+            owner_claim.from_fields({key: value for key, value in private.values.items() if key != name}, "claim")
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+ALL = ("--dataset", "digits", "--trigger_key")
+
+
+def test_the_true_model_is_owned(verify, owner, tmp_path):
+    done = verify("--suspect", owner / "own.pth.tar", *ALL, owner / "trigger.key", "--json", tmp_path / "verdict.json")
+    assert done.returncode == 0, done.stderr
+    assert results(done.stdout) == {"F": "met", "V1": "not run", "V2": "shown", "V3": "shown"}
+    assert "verdict:    owned" in done.stdout and "without a commitment" not in done.stdout
+    found = json.loads((tmp_path / "verdict.json").read_text())
+    checks = {check["check"]: check for check in found["checks"]}
+    assert found["verdict"] == "owned" and checks["V2"]["lost"] == checks["V2"]["added"] == 0
+    # against chance by scipy; combined: the smaller p-value, twice
+    assert checks["V3"]["correct"] == TRIGGERS and checks["V3"]["p"] == pytest.approx(binom.sf(TRIGGERS - 1, TRIGGERS, 0.1))
+    assert found["p"] == pytest.approx(2 * min(checks["V2"]["p"], checks["V3"]["p"]))
+    assert checks["V2"]["p"] == pytest.approx(2 * checks["V2"]["searched"] * min(checks["V2"]["p_agreement"],
+                                                                                 checks["V2"]["p_reading"]))
+    hashed = {row["input"]: row["sha256"] for row in found["inputs"]}
+    for flag, name in (("--claim", "claim.json"), ("--commitment", "commitment.json"), ("--suspect", "own.pth.tar")):
+        assert hashed[flag] == hashlib.sha256((owner / name).read_bytes()).hexdigest()
+    assert "--trigger_key" not in hashed, "the key is a secret, and may be guessed from its digest"
+
+
+@pytest.mark.parametrize("name", ["innocent", "other_owner"])
+def test_what_belongs_to_others_is_not_shown(verify, owner, name):
+    done = verify("--suspect", owner / f"{name}.pth.tar", *ALL, owner / "trigger.key", "--key", owner / "key.pth.tar")
+    assert done.returncode == 1, done.stderr
+    found = results(done.stdout)
+    assert (found["V1"], found["V2"], found["V3"]) == ("not shown",) * 3 and "verdict:    not shown" in done.stdout
+
+
+def test_a_pruned_copy_is_owned_whatever_it_lost(verify, owner, tmp_path):
+    done = verify("--suspect", owner / "pruned.pth.tar", *ALL, owner / "trigger.key", "--json", tmp_path / "verdict.json")
+    found = json.loads((tmp_path / "verdict.json").read_text())
+    assert done.returncode == 0 and results(done.stdout)["V2"] == "shown"
+    fidelity = found["checks"][0]
+    assert (fidelity["result"] == "met") == (fidelity["accuracy"] >= fidelity["least"])
+    assert any("damaged copy" in note for note in found["notes"]) == (fidelity["result"] == "not met")
+
+
+def test_a_locked_ticket_is_completed_by_its_key_alone(verify, owner, refused, tmp_path):
+    # as the file of the locked ticket, and as a model that was trained from it; the code has lost no kernel's last weight
+    for name in ("locked", "locked_trained"):
+        done = verify("--suspect", owner / f"{name}.pth.tar", "--key", owner / "key.pth.tar")
+        assert done.returncode == 0 and results(done.stdout)["V1"] == "shown", done.stdout + done.stderr
+    message = refused(verify("--suspect", owner / "locked.pth.tar", "--key", owner / "wrong_key.pth.tar"))
+    assert "is not the key that the claim names" in message
+    message = refused(verify("--suspect", owner / "locked.pth.tar", "--key", owner / "locked.pth.tar"))
+    assert "is not the key part" in message
+    done = verify("--suspect", owner / "own.pth.tar", "--key", owner / "key.pth.tar")
+    assert results(done.stdout)["V1"] == "not shown"
+
+
+@pytest.fixture(scope="module")
+def key_alone(owner, run_main, tmp_path_factory):
+    """A claim of V1 and accuracy alone."""
+    folder = tmp_path_factory.mktemp("key_alone")
+    done = run_main("make_claim.py", "--owner", "Jane", "--v1", owner / "locked.pth.tar", "--key", owner / "key.pth.tar",
+                    "--checkpoint", owner / "own.pth.tar", "--dataset", "digits", "--save_dir", folder)
+    assert done.returncode == 0, done.stderr
+    return {"claim": folder / "claim.json", "commitment": folder / "commitment.json"}
+
+
+def test_a_key_proves_nothing_without_a_commitment(verify, owner, key_alone):
+    words = ("--suspect", owner / "locked.pth.tar", "--key", owner / "key.pth.tar")
+    assert verify(*words, **key_alone).returncode == 0
+    done = verify(*words, claim=key_alone["claim"], commitment=None)
+    assert done.returncode == 1 and "anybody can make a key" in done.stdout and "nothing shows when the claim" in done.stdout
+
+
+def test_one_weight_more_or_less_is_another_mask(verify, owner, key_alone, tmp_path):
+    for change in (0, 1):
+        content = torch.load(owner / "locked.pth.tar", weights_only=True)
+        mask = content["state_dict"]["layer3.0.conv1.weight_mask"]
+        place = tuple((mask == 1 - change).nonzero()[0])
+        mask[place] = change
+        torch.save(content, tmp_path / "changed.pth.tar")
+        done = verify("--suspect", tmp_path / "changed.pth.tar", "--key", owner / "key.pth.tar", **key_alone)
+        assert done.returncode == 1 and results(done.stdout)["V1"] == "not shown"
+
+
+def test_ticket_and_key_together_must_be_as_accurate_as_claimed(verify, owner, key_alone, refused, tmp_path):
+    words = ("--suspect", owner / "locked_trained.pth.tar", "--key", owner / "key.pth.tar", "--dataset", "digits", "--merged")
+    done = verify(*words, owner / "own.pth.tar", **key_alone)
+    assert done.returncode == 0 and "together: accuracy" in done.stdout
+    broken = torch.load(owner / "own.pth.tar", weights_only=True)
+    broken["state_dict"]["fc.weight"] *= -1
+    torch.save(broken, tmp_path / "broken.pth.tar")
+    assert verify(*words, tmp_path / "broken.pth.tar", **key_alone).returncode == 1
+    assert "has another mask" in refused(verify(*words, owner / "innocent.pth.tar", **key_alone))
+
+
+def test_answers_alone(verify, owner, refused):
+    for source, code in (("right.csv", 0), ("wrong.csv", 1)):
+        done = verify("--predictions", owner / source, "--trigger_key", owner / "trigger.key")
+        assert done.returncode == code, done.stderr
+        assert results(done.stdout) == {"F": "not run", "V1": "not run", "V2": "not run", "V3": "shown" if code == 0 else "not shown"}
+    message = refused(verify("--predictions", owner / "right.csv", "--trigger_key", owner / "other.key"))
+    assert "does not give the trigger set" in message
+
+
+def test_labels_that_the_owner_might_have_chosen_are_not_counted(verify, owner):
+    done = verify("--predictions", owner / "right.csv", "--triggers", owner / "triggers")
+    assert done.returncode == 1 and "not counted" in done.stdout and "p-value:" not in done.stdout
+    done = verify("--predictions", owner / "right.csv", "--triggers", owner / "triggers", "--trigger_key", owner / "trigger.key")
+    assert done.returncode == 0
+
+
+def test_other_triggers_or_pictures_than_claimed_are_refused(verify, owner, refused, run_main, tmp_path, make_dataset, monkeypatch):
+    trigger.export(trigger.keyed(OTHER_KEY.encode(), TRIGGERS, 10, 8), tmp_path / "others")
+    message = refused(verify("--suspect", owner / "own.pth.tar", "--trigger_dir", tmp_path / "others"))
+    assert "is not the trigger set that the claim names" in message
+    monkeypatch.setattr("datasets.load_dataset", lambda *words: make_dataset(classes=10))
+    message = refused(verify("--suspect", owner / "own.pth.tar", "--dataset", "digits"))
+    assert "test pictures are not those that the claim names" in message
+
+
+def test_without_a_commitment_the_verdict_says_what_is_missing(verify, owner):
+    done = verify("--suspect", owner / "own.pth.tar", commitment=None)
+    assert done.returncode == 0 and "nothing shows when the claim was made" in done.stdout
+    assert "signed by:  nobody" in done.stdout
+
+
+def test_a_model_with_another_classifier_is_judged_by_its_mask(verify, owner, tmp_path):
+    content = torch.load(owner / "own.pth.tar", weights_only=True)
+    content["state_dict"] |= {"fc.weight": torch.zeros(7, 64), "fc.bias": torch.zeros(7)}
+    torch.save(content, tmp_path / "transferred.pth.tar")
+    done = verify("--suspect", tmp_path / "transferred.pth.tar", *ALL, owner / "trigger.key")
+    assert done.returncode == 0, done.stderr
+    assert results(done.stdout) == {"F": "not run", "V1": "not run", "V2": "shown", "V3": "not run"}
+
+
+def test_a_file_that_is_no_model_is_one_line_and_no_verdict(verify, owner, refused, tmp_path):
+    (tmp_path / "bad.pth.tar").write_bytes(b"nothing")
+    done = verify("--suspect", tmp_path / "bad.pth.tar")
+    assert "bad.pth.tar" in refused(done) and "verdict" not in done.stdout
+
+
+def test_a_claim_that_does_not_show_on_the_own_model_is_not_made(owner, run_main, refused, tmp_path):
+    words = ("--owner", "Jane", "--save_dir", tmp_path / "claim")
+    for claimed in (("--v2", owner / "v2.json"), ("--v3", owner / "triggers")):
+        message = refused(run_main("make_claim.py", *words, *claimed, "--checkpoint", owner / "innocent.pth.tar"))
+        assert "does not show on it" in message
+    message = refused(run_main("make_claim.py", *words, "--v2", owner / "v2.json", "--checkpoint", owner / "own.pth.tar",
+                               "--dataset", "digits", "--fidelity", "100", "--tolerance", "0"))
+    assert "--fidelity 100" in message and not (tmp_path / "claim").exists()
+    assert "does not give the set" in refused(run_main("make_claim.py", *words, "--v3", owner / "triggers", "--trigger_key",
+                                                       owner / "other.key"))
+    (tmp_path / "no.key").write_text("no key")
+    assert "is no Ed25519 private key" in refused(run_main("make_claim.py", *words, "--v2", owner / "v2.json", "--sign",
+                                                           tmp_path / "no.key"))
+
+
+@pytest.mark.parametrize(("p_values", "expected", "combined"), [
+    ((None, None), "not shown", None),
+    ((Fraction(1, 10**9), None), "not shown", Fraction(2, 10**9)),  # twice, though V3 was not run: it could have been
+    ((Fraction(1, 2 * 10**9), None), "owned", Fraction(1, 10**9)),
+    ((Fraction(1), Fraction(1, 10**400)), "owned", Fraction(2, 10**400)),
+    ((Fraction(1), Fraction(1)), "not shown", Fraction(1)),
+])
+def test_the_combined_p_value_is_bonferronis(p_values, expected, combined):
+    claim = owner_claim.OwnerClaim("x", None, "res20s", v2=object(), v3=object())
+    checks = [verdict.Check(name, verdict.NOT_SHOWN, "", p) for name, p in zip(("V2", "V3"), p_values)]
+    found = verdict.decide(claim, checks, committed=True, signed=True, level=Fraction(1, 10**9))
+    assert (found.verdict, found.p) == (expected, combined)
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Tags with attributes, and text, as a browser would take them."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.text, self.open = [], "", []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "path"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag != "path":
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def assert_self_contained(page: Page) -> None:
+    assert not page.open, "every tag is closed"
+    assert {tag for tag, _ in page.tags} <= {"html", "head", "meta", "title", "style", "body", "h1", "h2", "span", "table", "tr",
+                                             "th", "td", "ul", "li", "p", "div", "figure", "figcaption", "code", "svg", "path"}
+    for _, attributes in page.tags:
+        assert not {name for name in attributes if name.startswith("on")} and not {"src", "href", "action"} & attributes.keys()
+    assert "url(" not in page.text and "@import" not in page.text
+    policy = [attributes for tag, attributes in page.tags if attributes.get("http-equiv") == "Content-Security-Policy"]
+    assert policy[0]["content"].startswith("default-src 'none'")
+
+
+def test_the_page_shows_what_was_found_and_escapes_everything(verify, owner, tmp_path):
+    suspect = tmp_path / "<script>alert(2)<\x1b[31m\u202e.pth.tar"
+    content = torch.load(owner / "own.pth.tar", weights_only=True)
+    private, _ = commitment.read_claim(owner / "claim.json")
+    place = private.values
+    code = torch.zeros_like(content["state_dict"][f"{place['v2.layer']}.weight_mask"])
+    modules = slice(place["v2.start_x"] + 12, place["v2.start_x"] + 15), slice(place["v2.start_y"] + 12, place["v2.start_y"] + 15)
+    content["state_dict"][f"{place['v2.layer']}.weight_mask"][modules] = code[modules]  # nine modules emptied
+    torch.save(content, suspect)
+    done = verify("--suspect", suspect, *ALL, owner / "trigger.key", "--report", tmp_path / "report.html")
+    assert done.returncode == 0, done.stderr
+    page = Page(tmp_path / "report.html")
+    assert_self_contained(page)
+    assert OWNER in page.text, "as text, not as tags"
+    assert "<script>alert(2)<\\x1b[31m\\u202e.pth.tar" in page.text and "\u202e" not in page.text
+    assert "\u202e" not in done.stdout and "\x1b" not in done.stdout
+    for path in ("claim.json", "commitment.json"):
+        assert hashlib.sha256((owner / path).read_bytes()).hexdigest() in page.text
+    assert SIGNATURE in page.text and "torch" in page.text and "owned" in page.text
+    wrong = int(re.search(r"(\d+) modules wrong", page.text)[1])
+    paths = {attributes["fill"]: attributes["d"] for tag, attributes in page.tags if tag == "path"}
+    assert 0 < wrong <= 9 and paths["#f5a3a3"].count("M") == wrong and "#c00000" not in paths
+
+
+def test_the_page_of_a_refusal_says_why(verify, owner, refused, tmp_path):
+    refused(verify("--suspect", owner / "own.pth.tar", "--triggers", owner / "triggers", "--trigger_key", owner / "other.key",
+                   "--report", tmp_path / "report.html", "--json", tmp_path / "verdict.json"))
+    page = Page(tmp_path / "report.html")
+    assert_self_contained(page)
+    assert "does not give the trigger set" in page.text and "Why it was refused" in page.text
+    assert json.loads((tmp_path / "verdict.json").read_text())["verdict"] == "refused"
+
+
+def test_every_module_is_drawn_once_in_its_colour():
+    random = np.random.default_rng(0)
+    modules, wrong = random.random((29, 29)) < 0.5, random.random((29, 29)) < 0.2
+    drawn = draw(verdict.Code(None, modules, wrong))
+    colours = {fill: {(int(y) - 2, int(x) - 2) for x, y in re.findall(r"M(\d+) (\d+)h1v1h-1z", path)}
+               for fill, path in re.findall(r'<path fill="(#\w+)" d="([^"]*)"/>', drawn)}
+    for fill, chosen in (("#1a1a1a", modules & ~wrong), ("#c00000", modules & wrong), ("#f5a3a3", ~modules & wrong)):
+        assert colours[fill] == set(map(tuple, np.argwhere(chosen).tolist()))
+
+
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7*7 }}", "{% raw %}", "&lt;b&gt;",
+                                  "'; --", "</style></td>", "\ud800"])
+def test_no_text_of_anybody_becomes_a_tag(tmp_path, text):
+    found = verdict.Verdict(verdict.NOT_SHOWN, (verdict.Check("V2", verdict.NOT_SHOWN, text, Fraction(1, 3), {"readers": {"zbar": text}},
+                            (verdict.Code(owner_claim_place(text), np.eye(21, dtype=bool), np.zeros((21, 21), bool)),)),),
+                            Fraction(1, 3), 1e-9, (text,))
+    write_report(tmp_path / "page.html", found, {text: text}, [(text, text, text)], {text: text})
+    page = Page(tmp_path / "page.html")
+    assert_self_contained(page)
+    assert page.text.count(text if text != "\ud800" else "\\ud800") == 11
+
+
+def owner_claim_place(layer: str):
+    from pruner.embedding import Place
+
+    return Place(layer, 0, 0)
+
+
+def test_a_value_that_can_not_be_written_is_an_error_of_the_caller():
+    with pytest.raises(ValueError):
+        commitment.salted({"x": float("nan")}).leaves()
+    with pytest.raises(UserError):
+        owner_claim.from_fields({}, "claim")
