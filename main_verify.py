@@ -92,16 +92,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
     from ownership import commitment, owner_claim, verdict
-    from utils import checkpoint
 
     inputs: list[tuple[str, str, str]] = []  # (flag, name, SHA-256) of all that was read
     facts = {"suspect": args.suspect or args.predictions or args.endpoint}
     refused = None
     try:
         private, public = commitment.open_claim(args.claim, args.commitment, "owner_key")
-        for flag in ("claim", "commitment"):
-            if getattr(args, flag):
-                inputs.append((f"--{flag}", getattr(args, flag), checkpoint.sha256(getattr(args, flag))))
+        note_claim(args, inputs)
         claim = owner_claim.from_fields(private.values, args.claim)
         facts |= {"claimed by": claim.owner, "claims": ", ".join([*(["F"] if claim.fidelity else []), *claim.schemes]) or "nothing",
                   "commitment": public.root.hex() if public else "none given",
@@ -109,6 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = verdict.decide(claim, run_checks(args, claim, public is not None, inputs), public is not None,
                                public is not None and public.signature is not None, args.max_false)
     except commitment.Refused as error:
+        if not inputs:
+            note_claim(args, inputs)
         found, refused = verdict.refusal(str(error), args.max_false), error
 
     write_results(args, found, facts, inputs)
@@ -145,6 +144,12 @@ def run_checks(args, claim, committed: bool, inputs: list) -> list:
     if claim.v2:
         checks.append(verdict.code(claim.v2, suspect, args.max_false, args.restarts))
     return [*checks, *check_triggers(args, claim, inputs)]
+
+
+def note_claim(args, inputs: list) -> None:
+    for flag in ("claim", "commitment"):
+        if getattr(args, flag) is not None:
+            note_file(args, flag, inputs)
 
 
 def note_file(args, flag: str, inputs: list) -> None:
