@@ -28,10 +28,12 @@ def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--claim", type=cli.text, required=True, metavar="FILE", help="the owner's claim.json")
     parser.add_argument("--commitment", type=cli.text, default=None, metavar="FILE",
-                        help="the commitment.json that was published (default: none; then nothing shows when the claim was made)")
+                        help="the commitment.json that was published (default: none; then nothing shows when the claim was "
+                             "made)")
 
     group = parser.add_argument_group("the suspect: one of --suspect, --predictions, --endpoint")
-    group.add_argument("--suspect", "--checkpoint", type=cli.text, default=None, metavar="FILE", help="its model, ticket or masks")
+    group.add_argument("--suspect", "--checkpoint", type=cli.text, default=None, metavar="FILE",
+                       help="its model, ticket or masks")
     group.add_argument("--mean", type=cli.listed(cli.non_negative_float), default=None, metavar="R,G,B",
                        help="of its training pictures, on the scale 0 to 1, where the file does not say (for V3)")
     group.add_argument("--std", type=cli.listed(cli.positive_float), default=None, metavar="R,G,B", help="likewise")
@@ -49,8 +51,8 @@ def parse_args(argv: Sequence[str] | None):
     group = parser.add_argument_group("V1: the owner's key completes the suspect's locked mask")
     group.add_argument("--key", type=cli.text, default=None, metavar="FILE", help="key.pth.tar")
     group.add_argument("--merged", type=cli.text, default=None, metavar="FILE",
-                       help="a model trained from locked ticket and key (main_eval_all.py --key), whose accuracy must reach the "
-                            "target")
+                       help="a model trained from locked ticket and key (main_eval_all.py --key), whose accuracy must reach "
+                            "the target")
 
     group = parser.add_argument_group("V2: the code in the mask")
     group.add_argument("--restarts", type=cli.natural, default=3000, metavar="N",
@@ -100,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         private, public = commitment.open_claim(args.claim, args.commitment, "owner_key")
         note_claim(args, inputs)
         claim = owner_claim.from_fields(private.values, args.claim)
-        facts |= {"claimed by": claim.owner, "claims": ", ".join([*(["F"] if claim.fidelity else []), *claim.schemes]) or "nothing",
+        claimed = [*(["F"] if claim.fidelity else []), *claim.schemes]
+        facts |= {"claimed by": claim.owner, "claims": ", ".join(claimed) or "nothing",
                   "commitment": public.root.hex() if public else "none given",
                   "signed by": claim.owner_key if public and claim.owner_key else "nobody"}
         found = verdict.decide(claim, run_checks(args, claim, public is not None, inputs), public is not None,
@@ -233,8 +236,8 @@ def check_triggers(args, claim, inputs: list) -> list:
             continue
         given = load(path)
         if given.fingerprint() != claimed.sha256:
-            raise Refused(f"--{flag} {path}: is not the trigger set that the claim names (v3.sha256)" if flag == "trigger_dir" else
-                          f"--{flag} {path}: does not give the trigger set that the claim names (v3.sha256)")
+            wrong = "is not" if flag == "trigger_dir" else "does not give"
+            raise Refused(f"--{flag} {path}: {wrong} the trigger set that the claim names (v3.sha256)")
         triggers = triggers or given  # the exported one has the names that were sent
     if triggers is None:
         return [verdict.not_run("V3", "needs --trigger_key")]
@@ -250,7 +253,8 @@ def check_triggers(args, claim, inputs: list) -> list:
         note_file(args, "predictions", inputs)
     else:
         answers = query_endpoint(model_address(args.endpoint), Service(), triggers.pictures.images.numpy(), names, num_classes)
-    return [verdict.triggers(claimed, triggers.pictures.labels.numpy(), answers, args.trigger_key is not None, args.max_false)]
+    expected = triggers.pictures.labels.numpy()
+    return [verdict.triggers(claimed, expected, answers, args.trigger_key is not None, args.max_false)]
 
 
 def print_verdict(found, facts: dict[str, str]) -> None:
@@ -261,10 +265,11 @@ def print_verdict(found, facts: dict[str, str]) -> None:
     if found.checks:
         print(f"\n{'check':<7}{'result':<11}{'p-value':<11}found")
     for check in found.checks:
-        print(f"{check.name:<7}{check.result:<11}{'-' if check.p is None else scientific(check.p):<11}{cli.one_line(check.detail)}")
+        p = "-" if check.p is None else scientific(check.p)
+        print(f"{check.name:<7}{check.result:<11}{p:<11}{cli.one_line(check.detail)}")
     if found.p is not None:
-        print(f"\np-value:    {scientific(found.p)}, the smallest times the number of V2 and V3 in the claim (Bonferroni); owned "
-              f"needs {found.level:g}")
+        print(f"\np-value:    {scientific(found.p)}, the smallest times the number of V2 and V3 in the claim (Bonferroni); "
+              f"owned needs {found.level:g}")
     for note in found.notes if found.checks else ():
         print(f"note:       {note}")
     print(f"verdict:    {found.verdict}")

@@ -1,4 +1,4 @@
-r"""Put together what an owner claims of a model, and what to publish of it: accuracy, key mask (V1), code (V2), trigger set (V3).
+r"""Put together what an owner claims of a model (accuracy, key mask, code, trigger set), and what to publish of it.
 
     # once: the owner's key; publish the public key that is printed
     python make_claim.py --new_owner_key runs/owner.key
@@ -110,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             accuracy = accuracy_of(model, data.test, args.device)
         target = accuracy if args.fidelity is None else args.fidelity
         if accuracy is not None and accuracy < target - args.tolerance:
-            raise UserError(f"--fidelity {target:g}: --checkpoint has {accuracy:.2f}%, more than --tolerance {args.tolerance:g} below")
+            raise UserError(f"--fidelity {target:g}: --checkpoint has {accuracy:.2f}%, more than --tolerance {args.tolerance:g} "
+                            "below")
         fidelity = owner_claim.Fidelity(data.name, args.image_size, fingerprint((data.test.images, data.test.labels)), target,
                                         args.tolerance)
 

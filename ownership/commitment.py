@@ -204,7 +204,8 @@ def read_commitment(path: str | Path) -> Commitment:
     return commitment
 
 
-def open_claim(path: str | Path, commitment_path: str | Path | None, owner_key_field: str) -> tuple[SaltedClaim, Commitment | None]:
+def open_claim(path: str | Path, commitment_path: str | Path | None,
+               owner_key_field: str) -> tuple[SaltedClaim, Commitment | None]:
     """Read a claim and, where there is one, check it against its commitment.
 
     Args:
@@ -217,7 +218,8 @@ def open_claim(path: str | Path, commitment_path: str | Path | None, owner_key_f
     leaves = claim.leaves()
     if commitment_path is None:
         if stated != root_of(leaves):
-            raise Refused(f"{path}: 'root' is not that of the fields; it or one of them was changed (--commitment tells which)")
+            raise Refused(f"{path}: 'root' is not that of the fields; it or one of them was changed (--commitment tells "
+                          "which)")
         return claim, None
     commitment = read_commitment(commitment_path)
     for complaint, names in (("lacks", commitment.leaves.keys() - leaves.keys()),
@@ -292,8 +294,8 @@ def _check_bytes(path: str | Path, raw: bytes, content: Any) -> None:
     except (ValueError, RecursionError):
         same = False
     if not same:
-        raise Refused(f"{path}: is not byte for byte what make_claim.py writes of its content; spaces, line ends or the spelling of "
-                      "a value were changed")
+        raise Refused(f"{path}: is not byte for byte what make_claim.py writes of its content; spaces, line ends or the "
+                      "spelling of a value were changed")
 
 
 def _bytes(path: str | Path, what: str, text: Any, count: int) -> bytes:

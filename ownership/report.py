@@ -41,10 +41,10 @@ code { font-size: .85rem; overflow-wrap: anywhere; }
 <h1>Verification of an ownership claim: <span class="verdict {{ verdict.verdict }}">{{ verdict.verdict }}</span></h1>
 <table>
 {% for name, value in facts.items() %}<tr><th>{{ name|shown }}</th><td>{{ value|shown }}</td></tr>
-{% endfor %}{% if verdict.p is not none %}<tr><th>combined p-value</th><td>{{ verdict.p|p_value }}: the smallest of V2 and V3, times
-the number of them in the claim (Bonferroni)</td></tr>
-{% endif %}<tr><th>level</th><td>owned means p &le; {{ "%g"|format(verdict.level) }}, or the claimed key completing a locked ticket
-exactly</td></tr>
+{% endfor %}{% if verdict.p is not none %}<tr><th>combined p-value</th>
+<td>{{ verdict.p|p_value }}: the smallest of V2 and V3, times the number of them in the claim (Bonferroni)</td></tr>
+{% endif %}<tr><th>level</th>
+<td>owned means p &le; {{ "%g"|format(verdict.level) }}, or the claimed key completing a locked ticket exactly</td></tr>
 </table>
 {% if verdict.notes %}<h2>{{ "Why it was refused" if verdict.verdict == "refused" else "What this rests on" }}</h2>
 <ul>
@@ -57,12 +57,13 @@ exactly</td></tr>
 <td>{{ check.detail|shown }}</td><td class="p">{{ check.p|p_value if check.p is not none else "" }}</td></tr>
 {% endfor %}</table>
 {% for check in verdict.checks if check.codes %}<h2>{{ check.name }}: the code as the suspect shows it</h2>
-<p>Black: occupied, white: empty, as the claimed code has them. Dark red: occupied, but empty in the claimed code. Light red: empty, but
-occupied there. Finder, timing, alignment, format and version patterns are never embedded; they are drawn as the QR standard has
-them.</p>
+<p>Black: occupied, white: empty, as the claimed code has them. Dark red: occupied, but empty in the claimed code. Light red:
+empty, but occupied there. Finder, timing, alignment, format and version patterns are never embedded; they are drawn as
+the QR standard has them.</p>
 <div class="codes">
-{% for code in check.codes %}<figure>{{ code|drawing }}<figcaption>{{ code.place.layer|shown }}, start_x {{ code.place.start_x }},
-start_y {{ code.place.start_y }}: {{ code.wrong.sum() }} modules wrong</figcaption></figure>
+{% for code in check.codes %}<figure>{{ code|drawing }}
+<figcaption>{{ code.place.layer|shown }}, start_x {{ code.place.start_x }}, start_y {{ code.place.start_y }}:
+{{ code.wrong.sum() }} modules wrong</figcaption></figure>
 {% endfor %}</div>
 {% for reader, text in check.figures["readers"].items() %}<p>{{ reader }}: {% if text is none %}nothing read{% else %}<code>{{
 text|shown }}</code>{% endif %}</p>

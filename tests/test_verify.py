@@ -26,7 +26,7 @@ from ownership.claim import Claim, write_claim
 from ownership.commitment import Refused, open_claim
 from ownership.report import draw, write_report
 from pruner import key_masks, tickets
-from pruner.embedding import embed, find_region
+from pruner.embedding import Place, embed, find_region
 from pruner.masks import Mask, prunable_layers
 from utils.errors import UserError
 
@@ -495,7 +495,7 @@ def test_answers_alone(verify, owner, refused):
     for source, code in (("right.csv", 0), ("wrong.csv", 1)):
         done = verify("--predictions", owner / source, "--trigger_key", owner / "trigger.key")
         assert done.returncode == code, done.stderr
-        assert results(done.stdout) == {"F": "not run", "V1": "not run", "V2": "not run", "V3": "shown" if code == 0 else "not shown"}
+        assert results(done.stdout) == {**dict.fromkeys(("F", "V1", "V2"), "not run"), "V3": "not shown" if code else "shown"}
     message = refused(verify("--predictions", owner / "right.csv", "--trigger_key", owner / "other.key"))
     assert "does not give the trigger set" in message
 
@@ -520,7 +520,7 @@ def test_labels_that_the_owner_might_have_chosen_are_not_counted(verify, owner):
     assert done.returncode == 0
 
 
-def test_other_triggers_or_pictures_than_claimed_are_refused(verify, owner, refused, run_main, tmp_path, make_dataset, monkeypatch):
+def test_other_triggers_or_pictures_than_claimed_are_refused(verify, owner, refused, tmp_path, make_dataset, monkeypatch):
     trigger.export(trigger.keyed(OTHER_KEY.encode(), TRIGGERS, 10, 8), tmp_path / "others")
     message = refused(verify("--suspect", owner / "own.pth.tar", "--trigger_dir", tmp_path / "others"))
     assert "is not the trigger set that the claim names" in message
@@ -624,7 +624,7 @@ def test_the_page_shows_what_was_found_and_escapes_everything(verify, owner, tmp
     private, _ = commitment.read_claim(owner / "claim.json")
     place = private.values
     code = torch.zeros_like(content["state_dict"][f"{place['v2.layer']}.weight_mask"])
-    modules = slice(place["v2.start_x"] + 12, place["v2.start_x"] + 15), slice(place["v2.start_y"] + 12, place["v2.start_y"] + 15)
+    modules = tuple(slice(place[f"v2.start_{axis}"] + 12, place[f"v2.start_{axis}"] + 15) for axis in "xy")
     content["state_dict"][f"{place['v2.layer']}.weight_mask"][modules] = code[modules]  # nine modules emptied
     torch.save(content, suspect)
     done = verify("--suspect", suspect, *ALL, owner / "trigger.key", "--report", tmp_path / "report.html")
@@ -670,22 +670,16 @@ def test_every_module_is_drawn_once_in_its_colour():
         assert colours[fill] == set(map(tuple, np.argwhere(chosen).tolist()))
 
 
-@pytest.mark.parametrize("text", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7*7 }}", "{% raw %}", "&lt;b&gt;",
-                                  "'; --", "</style></td>", "\ud800"])
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7*7 }}", "{% raw %}",
+                                  "&lt;b&gt;", "'; --", "</style></td>", "\ud800"])
 def test_no_text_of_anybody_becomes_a_tag(tmp_path, text):
-    found = verdict.Verdict(verdict.NOT_SHOWN, (verdict.Check("V2", verdict.NOT_SHOWN, text, Fraction(1, 3), {"readers": {"zbar": text}},
-                            (verdict.Code(owner_claim_place(text), np.eye(21, dtype=bool), np.zeros((21, 21), bool)),)),),
-                            Fraction(1, 3), 1e-9, (text,))
+    code = verdict.Code(Place(text, 0, 0), np.eye(21, dtype=bool), np.zeros((21, 21), bool))
+    check = verdict.Check("V2", verdict.NOT_SHOWN, text, Fraction(1, 3), {"readers": {"zbar": text}}, (code,))
+    found = verdict.Verdict(verdict.NOT_SHOWN, (check,), Fraction(1, 3), 1e-9, (text,))
     write_report(tmp_path / "page.html", found, {text: text}, [(text, text, text)], {text: text})
     page = Page(tmp_path / "page.html")
     assert_self_contained(page)
     assert page.text.count(text if text != "\ud800" else "\\ud800") == 11
-
-
-def owner_claim_place(layer: str):
-    from pruner.embedding import Place
-
-    return Place(layer, 0, 0)
 
 
 def test_a_value_that_can_not_be_written_is_an_error_of_the_caller():
