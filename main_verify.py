@@ -131,7 +131,7 @@ def run_checks(args, claim, committed: bool, inputs: list) -> list:
     if args.suspect is None:
         checks = [verdict.not_run(name, "needs the suspect's file") for name in ("F", "V1", "V2")
                   if name in claim.schemes or (name == "F" and claim.fidelity)]
-        return [*checks, *check_triggers(args, claim, inputs)]
+        return [*checks, *check_triggers(args, claim, committed, inputs)]
 
     from models import build_model
     from ownership.suspect import read_suspect
@@ -145,8 +145,8 @@ def run_checks(args, claim, committed: bool, inputs: list) -> list:
     if claim.v1:
         checks.append(check_key(args, claim, suspect, data, committed, inputs))
     if claim.v2:
-        checks.append(verdict.code(claim.v2, suspect, args.max_false, args.restarts))
-    return [*checks, *check_triggers(args, claim, inputs)]
+        checks.append(verdict.code(claim.v2, suspect, committed, args.max_false, args.restarts))
+    return [*checks, *check_triggers(args, claim, committed, inputs)]
 
 
 def note_claim(args, inputs: list) -> None:
@@ -215,7 +215,7 @@ def check_key(args, claim, suspect, data, committed: bool, inputs: list):
     return verdict.key_mask(claim.v1, suspect.mask, key, committed, merged, merged_mask)
 
 
-def check_triggers(args, claim, inputs: list) -> list:
+def check_triggers(args, claim, committed: bool, inputs: list) -> list:
     """V3, in a list: empty where it is not claimed."""
     from datasets.trigger import keyed, load_exported, read_key
     from ownership import black_box, verdict
@@ -254,7 +254,7 @@ def check_triggers(args, claim, inputs: list) -> list:
     else:
         answers = query_endpoint(model_address(args.endpoint), Service(), triggers.pictures.images.numpy(), names, num_classes)
     expected = triggers.pictures.labels.numpy()
-    return [verdict.triggers(claimed, expected, answers, args.trigger_key is not None, args.max_false)]
+    return [verdict.triggers(claimed, expected, answers, args.trigger_key is not None, committed, args.max_false)]
 
 
 def print_verdict(found, facts: dict[str, str]) -> None:

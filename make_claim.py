@@ -168,10 +168,12 @@ def try_on_own_model(args, claim, trigger_set) -> list[str]:
 
     checks = []
     if claim.v2:
-        checks.append(verdict.code(claim.v2, read_suspect(args.checkpoint, build_model(args.arch, num_classes=2)), restarts=0))
+        own = read_suspect(args.checkpoint, build_model(args.arch, num_classes=2))
+        checks.append(verdict.code(claim.v2, own, committed=True, restarts=0))
     if claim.v3:
         answers = predict(args.checkpoint, args.arch, claim.v3.num_classes, trigger_set.pictures, trigger_set.names)
-        checks.append(verdict.triggers(claim.v3, trigger_set.pictures.labels.numpy(), answers, key_shown=True))
+        checks.append(verdict.triggers(claim.v3, trigger_set.pictures.labels.numpy(), answers, key_shown=True,
+                                       committed=True))
     for check in checks:
         if check.result != verdict.SHOWN:
             raise UserError(f"--checkpoint {args.checkpoint}: {check.name} does not show on it ({check.detail}, p "

@@ -30,6 +30,7 @@ OWNED, NOT_SHOWN, REFUSED = "owned", "not shown", "refused"
 SHOWN, MET, NOT_MET, NOT_RUN = "shown", "met", "not met", "not run"
 LEVEL = soft_decoding.MAX_FALSE
 TESTED = ("V2", "V3")  # schemes with p-values
+KEYS_TRIED = 1 << 80  # trigger keys that somebody who makes up a claim afterwards could try at the very most
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,9 @@ def decide(claim: OwnerClaim, checks: Sequence[Check], committed: bool, signed: 
     owned = identical or (combined is not None and combined <= level)
     notes = []
     if not committed:
-        notes.append("without a commitment nothing shows when the claim was made; p-values hold only for a claim that was made "
-                     "before anybody looked at the suspect")
+        notes.append("without a commitment nothing shows when the claim was made, nor that it was made before the suspect was "
+                     "signed by somebody else; p-values are corrected for all texts and 2^80 trigger keys that a claim made up "
+                     "afterwards could choose from")
     elif not signed:
         notes.append("the commitment is not signed: it shows that somebody claimed this before, not who")
     if committed:
@@ -152,21 +154,23 @@ def key_mask(claimed: KeyMask, suspect: Mask, key: ModelFile, committed: bool,
     return Check("V1", NOT_SHOWN if merged is not None and merged.result == NOT_MET else SHOWN, detail, figures=figures)
 
 
-def code(claimed: Claim, suspect: Suspect, level: float = LEVEL, restarts: int = soft_decoding.RESTARTS) -> Check:
+def code(claimed: Claim, suspect: Suspect, committed: bool, level: float = LEVEL,
+         restarts: int = soft_decoding.RESTARTS) -> Check:
     """V2: what the suspect shows where the claim says.
 
     Two tests, corrected for both and for all places and mask patterns that a claim could name: how well the region agrees with
-    the code (`ownership.evidence`), and whether the soft decoder reads the text (its own bound). ZXing's and zbar's
-    readings are told, but have no p-value.
+    the code (`ownership.evidence`), and whether the soft decoder reads the text (its own bound, which counts all texts). Where
+    nothing was committed to before, the text may have been made up to fit, so agreement is corrected for all texts of its kind
+    too. ZXing's and zbar's readings are told, but have no p-value.
 
     Raises Refused where the claim names a place that the network lacks.
     """
     try:
         found = extract_claimed(suspect, claimed, level, 0)
-        p = _p_of_code(found, claimed.signature)
+        p = _p_of_code(found, claimed.signature, committed)
         if p > level and restarts:
             found = extract_claimed(suspect, claimed, level, restarts)
-            p = _p_of_code(found, claimed.signature)
+            p = _p_of_code(found, claimed.signature, committed)
         if claimed.threshold and suspect.weights is not None:
             suspect = suspect.cleaned(claimed.threshold)
         expected, is_data = qr_code.encode(claimed.signature, claimed.code_format), qr_code.data_modules(claimed.version)
@@ -182,29 +186,33 @@ def code(claimed: Claim, suspect: Suspect, level: float = LEVEL, restarts: int =
                  f"{flips.count} of {flips.data_modules} data modules differ; "
                  + (f"text read by {', '.join(readers)}" if readers else "text not read"), p,
                  {"readers": found.texts, "lost": flips.lost, "added": flips.added, "data_modules": flips.data_modules,
-                  "p_agreement": found.evidence.p_value, "searched": found.evidence.searched,
+                  "p_agreement": found.evidence.p_value, "p_any_text": found.evidence.p_any_text,
+                  "searched": found.evidence.searched,
                   "p_reading": found.soft.false_probability if found.soft is not None else None},
                  tuple(codes))
 
 
-def _p_of_code(found: Extraction, signature: str) -> Fraction:
-    p_values = [Fraction(found.evidence.p_value)]
+def _p_of_code(found: Extraction, signature: str, committed: bool) -> Fraction:
+    searched = found.evidence.searched
+    p_values = [searched * Fraction(found.evidence.p_value) if committed else Fraction(found.evidence.p_any_text)]
     if found.soft is not None and found.soft.text == signature:
-        p_values.append(Fraction(found.soft.false_probability))
-    return min(Fraction(1), 2 * found.evidence.searched * min(p_values))
+        p_values.append(searched * Fraction(found.soft.false_probability))
+    return min(Fraction(1), 2 * min(p_values))
 
 
-def triggers(claimed: Triggers, expected: np.ndarray, answers: np.ndarray, key_shown: bool, level: float = LEVEL) -> Check:
+def triggers(claimed: Triggers, expected: np.ndarray, answers: np.ndarray, key_shown: bool, committed: bool,
+             level: float = LEVEL) -> Check:
     """V3: the suspect's answers on the claim's trigger set, against chance.
 
     The p-value counts only where the secret key was shown to give the set: that labels were drawn at random is the owner's word
-    otherwise, and somebody who chose them to be what any model answers would own every model.
+    otherwise, and somebody who chose them to be what any model answers would own every model. Where nothing was committed to
+    before, it is corrected for KEYS_TRIED.
 
     Args:
         expected, answers: int64 [pictures].
     """
     right = int((expected == answers).sum())
-    p = by_chance(right, len(expected), claimed.num_classes)
+    p = min(Fraction(1), by_chance(right, len(expected), claimed.num_classes) * (1 if committed else KEYS_TRIED))
     figures = {"correct": right, "pictures": len(expected), "num_classes": claimed.num_classes, "kind": claimed.kind,
                "key_shown": key_shown}
     detail = f"{right} of {len(expected)} trigger pictures right, chance {len(expected) / claimed.num_classes:g}"

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import stat
+from dataclasses import replace
 from fractions import Fraction
 from html.parser import HTMLParser
 
@@ -24,7 +25,10 @@ from ownership import commitment, owner_claim, verdict
 from ownership.black_box import write_predictions
 from ownership.claim import Claim, write_claim
 from ownership.commitment import Refused, open_claim
+from ownership.evidence import Evidence
+from ownership.extraction import Extraction
 from ownership.report import draw, write_report
+from ownership.soft_decoding import SoftReading
 from pruner import key_masks, tickets
 from pruner.embedding import Place, embed, find_region
 from pruner.masks import Mask, prunable_layers
@@ -529,10 +533,27 @@ def test_other_triggers_or_pictures_than_claimed_are_refused(verify, owner, refu
     assert "test pictures are not those that the claim names" in message
 
 
-def test_without_a_commitment_the_verdict_says_what_is_missing(verify, owner):
-    done = verify("--suspect", owner / "own.pth.tar", commitment=None)
+def test_without_a_commitment_the_verdict_says_what_is_missing(verify, owner, tmp_path):
+    words = ("--suspect", owner / "own.pth.tar", "--trigger_key", owner / "trigger.key", "--json", tmp_path / "verdict.json")
+    done = verify(*words, commitment=None)
     assert done.returncode == 0 and "nothing shows when the claim was made" in done.stdout
     assert "signed by:  nobody" in done.stdout
+    checks = {check["check"]: check for check in json.loads((tmp_path / "verdict.json").read_text())["checks"]}
+    code, shown = checks["V2"], results(done.stdout)
+    # a text that was made up afterwards: one of all of its kind; a key: the best of 2^80, which 24 pictures don't outweigh
+    assert code["p"] == pytest.approx(2 * min(code["p_any_text"], code["searched"] * code["p_reading"]), rel=1e-6, abs=0)
+    assert code["p_any_text"] > 1e6 * code["searched"] * code["p_agreement"]
+    assert shown == {"F": "not run", "V1": "not run", "V2": "shown", "V3": "not shown"} and checks["V3"]["p"] == 1
+
+
+def test_agreement_with_a_text_that_was_made_up_afterwards_is_corrected_for_all_texts():
+    evidence = Evidence(176, 1.0, 1e-20, 50, 60.0)
+    for committed, expected in ((True, 2 * 50 * 1e-20), (False, 2 * 50 * 1e-20 * 2**60)):
+        found = Extraction(None, None, {}, None, None, evidence)
+        assert float(verdict._p_of_code(found, SIGNATURE, committed)) == pytest.approx(expected, rel=1e-6, abs=0)
+        read = replace(found, soft=SoftReading(SIGNATURE, None, "alike", 1e-40, 0))
+        assert float(verdict._p_of_code(read, SIGNATURE, committed)) == pytest.approx(2 * 50 * 1e-40, rel=1e-6, abs=0)
+        assert float(verdict._p_of_code(read, "another text", committed)) == pytest.approx(expected, rel=1e-6, abs=0)
 
 
 def test_a_model_with_another_classifier_is_judged_by_its_mask(verify, owner, tmp_path):
