@@ -547,8 +547,8 @@ def test_without_a_commitment_the_verdict_says_what_is_missing(verify, owner, tm
 
 
 def test_agreement_with_a_text_that_was_made_up_afterwards_is_corrected_for_all_texts():
-    evidence = Evidence(176, 1.0, 1e-20, 50, 60.0)
-    for committed, expected in ((True, 2 * 50 * 1e-20), (False, 2 * 50 * 1e-20 * 2**60)):
+    evidence = Evidence(176, 1.0, 1e-20, 50, 40.0)
+    for committed, expected in ((True, 2 * 50 * 1e-20), (False, 2 * 50 * 1e-20 * 2**40)):
         found = Extraction(None, None, {}, None, None, evidence)
         assert float(verdict._p_of_code(found, SIGNATURE, committed)) == pytest.approx(expected, rel=1e-6, abs=0)
         read = replace(found, soft=SoftReading(SIGNATURE, None, "alike", 1e-40, 0))
