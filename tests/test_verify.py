@@ -484,6 +484,17 @@ def test_one_weight_more_or_less_is_another_mask(verify, owner, key_alone, tmp_p
         assert done.returncode == 1 and results(done.stdout)["V1"] == "not shown"
 
 
+def test_every_layer_counts_in_the_digest_of_a_mask():
+    mask = random_mask(build_model("res20s", 10), 0)
+    digests = {owner_claim.mask_sha256(mask), owner_claim.mask_sha256(Mask(dict(reversed(mask.items()))))}
+    assert len(digests) == 1, "the order of layers is not what counts"
+    for name, layer in mask.items():
+        flipped = layer.clone()
+        flipped[-1, -1, -1, -1] ^= True
+        digests.add(owner_claim.mask_sha256(Mask({**mask, name: flipped})))
+    assert len(digests) == 1 + len(mask)
+
+
 def test_ticket_and_key_together_must_be_as_accurate_as_claimed(verify, owner, key_alone, refused, tmp_path):
     words = ("--suspect", owner / "locked_trained.pth.tar", "--key", owner / "key.pth.tar", "--dataset", "digits", "--merged")
     done = verify(*words, owner / "own.pth.tar", **key_alone)
