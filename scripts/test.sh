@@ -3,4 +3,4 @@
 # tests on real pictures.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
-python -m pytest "$@"
+python -m pytest -n auto --dist loadfile "$@"

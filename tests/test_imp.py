@@ -584,7 +584,7 @@ def test_killed_runs_resume_bit_for_bit(run_main, tmp_path):
 @pytest.mark.parametrize("moment", [0, 0.05])
 def test_ctrl_c_is_one_line_and_exit_code_130(tmp_path, moment):
     """The first moment falls into the writing of a file, the second, most likely, into training."""
-    words = ("--dataset", "digits", "--limit", 500, "--epochs", 8, "--pruning_times", 0, "--save_dir", tmp_path / "run")
+    words = ("--dataset", "digits", "--limit", 500, "--epochs", 100, "--pruning_times", 0, "--save_dir", tmp_path / "run")
     code, errors = interrupt_in(tmp_path / "run/round_00", signal.SIGINT, *words, moment=moment)
     assert code == 130 and errors.count("\n") == 1 and "same command" in errors, errors
 
