@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Figure 3: codes extracted from ResNet-20 under magnitude pruning. Settings: docs/running_sweeps.md
+set -euo pipefail
+
+CELLS=${CELLS:-res20s/cifar10} # network/dataset
+LEVELS=${LEVELS:-0,0.05,0.1,0.2,0.3,0.5}
+SEEDS=${SEEDS:-1}
+
+source "$(dirname "$0")/lib/sweep.sh"
+
+plan() {
+    stage "tickets"
+    each ticket
+    stage "signatures"
+    each signed
+    stage "training of the signed tickets"
+    each signed_trained
+    stage "pruning"
+    each pruned magnitude "$LEVELS"
+}
+launch fig3

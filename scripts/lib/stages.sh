@@ -1,0 +1,93 @@
+# Sourced by sweep.sh: one function per stage of the paper's experiments, each a plain command of this project. CELL is
+# NETWORK/DATASET; a stage's folder is $RUNS/CELL/seedSEED/STAGE, which make_tables.py reads.
+# shellcheck disable=SC2086,SC2154  # EPOCHS, TICKET and TRAINING are lists of words; sweep.sh sets them
+
+ticket() { # ticket CELL SEED: the winning ticket (Table 1); all other stages start from it
+    task "${1#*/}"
+    cmd python main_imp.py --arch "${1%/*}" "${TASK[@]}" --seed "$2" --epochs $EPOCHS $TICKET --rewind_epoch 3 $TRAINING \
+        --save_dir "$(at $1 $2)/ticket"
+}
+
+whole() { # whole CELL SEED: the ticket retrained, nothing done to it
+    task "${1#*/}"
+    cmd python main_eval_all.py --arch "${1%/*}" "${TASK[@]}" --seed "$2" --epochs $EPOCHS $TRAINING \
+        --mask_dir "$(at $1 $2)/ticket/ticket.pth.tar" --save_dir "$(at $1 $2)/whole"
+}
+
+# --- scheme V1 --------------------------------------------------------------------------------------------------------
+
+locked() { # locked CELL SEED SCORE RATIO: a key split off, the rest retrained (Figure 2)
+    task "${1#*/}"
+    cmd python main_eval_all.py --arch "${1%/*}" "${TASK[@]}" --seed "$2" --epochs $EPOCHS $TRAINING --type "$3" \
+        --key_ratio "$4" --mask_dir "$(at $1 $2)/ticket/ticket.pth.tar" --save_dir "$(at $1 $2)/locked/$3_$4"
+}
+
+forged() { # forged CELL SEED SCORE RATIO: a random key in the true one's place, retrained (Figure 5, fake1)
+    task "${1#*/}"
+    cmd python main_eval_all.py --arch "${1%/*}" "${TASK[@]}" --seed "$2" --epochs $EPOCHS $TRAINING --add_back \
+        --mask_dir "$(at $1 $2)/locked/$3_$4/locked.pth.tar" --save_dir "$(at $1 $2)/forged/$3_$4"
+}
+
+transferred() { # transferred CELL SEED SCORE RATIO DATASET: the locked ticket on other pictures (Table 4)
+    task "$5"
+    cmd python main_eval_all.py --arch "${1%/*}" "${TASK[@]}" --seed "$2" --epochs $EPOCHS $TRAINING --no_fc \
+        --mask_dir "$(at $1 $2)/locked/$3_$4/locked.pth.tar" --save_dir "$(at $1 $2)/transferred_$5/$3_$4"
+}
+
+# --- scheme V2 --------------------------------------------------------------------------------------------------------
+
+signed() { # signed CELL SEED: the signature written into the ticket's masks (Figure 1)
+    cmd python embed_qrcode.py --arch "${1%/*}" --dataset "${1#*/}" --seed "$2" --signature "$SIGNATURE" \
+        --mask_dir "$(at $1 $2)/ticket/ticket.pth.tar" --save_dir "$(at $1 $2)/signed"
+}
+
+signed_trained() { # signed_trained CELL SEED: the signed ticket retrained (Table 2)
+    task "${1#*/}"
+    cmd python main_eval_all.py --arch "${1%/*}" "${TASK[@]}" --seed "$2" --epochs $EPOCHS $TRAINING --type identity \
+        --pretrained "$(at $1 $2)/ticket/epoch_3.pth.tar" --mask_dir "$(at $1 $2)/signed/*.weight_mask.pth.tar" \
+        --save_dir "$(at $1 $2)/signed_trained"
+}
+
+pruned() { # pruned CELL SEED HOW LEVELS: weights removed by magnitude or at random (Table 6, Figures 3 and 4)
+    task "${1#*/}"
+    cmd python main_attack.py prune --arch "${1%/*}" "${TASK[@]}" --seed "$2" --how "$3" --sweep "$4" \
+        --checkpoint "$(at $1 $2)/signed_trained/model_best.pth.tar" --claim "$(at $1 $2)/signed/*.claim.json" \
+        --save_dir "$(at $1 $2)/pruned_$3"
+}
+
+added() { # added CELL SEED LEVELS: noise weights where the ticket has none (Table 8, Figure 6)
+    task "${1#*/}"
+    cmd python main_attack.py addon --arch "${1%/*}" "${TASK[@]}" --seed "$2" --sweep "$3" \
+        --checkpoint "$(at $1 $2)/signed_trained/model_best.pth.tar" --claim "$(at $1 $2)/signed/*.claim.json" \
+        --save_dir "$(at $1 $2)/added"
+}
+
+# --- scheme V3 --------------------------------------------------------------------------------------------------------
+
+trigger_key() { # trigger_key: the owner's secret, made once
+    if [ "$TRIGGER_SET" = keyed ] && [ ! -e "$RUNS/trigger.key" ]; then
+        cmd python make_triggers.py --new_key "$RUNS/trigger.key"
+    fi
+}
+
+asked() { # asked CELL SEED: what the ticket that never saw the trigger set says of it (Table 3)
+    task "${1#*/}"
+    triggers
+    cmd python main_attack.py prune --arch "${1%/*}" "${TASK[@]}" --seed "$2" --level 0 "${TRIGGERS[@]}" \
+        --checkpoint "$(at $1 $2)/whole/model_best.pth.tar" --save_dir "$(at $1 $2)/asked"
+}
+
+triggered() { # triggered CELL SEED: the signed ticket retrained with the trigger set (Table 3)
+    task "${1#*/}"
+    triggers
+    cmd python main_eval_trigger.py --arch "${1%/*}" "${TASK[@]}" --seed "$2" --epochs $EPOCHS $TRAINING "${TRIGGERS[@]}" \
+        --pretrained "$(at $1 $2)/ticket/epoch_3.pth.tar" --mask_dir "$(at $1 $2)/signed/*.weight_mask.pth.tar" \
+        --save_dir "$(at $1 $2)/triggered"
+}
+
+triggered_pruned() { # triggered_pruned CELL SEED LEVELS: its triggers under pruning (Table 5)
+    task "${1#*/}"
+    triggers
+    cmd python main_attack.py prune --arch "${1%/*}" "${TASK[@]}" --seed "$2" --sweep "$3" "${TRIGGERS[@]}" \
+        --checkpoint "$(at $1 $2)/triggered/model_best.pth.tar" --save_dir "$(at $1 $2)/triggered_pruned"
+}

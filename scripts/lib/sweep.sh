@@ -1,0 +1,91 @@
+# Sourced by the scripts of tables and figures: what PROFILE and LAUNCH mean, and where a sweep's folders lie. The stages
+# themselves are in stages.sh. Sets nothing that the caller's environment says already.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 2
+if [ -z "${VIRTUAL_ENV:-}" ] && [ -x .venv/bin/python ]; then export PATH="$PWD/.venv/bin:$PATH"; fi
+
+PROFILE=${PROFILE:-paper}
+LAUNCH=${LAUNCH:-local}             # local, slurm, print
+JOBS=${JOBS:-1}                     # at a time
+LAUNCH_FLAGS=${LAUNCH_FLAGS:-}      # more flags for launch.py, e.g. "--devices 0,1" or "--partition gpu --minutes 720"
+RUNS=${RUNS:-runs/$PROFILE}
+SEEDS=${SEEDS:-1}
+SIGNATURE=${SIGNATURE:-signature}
+KIND=${KIND:-}                      # imagefolder: CIFAR's pictures lie as train/<class>/* and test/<class>/*
+DATA_CIFAR10=${DATA_CIFAR10:-datasets/cifar10}
+DATA_CIFAR100=${DATA_CIFAR100:-datasets/cifar100}
+TRIGGER_SET=${TRIGGER_SET:-adi}     # adi: the published set; keyed: one's own, its key in $RUNS/trigger.key
+TRIGGER_DIR=${TRIGGER_DIR:-}        # of the published set (default: datasets/trigger_set)
+TRAINING=${TRAINING:-}              # more flags for whatever trains, e.g. "--compile" or "--limit 20000"
+
+case $PROFILE in
+paper) # section 4: 182 epochs, the extreme ticket
+    EPOCHS=${EPOCHS:-182}
+    TICKET=${TICKET:---extreme --rates 0.2,0.1,0.05,0.01}
+    ;;
+short) # the same stages in hours on a CPU: short trainings, a ticket of 26% at a fixed rate
+    EPOCHS=${EPOCHS:-12}
+    TICKET=${TICKET:---rate 0.2 --pruning_times 6}
+    ;;
+smoke) # minutes on 2 cores: one network on the embedded digits stands for all; the lists are replaced, not to be set
+    EPOCHS=${EPOCHS:-12}
+    TICKET=${TICKET:---rate 0.5 --pruning_times 2}
+    TRIGGER_SET=keyed
+    CELLS=res20s/digits
+    TRANSFERS=digits:digits
+    KEY_RATIOS="0.05 0.2"
+    ;;
+*)
+    echo "$(basename "$0"): error: PROFILE=$PROFILE: must be paper, short or smoke" >&2
+    exit 2
+    ;;
+esac
+
+source scripts/lib/stages.sh
+
+stage() { echo "# stage: $*"; } # stage TITLE: heads the commands that follow
+
+each() { # each STAGE ARGUMENT...: a stage's command for every cell and seed
+    local cell seed
+    for cell in $CELLS; do for seed in $SEEDS; do "$1" "$cell" "$seed" "${@:2}"; done; done
+}
+
+cmd() { # cmd WORD...: prints a command, quoted so that a shell reads the same words; * stays a pattern
+    local line="" word quoted
+    for word in "$@"; do
+        printf -v quoted %q "$word"
+        quoted=${quoted//\\\*/*}
+        line+=" ${quoted//\\,/,}"
+    done
+    echo "${line# }"
+}
+
+at() { echo "$RUNS/$1/seed$2"; } # at CELL SEED: the folder of their runs
+
+task() { # task DATASET: sets TASK to the flags that name its pictures
+    case $1 in
+    cifar10) TASK=(--dataset "${KIND:-$1}" --data "$DATA_CIFAR10") ;;
+    cifar100) TASK=(--dataset "${KIND:-$1}" --data "$DATA_CIFAR100") ;;
+    *) TASK=(--dataset "$1") ;;
+    esac
+}
+
+triggers() { # triggers: sets TRIGGERS to the flags that name the trigger set
+    TRIGGERS=(--trigger_set "$TRIGGER_SET")
+    if [ "$TRIGGER_SET" = keyed ]; then TRIGGERS+=(--trigger_key "$RUNS/trigger.key"); fi
+    if [ "$TRIGGER_SET" = adi ] && [ -n "$TRIGGER_DIR" ]; then TRIGGERS+=(--trigger_dir "$TRIGGER_DIR"); fi
+}
+
+launch() { # launch NAME: runs what `plan` prints, then shows table or figure NAME
+    if [ "$LAUNCH" = print ]; then
+        plan
+        return
+    fi
+    local code=0
+    # shellcheck disable=SC2086
+    plan | python scripts/launch.py --launch "$LAUNCH" --jobs "$JOBS" --logs "$RUNS/logs" $LAUNCH_FLAGS || code=$?
+    if [ $code -le 1 ]; then # what failed is an empty cell
+        python scripts/make_tables.py --runs "$RUNS" --out "$RUNS/tables" --only "$1" || code=$?
+    fi
+    return $code
+}
