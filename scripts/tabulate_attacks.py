@@ -2,7 +2,7 @@ r"""Tables 5, 6 and 8 from sweeps of main_attack.py, with the paper's numbers be
 
     python scripts/tabulate_attacks.py runs/pruned runs/pruned_random runs/added --out runs/attacks
 
-Each folder holds the attack.csv of one sweep. A cell that the paper does not have, or that nobody ran, stays empty.
+Each folder holds the attack.csv of one sweep; --cell says of which network and pictures. A cell that the paper does not have, or that nobody ran, stays empty.
 """
 
 import csv
@@ -23,6 +23,8 @@ READ_BY = "read by "
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("sweeps", nargs="+", type=cli.text, metavar="DIR", help="folders of sweeps, each with its attack.csv")
+    parser.add_argument("--cell", type=cli.text, default="res20s/cifar10", metavar="NETWORK/DATASET",
+                        help="whose numbers of the paper stand beside")
     parser.add_argument("--out", type=cli.text, default=".", metavar="DIR", help="where attacks.md and attacks.csv go")
     return parser.parse_args(argv)
 
@@ -33,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from utils import checkpoint
     from utils.errors import UserError
 
-    paper, rows = json.loads(PAPER.read_text(encoding="utf-8")), []
+    paper, rows = published(json.loads(PAPER.read_text(encoding="utf-8")), args.cell), []
     for folder in args.sweeps:
         table = Path(folder) / "attack.csv"
         if not table.is_file():
@@ -55,6 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.EXIT_OK
 
 
+def published(paper: dict[str, Any], cell: str) -> dict[str, Any]:
+    """The paper's numbers of one network and data set: kind of attack -> level -> numbers."""
+    return {**paper["table6"].get(cell, {}), "prune magnitude, triggers": paper["table5"].get(cell, {}),
+            "addon pruned": paper["table8"].get(cell, {})}
+
+
 def in_layout(row: dict[str, str], paper: dict[str, Any]) -> dict[str, str]:
     """One row of a sweep in the paper's layout; every value is text."""
     kind = " ".join([row["attack"], row.get("how") or row.get("share_of") or ""]).strip()
@@ -67,7 +75,7 @@ def in_layout(row: dict[str, str], paper: dict[str, Any]) -> dict[str, str]:
         "test accuracy": f"{float(row['test_acc']):.2f}%" if row.get("test_acc") else "",
         "paper's accuracy": f"{theirs['test_acc']:.2f}%" if "test_acc" in theirs else "",
         **({"triggers right": f"{float(row['trigger_acc']):.0f}%",
-            "paper's triggers": f"{theirs['trigger_acc']}%" if "trigger_acc" in theirs else "",
+            "paper's triggers": f"{theirs['trigger_acc']:g}%" if "trigger_acc" in theirs else "",
             "p of triggers": f"{float(row['trigger_p']):.0e}"} if row.get("trigger_acc") else {}),
         "ones lost": share(row, "code_lost", "code_ones"),
         "zeros added": share(row, "code_added", "code_zeros"),

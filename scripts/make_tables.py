@@ -1,0 +1,445 @@
+r"""The paper's tables and figures from a sweep's run directories, its numbers beside ours: Markdown, CSV, PNG.
+
+    python scripts/make_tables.py --runs runs/smoke --out runs/smoke/tables            # all, and results.md
+    python scripts/make_tables.py --runs runs/paper --out runs/paper/tables --only table6
+
+Ours are means over the seeds that were run, +- their standard deviation (of a sample, n - 1), with n; the difference is
+ours minus the paper's, in points. A cell that nobody ran stays empty, and so does one that the paper does not have. The
+folders are those of scripts/lib/stages.sh: RUNS/NETWORK/DATASET/seedN/STAGE. Takes seconds.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils import cli
+
+PAPER = Path(__file__).with_name("paper_numbers.json")
+NETWORKS = {"res20s": "ResNet-20", "res18": "ResNet-18", "res50": "ResNet-50"}
+DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+READ_BY, SOFT = "read by ", "ordered statistics"
+NOTE = ("Ours are means over the seeds that were run, +- their standard deviation where there are several, with their number "
+        "n; differences are ours minus the paper's, in points. Nobody ran what is empty, or the paper does not have it.")
+MATCHES_WITHIN = 1.0  # points of accuracy (paper, section 3.1)
+
+
+def parse_args(argv: Sequence[str] | None):
+    parser = cli.ArgumentParser(__doc__)
+    parser.add_argument("--runs", type=cli.text, required=True, metavar="DIR", help="the sweep, e.g. runs/smoke")
+    parser.add_argument("--out", type=cli.text, required=True, metavar="DIR", help="where tables and figures go")
+    parser.add_argument("--only", choices=("all", *TABLES, *FIGURES), default="all", help="one table or figure")
+    return parser.parse_args(argv)
+
+
+# --- what was run -----------------------------------------------------------------------------------------------------
+
+
+class Sweep:
+    """Results in a sweep's folders."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def seeds(self, cell: str) -> list[Path]:
+        """Folders of a cell (NETWORK/DATASET), one per seed."""
+        return sorted(self.folder.glob(f"{cell}/seed*"))
+
+    def by_seed(self, cell: str, stage: str) -> dict[str, dict[str, Any]]:
+        """What a stage found, by the names of the seeds' folders; seeds that have not finished it are missing."""
+        from utils import checkpoint
+
+        return {seed.name: checkpoint.load_json(path) for seed in self.seeds(cell)
+                if (path := seed / stage / "result.json").exists()}
+
+    def results(self, cell: str, stage: str) -> list[dict[str, Any]]:
+        """What a stage found, one dict per seed that has finished it."""
+        return list(self.by_seed(cell, stage).values())
+
+    def levels(self, cell: str, stage: str) -> list[float]:
+        """Levels of a sweep of attacks that were run for any seed."""
+        return sorted({float(path.parent.name.removeprefix("level_"))
+                       for seed in self.seeds(cell) for path in seed.glob(f"{stage}/level_*/result.json")})
+
+    def at_level(self, cell: str, stage: str, level: float) -> list[dict[str, Any]]:
+        return self.results(cell, f"{stage}/level_{level:.15g}")
+
+    def cells(self, stage: str, published: Iterable[str] = ()) -> list[str]:
+        """The paper's cells, then the others for which the stage was run."""
+        found = {"/".join(path.relative_to(self.folder).parts[:2])
+                 for path in self.folder.glob(f"*/*/seed*/{stage}/result.json")}
+        theirs = [cell for cell in published if "/" in cell]
+        return [*theirs, *sorted(found - set(theirs))]
+
+
+# --- tables -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One column of numbers (`digits` behind the point, `unit` after them) or, without `digits`, of words."""
+
+    name: str
+    digits: int | None = 2
+    unit: str = "%"
+
+
+@dataclass
+class Table:
+    """A table of the paper. rows: labels, and for each measure the paper's value (or None) and ours, one per seed."""
+
+    title: str
+    labels: tuple[str, ...]
+    measures: tuple[Measure, ...]
+    rows: list[tuple[tuple[str, ...], list[tuple[Any, list]]]] = field(default_factory=list)
+
+    def add(self, labels: Sequence[str], *values: tuple[Any, list]) -> None:
+        self.rows.append((tuple(labels), list(values)))
+
+    def columns(self, texts: bool) -> list[dict[str, Any]]:
+        """Rows as columns -> values: texts as they are shown, or numbers as they are."""
+        return [dict(zip(self.labels, labels)) | {
+            column: value for measure, (theirs, ours) in zip(self.measures, values)
+            for column, value in (shown if texts else raw)(measure, theirs, ours).items()} for labels, values in self.rows]
+
+    def markdown(self) -> str:
+        rows = self.columns(texts=True)
+        columns = list(rows[0]) if rows else list(self.labels)
+        return "\n".join("| " + " | ".join(cells) + " |"
+                         for cells in (columns, ["---"] * len(columns), *(row.values() for row in rows)))
+
+
+def raw(measure: Measure, theirs: Any, ours: list) -> dict[str, Any]:
+    """Columns of the CSV; None where there is nothing."""
+    if measure.digits is None:
+        return {f"{measure.name}, paper": theirs, measure.name: "; ".join(map(str, ours)) or None,
+                f"{measure.name}, n": len(ours)}
+    mean = statistics.mean(ours) if ours else None
+    return {f"{measure.name}, paper": theirs, f"{measure.name}, mean": mean,
+            f"{measure.name}, std": statistics.stdev(ours) if len(ours) > 1 else None, f"{measure.name}, n": len(ours),
+            f"{measure.name}, difference": None if None in (mean, theirs) else mean - theirs}
+
+
+def shown(measure: Measure, theirs: Any, ours: list) -> dict[str, str]:
+    """Columns of the Markdown."""
+    if measure.digits is None:
+        words = sorted(set(ours)) if len(set(ours)) < 2 else ours
+        return {f"{measure.name}, paper": theirs or "", measure.name: ", ".join(words) + count(ours)}
+
+    def number(value: float, sign: str = "") -> str:
+        return f"{value:{sign}.{measure.digits}f}"
+
+    found = raw(measure, theirs, ours)
+    mean, std, difference = (found[f"{measure.name}, {what}"] for what in ("mean", "std", "difference"))
+    return {f"{measure.name}, paper": "" if theirs is None else number(theirs) + measure.unit,
+            measure.name: "" if mean is None else
+            number(mean) + ("" if std is None else f" +- {number(std)}") + measure.unit + count(ours),
+            f"{measure.name}, difference": "" if difference is None else number(difference, "+")}
+
+
+def count(ours: list) -> str:
+    return f" (n {len(ours)})" if ours else ""
+
+
+def of(results: Iterable[Mapping[str, Any]], column: str, factor: float = 1) -> list[float]:
+    """A column's numbers, without those that were not measured."""
+    return [factor * result[column] for result in results if result.get(column) is not None]
+
+
+def named(cell: str) -> tuple[str, str]:
+    """Network and data set as the paper calls them."""
+    network, dataset = cell.split("/")
+    return NETWORKS.get(network, network), DATASETS.get(dataset, dataset)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:g}%"
+
+
+ACCURACY, TRIGGERS = Measure("accuracy"), Measure("triggers right", 1)
+
+
+def table1(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
+    table = Table("Table 1: dense networks and winning tickets", ("network", "data"), (
+        Measure("dense accuracy"), Measure("ticket accuracy"), Measure("remaining", 3), Measure("rounds at each rate", None)))
+    for cell in sweep.cells("ticket", paper):
+        theirs, ours = paper.get(cell, {}), sweep.results(cell, "ticket")
+        table.add(named(cell), (theirs.get("dense_acc"), of(ours, "dense_acc")), (theirs.get("ticket_acc"), of(ours, "ticket_acc")),
+                  (theirs.get("remaining"), of(ours, "density", 100)),
+                  (in_brackets(theirs["rounds"]) if theirs else None, [in_brackets(one["rounds_per_rate"]) for one in ours]))
+    return table
+
+
+def in_brackets(numbers: Iterable[int]) -> str:
+    return f"({','.join(map(str, numbers))})"
+
+
+def table2(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
+    table = Table("Table 2: tickets with a signature in their masks (scheme V2)", ("network", "data"),
+                  (ACCURACY, Measure("drop from the ticket", unit="")))
+    for cell in sweep.cells("signed_trained", paper):
+        theirs, tickets, signed = paper.get(cell, {}), sweep.by_seed(cell, "ticket"), sweep.by_seed(cell, "signed_trained")
+        drops = [tickets[seed]["ticket_acc"] - one["test_acc"] for seed, one in signed.items() if seed in tickets]
+        table.add(named(cell), (theirs.get("test_acc"), of(signed.values(), "test_acc")),
+                  (theirs.get("drop"), drops))
+    return table
+
+
+def table3(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
+    table = Table("Table 3: the task and the trigger set (scheme V3)", ("model", "network", "data"), (ACCURACY, TRIGGERS))
+    for model, stage in (("ticket", "asked"), ("signed, triggers", "triggered")):
+        for cell in sweep.cells(stage, paper):
+            theirs, ours = paper.get(cell, {}).get(model, {}), sweep.results(cell, stage)
+            table.add((model, *named(cell)), (theirs.get("test_acc"), of(ours, "test_acc")),
+                      (theirs.get("trigger_acc"), of(ours, "trigger_acc")))
+    return table
+
+
+def table4(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
+    table = Table("Table 4: locked tickets on other pictures (fine-tuning attack on scheme V1)",
+                  ("score", "key", "network", "from", "to"), (ACCURACY,))
+    found = {(cell, path.name.removeprefix("transferred_"), *split_of(folder.name))
+             for cell in {"/".join(path.parts[-2:]) for path in sweep.folder.glob("*/*")}
+             for seed in sweep.seeds(cell) for path in seed.glob("transferred_*")
+             for folder in path.iterdir() if (folder / "result.json").exists()}
+    published = [(*transfer.split(":"), score, f"{paper['key_ratio']:g}")
+                 for transfer, scores in paper.items() if ":" in transfer for score in scores]
+    for cell, to, score, ratio in [*published, *sorted(found - set(published))]:
+        theirs = paper.get(f"{cell}:{to}", {}).get(score, {}) if float(ratio) == paper["key_ratio"] else {}
+        network, data = named(cell)
+        table.add((score, percent(float(ratio)), network, data, DATASETS.get(to, to)),
+                  (theirs.get("test_acc"), of(sweep.results(cell, f"transferred_{to}/{score}_{ratio}"), "test_acc")))
+    return table
+
+
+def split_of(folder: str) -> tuple[str, str]:
+    """(score, key ratio) in a folder's name."""
+    score, _, ratio = folder.rpartition("_")
+    return score, ratio
+
+
+def table5(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
+    table = Table("Table 5: pruning a ticket that knows triggers (scheme V3)", ("network", "data", "pruned"),
+                  (ACCURACY, TRIGGERS))
+    for cell in sweep.cells("triggered_pruned/level_*", paper):
+        for level, theirs, ours in by_level(sweep, cell, "triggered_pruned", paper.get(cell, {})):
+            table.add((*named(cell), percent(level)), (theirs.get("test_acc"), of(ours, "test_acc")),
+                      (theirs.get("trigger_acc"), of(ours, "trigger_acc")))
+    return table
+
+
+def by_level(sweep: Sweep, cell: str, stage: str, published: Mapping[str, Any]):
+    """(level, the paper's numbers, our results) for every level that the paper has or that was run."""
+    for level in sorted({*sweep.levels(cell, stage), *map(float, published)}):
+        yield level, published.get(f"{level:g}", {}), sweep.at_level(cell, stage, level)
+
+
+def table6(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
+    table = Table("Table 6: pruning a signed ticket (scheme V2)", ("network", "data", "method", "pruned"), (ACCURACY,))
+    for how in ("magnitude", "random"):
+        for cell in sweep.cells(f"pruned_{how}/level_*", paper):
+            for level, theirs, ours in by_level(sweep, cell, f"pruned_{how}", paper.get(cell, {}).get(f"prune {how}", {})):
+                table.add((*named(cell), how, percent(level)), (theirs.get("test_acc"), of(ours, "test_acc")))
+    return table
+
+
+def table8(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
+    table = Table("Table 8: noise weights in a signed ticket (add-on attacks)", ("network", "data", "added"), (
+        ACCURACY, Measure("remaining", 3), Measure("decodable", None), Measure(f"decodable by {SOFT}", None),
+        Measure("match", None)))
+    for cell in sweep.cells("added/level_*", paper):
+        whole = {one["seed"]: one["test_acc"] for one in sweep.at_level(cell, "added", 0)}
+        for level, theirs, ours in by_level(sweep, cell, "added", paper.get(cell, {})):
+            table.add((*named(cell), percent(level)), (theirs.get("test_acc"), of(ours, "test_acc")),
+                      (theirs.get("remaining"), of(ours, "density", 100)),
+                      (yes(theirs.get("read")), [yes(is_read(one)) for one in ours if READ_BY + SOFT in one]),
+                      (None, [yes(one[READ_BY + SOFT]) for one in ours if READ_BY + SOFT in one]),
+                      (yes(theirs.get("match")), [yes(whole[one["seed"]] - one["test_acc"] <= MATCHES_WITHIN) for one in ours
+                                                  if None not in (one["test_acc"], whole.get(one["seed"]))]))
+    return table
+
+
+def is_read(result: Mapping[str, Any]) -> bool:
+    """Whether a reader of QR codes as such, ZXing or zbar, reads the signature."""
+    return any(value for column, value in result.items() if column.startswith(READ_BY) and column != READ_BY + SOFT)
+
+
+def yes(value: bool | None) -> str | None:
+    return None if value is None else "yes" if value else "no"
+
+
+TABLES: dict[str, Callable[[Sweep, Mapping[str, Any]], Table]] = {
+    "table1": table1, "table2": table2, "table3": table3, "table4": table4, "table5": table5, "table6": table6,
+    "table8": table8}
+
+
+# --- figures: each writes PNGs with their CSVs into `out`, and returns the PNGs -------------------------------------------
+
+
+def figure1(sweep: Sweep, out: Path) -> list[Path]:
+    """Weights per kernel of the signed layer, before and after signing, of each cell's first seed."""
+    from models import build_model
+    from ownership.claim import read_claim
+    from pruner import tickets
+    from utils import plots
+
+    made = []
+    for cell in sweep.cells("ticket"):
+        signed = next((path for seed in sweep.seeds(cell) for path in sorted(seed.glob("signed/*.claim.json"))), None)
+        if signed is None:
+            continue
+        claim, model = read_claim(signed), build_model(cell.split("/")[0], num_classes=2)
+        files = (signed.parent.parent / "ticket/ticket.pth.tar",
+                 signed.with_name(signed.name.replace(".claim.json", ".weight_mask.pth.tar")))
+        before, after = (tickets.read_model_file(file, model, head=False).need_mask("--runs", model)[claim.layer]
+                         .flatten(2).sum(2).numpy() for file in files)
+        png = figure_file(out, "fig1", cell)
+        plots.mask_before_and_after(before, after, claim.layer, (claim.start_x, claim.start_y, claim.code_format.size), png)
+        write_csv(png, [{"output channel": row, "input channel": column, "before": int(before[row, column]),
+                         "after": int(after[row, column])} for row, column in zip(*map(list, indices(before.shape)))])
+        made.append(png)
+    return made
+
+
+def indices(shape: tuple[int, int]):
+    """Row and column numbers of a matrix, row by row."""
+    import numpy as np
+
+    return (part.ravel().tolist() for part in np.indices(shape))
+
+
+def key_figure(name: str, stages: Mapping[str, bool]) -> Callable[[Sweep, Path], list[Path]]:
+    """Figure 2 or 5: accuracy by the key's share, one picture per cell. stages: of which folders, whether forged."""
+
+    def draw(sweep: Sweep, out: Path) -> list[Path]:
+        from utils import plots
+
+        made = []
+        for cell in sweep.cells(f"{list(stages)[-1]}/*"):
+            rows = [summary("whole ticket", 0.0, False, sweep.results(cell, "whole"))]
+            for stage, forged in stages.items():
+                splits = {folder.name for seed in sweep.seeds(cell) for folder in seed.glob(f"{stage}/*")}
+                rows += [summary(score, float(ratio), forged, sweep.results(cell, f"{stage}/{score}_{ratio}"))
+                         for score, ratio in sorted(map(split_of, splits))]
+            rows = [row for row in rows if row["n"]]
+            png = figure_file(out, name, cell)
+            plots.accuracy_by_key_ratio(rows, png)
+            write_csv(png, rows)
+            made.append(png)
+        return made
+
+    return draw
+
+
+def summary(split: str, ratio: float, forged: bool, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A point of Figures 2 and 5."""
+    values = of(results, "test_acc")
+    return {"split": split, "key_ratio": ratio, "forged": forged, "n": len(values),
+            "test_acc": statistics.mean(values) if values else None,
+            "std": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def code_figure(name: str, stage: str, takes: Callable[[str, str], bool] = lambda network, dataset: True):
+    """Figure 3, 4 or 6: codes as extracted at each level. takes: whether a network and data set are in this figure."""
+
+    def draw(sweep: Sweep, out: Path) -> list[Path]:
+        from utils import plots
+
+        made = []
+        for cell in filter(lambda cell: takes(*cell.split("/")), sweep.cells(f"{stage}/level_*")):
+            first = next((seed for seed in sweep.seeds(cell) if any(seed.glob(f"{stage}/level_*/code.png"))), None)
+            if first is None:  # attacked without a claim
+                continue
+            pictures = sorted(first.glob(f"{stage}/level_*/code.png"), key=level_of)
+            png = figure_file(out, name, cell)
+            plots.row_of_pictures(pictures, [percent(level_of(path)) for path in pictures], png)
+            keys = ("seed", "level", "test_acc", "code_lost", "code_ones", "code_added", "code_zeros", "p_corrected")
+            results = [one for level in sweep.levels(cell, stage) for one in sweep.at_level(cell, stage, level)]
+            write_csv(png, [{key: one.get(key) for key in keys} | {key: value for key, value in one.items()
+                                                                   if key.startswith(READ_BY)} for one in results])
+            made.append(png)
+        return made
+
+    return draw
+
+
+def level_of(path: Path) -> float:
+    return float(path.parent.name.removeprefix("level_"))
+
+
+def figure_file(out: Path, name: str, cell: str) -> Path:
+    return out / f"{name}_{cell.replace('/', '_')}.png"
+
+
+def write_csv(beside: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    from utils import checkpoint
+
+    checkpoint.save_csv(rows, list(dict.fromkeys(column for row in rows for column in row)), beside.with_suffix(".csv"))
+
+
+# a network of the paper is in its own figure, any other sweep in both
+FIGURES: dict[str, tuple[str, Callable[[Sweep, Path], list[Path]]]] = {
+    "fig1": ("Figure 1: weights per kernel before and after signing", figure1),
+    "fig2": ("Figure 2: tickets retrained without their keys (scheme V1)", key_figure("fig2", {"locked": False})),
+    "fig3": ("Figure 3: codes of ResNet-20 under magnitude pruning",
+             code_figure("fig3", "pruned_magnitude", lambda network, dataset: network != "res18")),
+    "fig4": ("Figure 4: codes of ResNet-18 under magnitude pruning",
+             code_figure("fig4", "pruned_magnitude", lambda network, dataset: network == "res18" or dataset not in DATASETS)),
+    "fig5": ("Figure 5: locked tickets without and with a random key (fake1)",
+             key_figure("fig5", {"locked": False, "forged": True})),
+    "fig6": ("Figure 6: codes under add-on attacks", code_figure("fig6", "added")),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+
+    from utils import checkpoint
+    from utils.errors import UserError
+
+    sweep, out, paper = Sweep(args.runs), Path(args.out), json.loads(PAPER.read_text(encoding="utf-8"))
+    if not any(sweep.folder.glob("*/*/seed*")):
+        raise UserError(f"--runs {args.runs}: holds no runs (NETWORK/DATASET/seedN/STAGE); scripts/table1.sh and the others "
+                        "make them")
+    text = [f"# Results in {args.runs}", "", NOTE, "", *circumstances(sweep)]
+    for name, make in TABLES.items():
+        if args.only in ("all", name):
+            table = make(sweep, paper[name])
+            rows = table.columns(texts=False)
+            checkpoint.save_csv(rows, list(rows[0]), out / f"{name}.csv")
+            checkpoint.save_text(table.markdown() + "\n", out / f"{name}.md")
+            text += ["", f"## {table.title}", "", table.markdown()]
+    for name, (title, draw) in FIGURES.items():
+        if args.only in ("all", name):
+            made = draw(sweep, out)
+            text += ["", f"## {title}", "", *(f"![{png.stem}]({png.name})" for png in made)] if made else \
+                ["", f"## {title}", "", "Not run."]
+            if args.only != "all":
+                print("\n".join(map(str, made)) or f"{title}: not run")
+    if args.only == "all":
+        checkpoint.save_text("\n".join(text) + "\n", out / "results.md")
+        print(out / "results.md")
+    elif args.only in TABLES:
+        print(f"{table.title}\n\n{table.markdown()}\n\ntable: {out / args.only}.md\ncsv:   {out / args.only}.csv")
+    return cli.EXIT_OK
+
+
+def circumstances(sweep: Sweep) -> list[str]:
+    """Lines that say with what the runs were made: code, versions, machines, epochs of training."""
+    from utils import checkpoint
+
+    runs = [checkpoint.load_json(path) for path in sorted(sweep.folder.glob("*/*/seed*/**/run.json"))]
+    last = [run["sessions"][-1] for run in runs]
+    epochs = sorted({run["arguments"]["epochs"] for run in runs if run["script"] != "main_attack.py"})
+    facts = {"runs": [len(runs)], "epochs of a training": epochs,
+             **{name: sorted({session[name] for session in last}) for name in ("git", "torch", "machine")}}
+    return [f"- {name}: {', '.join(map(str, values))}" for name, values in facts.items() if values]
+
+
+if __name__ == "__main__":
+    cli.run(main)

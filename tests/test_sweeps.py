@@ -1,0 +1,587 @@
+"""Scripts of tables and figures: their plans, the launcher that runs them, and the tables made of what they leave."""
+
+import csv
+import importlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+SWEEPS = sorted(path.stem for pattern in ("table[0-9].sh", "fig[0-9].sh") for path in (ROOT / "scripts").glob(pattern))
+PROFILES = ("paper", "short", "smoke")
+OWN = ("PROFILE", "LAUNCH", "JOBS", "RUNS", "SEEDS", "CELLS", "LEVELS", "EPOCHS", "TICKET", "TRAINING", "KIND", "TRIGGER_SET")
+
+
+def bash(script: str, **settings) -> subprocess.CompletedProcess:
+    """scripts/SCRIPT.sh with these settings and none of the tester's own."""
+    env = {name: value for name, value in os.environ.items() if name not in OWN}
+    env["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), env["PATH"]])
+    return subprocess.run(["bash", f"scripts/{script}.sh"], cwd=ROOT, env={**env, **settings}, capture_output=True, text=True)
+
+
+def plan_of(script: str, **settings) -> str:
+    done = bash(script, LAUNCH="print", **settings)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    return done.stdout
+
+
+def commands(plan: str) -> list[str]:
+    return [line for line in plan.splitlines() if not line.startswith("#")]
+
+
+def parsed(command: str):
+    """(script, arguments) as the script's own parser understands them; exits where a flag is wrong."""
+    python, script, *words = shlex.split(command)
+    assert python == "python"
+    return script, importlib.import_module(script.removesuffix(".py")).parse_args(words)
+
+
+# --- plans ------------------------------------------------------------------------------------------------------------
+
+
+def test_there_is_a_script_for_every_table_and_figure():
+    assert SWEEPS == [f"fig{n}" for n in range(1, 7)] + [f"table{n}" for n in (1, 2, 3, 4, 5, 6, 8)]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("script", SWEEPS)
+def test_printed_plans_parse_and_are_in_an_order_that_works(script, profile):
+    from launch import read_plan
+
+    plan = plan_of(script, PROFILE=profile, RUNS="runs/never there")
+    assert plan.startswith("# stage: ")
+    for command in commands(plan):
+        name, args = parsed(command)
+        trains = name in ("main_imp.py", "main_eval_all.py", "main_eval_trigger.py")
+        assert not trains or args.epochs == {"paper": 182, "short": 12, "smoke": 12}[profile]
+    # what a command reads, another one writes before
+    jobs = read_plan(plan.splitlines(), Path("runs/never there/logs"))
+    assert len(jobs) == len(commands(plan)), "no command twice"
+    for job in jobs:
+        read = {word for word in shlex.split(job.command) if word.startswith("runs/")} - {job.output}
+        assert all(any(path == other.output or path.startswith(f"{other.output}/") for other in jobs
+                       if other.name in job.needs) for path in read)
+        assert bool(job.needs) == ("main_imp.py" not in job.command and "make_triggers.py" not in job.command)
+
+
+def test_the_papers_protocol():
+    searches = [parsed(command)[1] for command in commands(plan_of("table1"))]
+    assert {(args.arch, args.dataset, args.seed) for args in searches} == {
+        (arch, data, 1) for arch in ("res20s", "res18") for data in ("cifar10", "cifar100")}
+    for args in searches:
+        assert (args.extreme, args.rates, args.rewind_epoch, args.data) == (True, (0.2, 0.1, 0.05, 0.01), 3,
+                                                                            f"datasets/{args.dataset}")
+        assert args.save_dir == f"runs/paper/{args.arch}/{args.dataset}/seed1/ticket"
+    (_, prune), (_, random) = map(parsed, commands(plan_of("table6", CELLS="res18/cifar100"))[-2:])
+    assert prune.sweep == random.sweep == (0, 0.05, 0.1, 0.2, 0.3, 0.5) and (prune.how, random.how) == ("magnitude", "random")
+    transfers = [args for command in commands(plan_of("table4")) for name, args in [parsed(command)]
+                 if name == "main_eval_all.py" and not args.fc]
+    assert [(args.dataset, Path(args.mask_dir).parts[3]) for args in transfers] == [("cifar100", "cifar10")] * 3 + [
+        ("cifar10", "cifar100")] * 3
+    assert all(parsed(command)[1].trigger_set == "adi" for command in commands(plan_of("table3")) if "triggered" in command)
+
+
+def test_settings_from_outside():
+    plan = commands(plan_of("table2", CELLS="res18/cifar100", SEEDS="4 7", KIND="imagefolder", DATA_CIFAR100="/a b/it's",
+                            EPOCHS="20", TRAINING="--limit 500 --compile", RUNS="x", SIGNATURE="Jane; rm -rf *"))
+    args = [parsed(command)[1] for command in plan]
+    assert [one.seed for one in args] == [4, 7] * 3
+    assert {(one.dataset, one.data, one.epochs, one.limit, one.compile) for one in args[:2] + args[4:]} == {
+        ("imagefolder", "/a b/it's", 20, 500, True)}
+    assert {one.signature for one in args[2:4]} == {"Jane; rm -rf *"}
+    assert [one.save_dir for one in args[2:4]] == [f"x/res18/cifar100/seed{seed}/signed" for seed in (4, 7)]
+
+
+def test_all_of_them_are_one_plan_that_shares_its_stages():
+    from launch import read_plan
+
+    for profile in PROFILES:
+        whole = {job.command for job in read_plan(plan_of("tables", PROFILE=profile).splitlines(), Path("runs/logs"))}
+        assert whole == {command for script in SWEEPS for command in commands(plan_of(script, PROFILE=profile))}
+        searches = [command for command in whole if "main_imp.py" in command]
+        assert len(searches) == (1 if profile == "smoke" else 4)
+
+
+def test_an_owners_key_is_made_once(tmp_path):
+    settings = {"TRIGGER_SET": "keyed", "RUNS": str(tmp_path)}
+    assert sum("--new_key" in command for command in commands(plan_of("table3", **settings))) == 1
+    (tmp_path / "trigger.key").touch()
+    assert not any("--new_key" in command for command in commands(plan_of("table3", **settings)))
+
+
+def test_an_unknown_profile_is_one_line():
+    done = bash("table1", PROFILE="long")
+    assert done.returncode == 2 and done.stderr == "table1.sh: error: PROFILE=long: must be paper, short or smoke\n"
+
+
+# --- the launcher -------------------------------------------------------------------------------------------------------
+
+
+MAKE = "sh -c 'mkdir -p \"$2\"' sh --save_dir {} {}"
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """launch(lines, *flags) -> CompletedProcess of the launcher in an empty folder, logs in `logs`."""
+
+    def run(lines: list[str], *flags) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, ROOT / "scripts/launch.py", "--logs", "logs", *map(str, flags)], cwd=tmp_path,
+                              input="\n".join(lines), capture_output=True, text=True, timeout=100)
+
+    return run
+
+
+def test_commands_without_a_bond_run_together_and_no_more_than_wanted(launch, tmp_path):
+    meet = "sh -c 'touch {0}; until [ -e {1} ]; do sleep 0.02; done'"
+    assert launch([meet.format("a", "b"), meet.format("b", "a")], "--jobs", 2).returncode == 0
+    one = "sh -c 'echo on >> trace; sleep 0.05; echo off >> trace; : {}'"
+    assert launch([one.format(number) for number in range(4)]).returncode == 0
+    assert (tmp_path / "trace").read_text() == "on\noff\n" * 4
+
+
+def test_after_a_failure_the_rest_goes_on_and_what_needs_it_is_left_out(launch, tmp_path):
+    plan = ["# stage: first", "sh -c 'echo some words; [ -e mended ]' sh --save_dir x/a", MAKE.format("x/b", ""),
+            "# stage: second", MAKE.format("x/c", "--in x/a/file"), MAKE.format("x/d", "--in=x/b/*.json"),
+            MAKE.format("x/e", "x/c"), MAKE.format("x/ab", "")]
+    done = launch(plan)
+    assert done.returncode == 1
+    assert done.stdout.startswith("3 done, 0 were done before, 1 failed, 2 left out\n")
+    assert "FAILED (exit code 1): sh -c 'echo some words" in done.stdout and "  log: logs/x/a.log\n" in done.stdout
+    assert "  | some words\n" in done.stdout
+    assert "LEFT OUT (needs x/a)" in done.stdout and "LEFT OUT (needs x/c)" in done.stdout
+    assert "6 of 6 ended" in done.stderr and "ETA" in done.stderr
+    assert {path.name for path in (tmp_path / "x").iterdir()} == {"b", "d", "ab"}
+    assert "some words" in (tmp_path / "logs/x/a.log").read_text()
+
+    # the same plan runs what is missing and nothing else
+    assert launch(plan).stdout.startswith("0 done, 3 were done before, 1 failed, 2 left out\n")
+    (tmp_path / "mended").touch()
+    plan[1] = plan[1].replace("[ -e mended ]", "mkdir x/a")
+    assert launch(plan).stdout == "3 done, 3 were done before, 0 failed, 0 left out\n"
+    assert launch(plan).stdout == "0 done, 6 were done before, 0 failed, 0 left out\n"
+
+
+def test_what_is_done_is_run_again_where_its_command_its_folder_or_its_input_changed(launch, tmp_path):
+    plan = [MAKE.format("a", ""), MAKE.format("b", "a/x"), MAKE.format("c", "")]
+    assert launch(plan).returncode == 0
+    shutil.rmtree(tmp_path / "a")
+    assert launch(plan).stdout.startswith("2 done, 1 were done before"), "a, and b which reads it"
+    plan[2] += " --seed 2"
+    assert launch(plan).stdout.startswith("1 done, 2 were done before")
+
+
+@pytest.mark.parametrize("plan, message", [
+    (["true", "echo 'open"], "line 2"), ([], "no command"), (["# only a remark"], "no command"),
+    (["true --save_dir a", "true --x --save-dir ./a/"], "line 2: writes to a like another"),
+    (["true --save_dir b --in a/x", "true --save_dir a"], "line 1: reads what line 2 writes (a)")])
+def test_bad_plans_are_one_line(launch, refused, plan, message):
+    done = launch(plan)
+    done.args[0] = "python"
+    done.args = [str(word) for word in done.args]
+    assert message in refused(done)
+
+
+def test_bad_flags_are_one_line(launch, refused, tmp_path):
+    for flags in (("--jobs", 0), ("--slurm", "account"), (tmp_path / "none.txt",)):
+        done = launch(["true"], *flags)
+        done.args = [str(word) for word in done.args]
+        refused(done)
+
+
+def test_printing_keeps_headings_and_drops_doubles(launch):
+    plan = ["# stage: one", "true 1", "", "# remark", "true 2", "# stage: two", "true 1", "true 3"]
+    assert launch(plan, "--launch", "print").stdout == "# stage: one\ntrue 1\ntrue 2\n# stage: two\ntrue 3\n"
+
+
+def test_devices_are_shared_in_turn(launch, tmp_path):
+    plan = [f"sh -c 'echo $CUDA_VISIBLE_DEVICES > {number}; sleep 0.3'" for number in range(4)]
+    assert launch(plan, "--jobs", 4, "--devices", "3,5").returncode == 0
+    assert [(tmp_path / str(number)).read_text().strip() for number in range(4)] == ["3", "5", "3", "5"]
+
+
+def test_an_interruption_stops_what_runs_and_the_same_plan_goes_on(launch, tmp_path):
+    plan = ["sh -c '[ -e started ] && exit 0; echo $$ > started; sleep 100'", "true"]
+    process = subprocess.Popen([sys.executable, ROOT / "scripts/launch.py", "--logs", "logs"], cwd=tmp_path, text=True,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdin.write("\n".join(plan))
+    process.stdin.close()
+    while not (tmp_path / "started").exists() or not (tmp_path / "started").read_text():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130 and "goes on from there" in process.stderr.read()
+    process.stdout.close()
+    process.stderr.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "started").read_text()), 0)
+    assert launch(plan).stdout.startswith("2 done")
+
+
+class Rehearsal:
+    """A runner that runs nothing: jobs end in an order and with codes that a test chooses, and its rules are checked."""
+
+    pause = 0
+
+    def __init__(self, jobs: int, draw):
+        self.jobs, self.draw, self.running, self.begun, self.good = jobs, draw, [], [], set()
+
+    def room(self) -> int:
+        return self.jobs - len(self.running)
+
+    def start(self, jobs) -> None:
+        assert len(jobs) <= self.room()
+        for job in jobs:
+            assert self.good.issuperset(job.needs), "started before what it needs"
+            self.running.append(job)
+            self.begun.append(job.name)
+
+    def ended(self):
+        if not self.running:
+            return []
+        job = self.running.pop(self.draw(st.integers(0, len(self.running) - 1)))
+        code = self.draw(st.sampled_from([0, 0, 0, 1]))
+        if code == 0:
+            self.good.add(job.name)
+        return [(job, code)]
+
+
+@given(st.data())
+def test_every_plan_comes_to_its_end(data):
+    """Any plan, any failures, any order: each job is accounted for once; left out is what needs something that failed."""
+    from launch import Logs, read_plan, run_plan
+
+    size = data.draw(st.integers(1, 9))
+    needs = [data.draw(st.sets(st.integers(0, index - 1), max_size=3)) if index else set() for index in range(size)]
+    lines = [" ".join([f"work --save_dir w/{index}", *(f"--in w/{other}/x" for other in sorted(of))])
+             for index, of in enumerate(needs)]
+    plan = read_plan(lines, Path("logs"))
+    assert [set(job.needs) for job in plan] == [{f"w/{other}" for other in of} for of in needs]
+    runner = Rehearsal(data.draw(st.integers(1, 4)), data.draw)
+    outcome = run_plan(plan, runner, Logs(Path("never there")))
+    failed, left = {job.name for job, _ in outcome.failed}, {job.name for job, _ in outcome.left_out}
+    ran = {job.name for job in outcome.ran}
+    assert sorted([*ran, *failed, *left]) == sorted(job.name for job in plan)
+    assert sorted(runner.begun) == sorted(ran | failed) and ran == runner.good
+    for job in plan:  # in order, so what a job needs is known
+        assert (job.name in left) == any(name in failed | left for name in job.needs)
+
+
+def has_slurm() -> bool:
+    return shutil.which("sbatch") is not None and subprocess.run(["sinfo"], capture_output=True, timeout=20).returncode == 0
+
+
+@pytest.mark.parametrize("cluster", ["local", "slurm"])
+def test_on_a_cluster(launch, tmp_path, cluster):
+    pytest.importorskip("submitit")
+    if cluster == "slurm" and not has_slurm():
+        pytest.skip("no Slurm that answers")
+    plan = [MAKE.format("x/a", ""), "sh -c 'echo no; exit 5' sh --save_dir x/b", MAKE.format("x/c", "x/a/f"),
+            MAKE.format("x/d", "x/b")]
+    flags = ("--launch", "slurm", "--submitit_cluster", cluster, "--gpus", 0, "--cpus", 1, "--minutes", 5)
+    done = launch(plan, *flags)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("2 done, 0 were done before, 1 failed, 1 left out\n")
+    assert "FAILED (exit code 5)" in done.stdout and "  | no\n" in done.stdout
+    assert (tmp_path / "x/c").is_dir() and not (tmp_path / "x/d").exists()
+    assert launch([plan[0], plan[2]], *flags).stdout.startswith("0 done, 2 were done before")
+
+
+def test_a_job_that_has_to_make_room_is_queued_again(tmp_path):
+    submitit = pytest.importorskip("submitit")
+    from launch import Command
+
+    command = Command("echo begun; sleep 100", str(tmp_path / "log"), str(tmp_path / "record"), {}, str(tmp_path))
+    command.start()
+    again = command.checkpoint()
+    assert command.process.poll() is not None and not (tmp_path / "record").exists()
+    assert isinstance(again, submitit.helpers.DelayedSubmission)
+    assert (again.function.command, again.function.process) == (command.command, None)
+    again.function.command = "true"
+    assert again.function() == 0 and json.loads((tmp_path / "record").read_text())["code"] == 0
+
+
+# --- the paper's numbers --------------------------------------------------------------------------------------------------
+
+
+PUBLISHED = json.loads((ROOT / "scripts/paper_numbers.json").read_text(encoding="utf-8"))
+
+
+def test_the_papers_numbers_agree_with_each_other():
+    one, two, three, five, six, eight = (PUBLISHED[f"table{number}"] for number in (1, 2, 3, 5, 6, 8))
+    assert set(one) == {cell for cell in two if "/" in cell} and len(one) == 4
+    for cell, row in one.items():  # what remains follows from the rounds
+        rates, remaining = (0.2, 0.1, 0.05, 0.01), 100.0
+        for rate, rounds in zip(rates, row["rounds"]):
+            remaining *= (1 - rate) ** rounds
+        assert row["remaining"] == pytest.approx(remaining, abs=0.00081), cell  # one was cut off, not rounded
+        # one drop in Table 2 was taken from the dense network
+        before = row["dense_acc" if cell == "res18/cifar10" else "ticket_acc"]
+        assert two[cell]["drop"] == pytest.approx(before - two[cell]["test_acc"], abs=1e-9)
+    for cell, rows in three.items():
+        if "/" in cell:
+            assert rows["signed, triggers"] == five[cell]["0"]
+            assert list(five[cell]) == ["0", "0.05", "0.1", "0.2", "0.5"]
+    for cell in ("res20s/cifar10", "res18/cifar100"):
+        assert six[cell]["prune magnitude"]["0"]["test_acc"] == two[cell]["test_acc"]
+        assert list(six[cell]["prune magnitude"])[1:] == list(six[cell]["prune random"])
+    rows = list(eight["res20s/cifar10"].values())
+    opened = [(row["remaining"] - rows[0]["remaining"]) / (100 - rows[0]["remaining"]) for row in rows]
+    # the levels are shares of the pruned entries, as far as the printed digits say
+    assert opened == pytest.approx([0, 0.005, 0.01, 0.02, 0.05, 0.1], abs=4e-4)
+    for row in rows:
+        assert row["match"] == (rows[0]["test_acc"] - row["test_acc"] <= 1)
+
+
+def test_every_number_as_the_paper_prints_it():
+    """The tables again, as they read row by row."""
+    six = """91.37 72.35|91.25 72.27|90.72 71.42|88.03 69.51|80.08 60.31|36.62 9.24"""
+    random = """60.87 58.23|30.49 22.67|11.95 3.23|12.05 1.0|10.00 1.0"""
+    five = """91.46 91.0 65.39 90.0|91.33 89.0 64.78 91.0|90.66 90.0 62.96 73.0|87.86 81.0 50.14 16.0|33.04 18.0 8.56 0.0"""
+    four = """59.80 87.66|60.27 88.21|59.61 87.22"""
+
+    def rows(text: str) -> list[list[float]]:
+        return [[float(word) for word in row.split()] for row in text.split("|")]
+
+    table = PUBLISHED["table6"]
+    for name, text in (("prune magnitude", six), ("prune random", random)):
+        columns = [[row["test_acc"] for row in table[cell][name].values()] for cell in ("res20s/cifar10", "res18/cifar100")]
+        assert [list(row) for row in zip(*columns)] == rows(text)
+    levels = [PUBLISHED["table5"][f"res20s/{data}"].values() for data in ("cifar10", "cifar100")]
+    assert [[a["test_acc"], a["trigger_acc"], b["test_acc"], b["trigger_acc"]] for a, b in zip(*levels)] == rows(five)
+    table = PUBLISHED["table4"]
+    assert [[table[transfer][score]["test_acc"] for transfer in ("res20s/cifar10:cifar100", "res20s/cifar100:cifar10")]
+            for score in ("omp", "ewp", "betweenness")] == rows(four)
+    assert [row["test_acc"] for cell, row in PUBLISHED["table2"].items() if "/" in cell] == [91.37, 66.14, 93.56, 72.35]
+    tickets = PUBLISHED["table3"]
+    assert [tickets[f"res20s/{data}"]["ticket"] for data in ("cifar10", "cifar100")] == [
+        {"test_acc": 91.66, "trigger_acc": 16.0}, {"test_acc": 66.36, "trigger_acc": 0.0}]
+    assert [row["test_acc"] for row in PUBLISHED["table8"]["res20s/cifar10"].values()] == [
+        91.53, 91.04, 90.23, 86.64, 79.49, 71.06]
+    assert [[row["dense_acc"], row["ticket_acc"], row["remaining"]] for row in PUBLISHED["table1"].values()] == [
+        [91.67, 91.66, 19.369], [66.36, 66.39, 19.901], [93.67, 93.60, 1.236], [72.44, 72.59, 2.251]]
+
+
+# --- tables -------------------------------------------------------------------------------------------------------------
+
+
+SEEDS = (1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """A sweep's folders with made-up results of three seeds (two, where a run is missing), and what is in them."""
+    folder, random = tmp_path_factory.mktemp("sweep"), np.random.default_rng(0)
+    truth = {}
+
+    def put(cell: str, seed: int, stage: str, **result) -> None:
+        path = folder / cell / f"seed{seed}" / stage / "result.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"seed": seed, **result}))
+        for name, value in result.items():
+            truth.setdefault((cell, stage, name), []).append(value)
+
+    for seed in SEEDS:
+        cell, number = "res20s/cifar10", lambda: round(float(random.uniform(40, 95)), 2)
+        put(cell, seed, "ticket", dense_acc=number(), ticket_acc=number(), density=number() / 400, rounds_per_rate=[seed, 1])
+        if seed != 2:
+            put(cell, seed, "signed_trained", test_acc=number())
+        put(cell, seed, "triggered", test_acc=number(), trigger_acc=number())
+        put(cell, seed, "transferred_cifar100/omp_0.05", test_acc=number())
+        put(cell, seed, "transferred_cifar100/omp_0.1", test_acc=number())
+        for level, drop in (("0", 0), ("0.005", 1.0), ("0.02", 1.01), ("0.3", 30)):
+            put(cell, seed, f"added/level_{level}", test_acc=90 - drop + seed, density=0.2 + float(level), level=float(level),
+                **{"read by ZXing": seed == 1 and level != "0.3", "read by zbar": level == "0",
+                   "read by ordered statistics": True})
+        for how in ("magnitude", "random"):
+            put("res18/cifar100", seed, f"pruned_{how}/level_0.1", test_acc=number(), level=0.1)
+    put("mine/photos", 1, "triggered_pruned/level_0.05", test_acc=50.0, trigger_acc=25.0, level=0.05)
+    put("mine/photos", 1, "ticket", dense_acc=10.0, ticket_acc=20.0, density=0.5, rounds_per_rate=[1])
+    return folder, truth
+
+
+@pytest.fixture(scope="module")
+def tables(sweep, tmp_path_factory, run_main):
+    """(folder of the made tables, name -> rows of its CSV)."""
+    out = tmp_path_factory.mktemp("tables")
+    done = run_main("make_tables.py", "--runs", sweep[0], "--out", out)
+    assert done.returncode == 0 and done.stderr == "" and str(out / "results.md") in done.stdout, done.stderr
+    return out, {path.stem: list(csv.DictReader(path.open(newline="", encoding="utf-8"))) for path in out.glob("table*.csv")}
+
+
+def check(row: dict[str, str], measure: str, ours: list[float], theirs: float | None) -> None:
+    """A row's columns of one measure against numpy."""
+    found = {what: row[f"{measure}, {what}"] for what in ("paper", "mean", "std", "n", "difference")}
+    assert found["n"] == str(len(ours))
+    assert found["paper"] == ("" if theirs is None else str(theirs))
+    assert (found["mean"] != "") == bool(ours) and (found["std"] != "") == (len(ours) > 1)
+    assert (found["difference"] != "") == (bool(ours) and theirs is not None)
+    if ours:
+        assert float(found["mean"]) == pytest.approx(np.mean(ours), rel=1e-12)
+    if len(ours) > 1:
+        assert float(found["std"]) == pytest.approx(np.sqrt(np.sum((np.array(ours) - np.mean(ours)) ** 2) / (len(ours) - 1)))
+    if found["difference"]:
+        assert float(found["difference"]) == pytest.approx(np.mean(ours) - theirs, abs=1e-9)
+
+
+def rows_of(table: list[dict[str, str]], **labels) -> list[dict[str, str]]:
+    return [row for row in table if all(row[name] == value for name, value in labels.items())]
+
+
+def test_table_1(sweep, tables):
+    truth, table = sweep[1], tables[1]["table1"]
+    assert [(row["network"], row["data"]) for row in table] == [
+        ("ResNet-20", "CIFAR-10"), ("ResNet-20", "CIFAR-100"), ("ResNet-18", "CIFAR-10"), ("ResNet-18", "CIFAR-100"),
+        ("mine", "photos")]
+    check(table[0], "dense accuracy", truth["res20s/cifar10", "ticket", "dense_acc"], 91.67)
+    check(table[0], "ticket accuracy", truth["res20s/cifar10", "ticket", "ticket_acc"], 91.66)
+    check(table[0], "remaining", [100 * one for one in truth["res20s/cifar10", "ticket", "density"]], 19.369)
+    assert (table[0]["rounds at each rate, paper"], table[0]["rounds at each rate"]) == ("(5,1,8,1)", "(1,1); (2,1); (3,1)")
+    check(table[1], "ticket accuracy", [], 66.39)
+    assert table[1]["rounds at each rate"] == ""
+    check(table[4], "dense accuracy", [10.0], None)
+
+
+def test_tables_2_to_4(sweep, tables):
+    truth, (_, made) = sweep[1], tables
+    signed, ticket = (truth["res20s/cifar10", *key] for key in (("signed_trained", "test_acc"), ("ticket", "ticket_acc")))
+    row, = rows_of(made["table2"], network="ResNet-20", data="CIFAR-10")
+    check(row, "accuracy", signed, 91.37)
+    check(row, "drop from the ticket", [ticket[0] - signed[0], ticket[2] - signed[1]], 0.29)
+    row, = rows_of(made["table3"], model="signed, triggers", data="CIFAR-10")
+    check(row, "triggers right", truth["res20s/cifar10", "triggered", "trigger_acc"], 91.0)
+    row, = rows_of(made["table3"], model="ticket", data="CIFAR-10")
+    check(row, "triggers right", [], 16.0)
+    for key, theirs in (("5%", 59.8), ("10%", None)):
+        row, = rows_of(made["table4"], score="omp", key=key, to="CIFAR-100", **{"from": "CIFAR-10"})
+        check(row, "accuracy", truth["res20s/cifar10", f"transferred_cifar100/omp_{float(key[:-1]) / 100:g}", "test_acc"], theirs)
+    assert len(made["table4"]) == 7
+
+
+def test_tables_5_to_8(sweep, tables):
+    truth, (_, made) = sweep[1], tables
+    row, = rows_of(made["table5"], network="mine")
+    check(row, "accuracy", [50.0], None)
+    assert len(made["table5"]) == 11
+    for how, theirs in (("magnitude", 71.42), ("random", 22.67)):
+        row, = rows_of(made["table6"], network="ResNet-18", method=how, pruned="10%")
+        check(row, "accuracy", truth["res18/cifar100", f"pruned_{how}/level_0.1", "test_acc"], theirs)
+    assert len(made["table6"]) == 22
+    table = {row["added"]: row for row in made["table8"]}
+    assert list(table) == ["0%", "0.5%", "1%", "2%", "5%", "10%", "30%"]
+    check(table["2%"], "accuracy", truth["res20s/cifar10", "added/level_0.02", "test_acc"], 86.64)
+    check(table["2%"], "remaining", [22.0] * 3, 21.009)
+    check(table["30%"], "remaining", [50.0] * 3, None)
+    assert [table[level]["decodable"] for level in table] == ["yes; yes; yes", "yes; no; no", "", "yes; no; no", "", "",
+                                                              "no; no; no"]
+    assert [table[level]["match"] for level in ("0%", "0.5%", "2%")] == ["yes; yes; yes"] * 2 + ["no; no; no"]
+    assert [table[level]["match, paper"] for level in table] == ["yes", "yes", "no", "no", "no", "no", ""]
+    assert table["1%"]["decodable, paper"] == "yes" and table["1%"]["accuracy, n"] == "0"
+
+
+def test_the_markdown_shows_what_the_csv_holds(sweep, tables):
+    out, made = tables
+    text = (out / "results.md").read_text(encoding="utf-8")
+    assert [line[3:10] for line in text.splitlines() if line.startswith("## Table")] == [f"Table {n}" for n in (1, 2, 3, 4, 5,
+                                                                                                           6, 8)]
+    for name, rows in made.items():
+        table = (out / f"{name}.md").read_text(encoding="utf-8")
+        assert table.rstrip() in text and table.count("\n") == len(rows) + 2
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+    ours = sweep[1]["res20s/cifar10", "ticket", "dense_acc"]
+    assert f"| {np.mean(ours):.2f} +- {np.std(ours, ddof=1):.2f}% (n 3) | {np.mean(ours) - 91.67:+.2f} |" in text
+    assert "| ResNet-20 | CIFAR-100 | 66.36% |  |  | 66.39% |  |  | 19.901% |  |  | (6,0,4,7) |  |" in text
+
+
+def test_one_table_alone_and_folders_without_runs(sweep, run_main, refused, tmp_path):
+    done = run_main("make_tables.py", "--runs", sweep[0], "--out", tmp_path, "--only", "table8")
+    assert done.returncode == 0 and "| ResNet-20 | CIFAR-10 | 0.5% | 91.04% | 91.00 +- 1.00% (n 3) |" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["table8.csv", "table8.md"]
+    done = run_main("make_tables.py", "--runs", tmp_path, "--out", tmp_path)
+    assert str(tmp_path) in refused(done)
+
+
+# --- figures ------------------------------------------------------------------------------------------------------------
+
+
+def test_figures_and_their_numbers(run_main, make_model, tmp_path):
+    import torch
+    from PIL import Image
+
+    from pruner import tickets
+    from pruner.masks import Mask, prunable_layers
+
+    seed = tmp_path / "runs/res20s/digits/seed1"
+    model, generator = make_model("res20s", classes=10), torch.Generator().manual_seed(1)
+    mask = Mask({name: torch.rand(layer.weight.shape, generator=generator) < 0.1
+                 for name, layer in prunable_layers(model).items()})
+
+    def put(stage: str, **result) -> None:
+        (seed / stage).mkdir(parents=True, exist_ok=True)
+        (seed / stage / "result.json").write_text(json.dumps({"seed": 1, **result}))
+
+    put("ticket", dense_acc=1.0, ticket_acc=1.0, density=0.1, rounds_per_rate=[1])
+    tickets.write_masks(seed / "ticket/ticket.pth.tar", mask)
+    done = run_main("embed_qrcode.py", "--mask_dir", seed / "ticket/ticket.pth.tar", "--dataset", "digits", "--save_dir",
+                    seed / "signed")
+    assert done.returncode == 0, done.stderr
+    put("whole", test_acc=99.0)
+    for ratio, without, forged in (("0.05", 90.0, 80.0), ("0.2", 70.0, 60.0)):
+        put(f"locked/random_path_{ratio}", test_acc=without)
+        put(f"forged/random_path_{ratio}", test_acc=forged)
+    for stage in ("pruned_magnitude", "added"):
+        for level in (0.1, 0.05, 0.5):
+            put(f"{stage}/level_{level:g}", test_acc=1.0, level=level, p_corrected=level, **{"read by ZXing": level < 0.1})
+            Image.new("L", (37, 37), 255).save(seed / stage / f"level_{level:g}/code.png")
+
+    out = tmp_path / "tables"
+    done = run_main("make_tables.py", "--runs", tmp_path / "runs", "--out", out)
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for number in range(1, 7):
+        file = out / f"fig{number}_res20s_digits.png"
+        assert Image.open(file).width > 300 and f"]({file.name})" in (out / "results.md").read_text()
+        found[number] = list(csv.DictReader(file.with_suffix(".csv").open(newline="")))
+    claim = json.loads(next(seed.glob("signed/*.claim.json")).read_text())
+    counts = np.array([int(row["before"]) for row in found[1]])
+    assert (counts == mask[claim["layer"]].sum((2, 3)).flatten().numpy()).all()
+    assert sum(int(row["after"]) for row in found[1]) != 0 and any(row["before"] != row["after"] for row in found[1])
+    points = [("whole ticket", "0.0", "False", "99.0"), ("random_path", "0.05", "False", "90.0"),
+              ("random_path", "0.2", "False", "70.0")]
+    forged = [("random_path", "0.05", "True", "80.0"), ("random_path", "0.2", "True", "60.0")]
+    for number, expected in ((2, points), (5, points + forged)):
+        assert [(row["split"], row["key_ratio"], row["forged"], row["test_acc"]) for row in found[number]] == expected
+    for number in (3, 4, 6):
+        assert [(row["level"], row["read by ZXing"]) for row in found[number]] == [("0.05", "True"), ("0.1", "False"),
+                                                                                 ("0.5", "False")]
+
+
+# --- all of it ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.nightly
+def test_the_smallest_profile_from_end_to_end(tmp_path):
+    settings = {"PROFILE": "smoke", "RUNS": str(tmp_path / "runs"), "JOBS": str(min(2, len(os.sched_getaffinity(0))))}
+    done = bash("tables", **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 failed, 0 left out" in done.stdout
+    tables = tmp_path / "runs/tables"
+    for name in ("table1", "table2", "table3", "table4", "table5", "table6", "table8"):
+        own = [row for row in csv.DictReader((tables / f"{name}.csv").open(newline=""))
+               if "digits" in (row.get("data"), row.get("from"))]
+        assert own and all(row[column] for row in own for column in row if column.endswith(", mean"))
+    for number in range(1, 7):
+        assert (tables / f"fig{number}_res20s_digits.png").exists() and (tables / f"fig{number}_res20s_digits.csv").exists()
+    row, = [row for row in csv.DictReader((tables / "table1.csv").open(newline="")) if row["data"] == "digits"]
+    assert float(row["ticket accuracy, mean"]) > 90 and float(row["remaining, mean"]) == pytest.approx(25, abs=0.01)
+    assert bash("tables", **settings).stdout.startswith("0 done, ")
