@@ -2,7 +2,8 @@ r"""Tables 5, 6 and 8 from sweeps of main_attack.py, with the paper's numbers be
 
     python scripts/tabulate_attacks.py runs/pruned runs/pruned_random runs/added --out runs/attacks
 
-Each folder holds the attack.csv of one sweep; --cell says of which network and pictures. A cell that the paper does not have, or that nobody ran, stays empty.
+Each folder holds the attack.csv of one sweep; --cell says of which network and pictures. A cell that the paper does not
+have, or that nobody ran, stays empty.
 """
 
 import csv
