@@ -90,6 +90,8 @@ def test_the_papers_protocol():
                  if name == "main_eval_all.py" and not args.fc]
     assert [(args.dataset, Path(args.mask_dir).parts[3]) for args in transfers] == [("cifar100", "cifar10")] * 3 + [
         ("cifar10", "cifar100")] * 3
+    assert [args.save_dir for args in transfers[:3]] == [f"runs/paper/res20s/cifar10/seed1/transferred_cifar100/{score}_0.05"
+                                                         for score in ("omp", "ewp", "betweenness")]
     assert all(parsed(command)[1].trigger_set == "adi" for command in commands(plan_of("table3")) if "triggered" in command)
 
 
@@ -154,7 +156,7 @@ def test_commands_without_a_bond_run_together_and_no_more_than_wanted(launch, tm
 def test_after_a_failure_the_rest_goes_on_and_what_needs_it_is_left_out(launch, tmp_path):
     plan = ["# stage: first", "sh -c 'echo some words; [ -e mended ]' sh --save_dir x/a", MAKE.format("x/b", ""),
             "# stage: second", MAKE.format("x/c", "--in x/a/file"), MAKE.format("x/d", "--in=x/b/*.json"),
-            MAKE.format("x/e", "x/c"), MAKE.format("x/ab", "")]
+            MAKE.format("x/e", "x/c"), MAKE.format("x/ab", "--in x/about.txt")]
     done = launch(plan)
     assert done.returncode == 1
     assert done.stdout.startswith("3 done, 0 were done before, 1 failed, 2 left out\n")
