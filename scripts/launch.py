@@ -39,6 +39,7 @@ OTHER_WEIGHT = 1
 LAST_LINES = 3  # of a failed command's log that are shown at the end
 # Slurm's queue may not show a job yet, or a shared file system its record
 PATIENCE = 60.0
+LARGEST_ARRAY = 1000  # Slurm's own default
 LOST = -10000  # instead of the exit code of a Slurm job that left none
 
 
@@ -311,8 +312,17 @@ class SlurmRunner:
         return sys.maxsize
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Submit jobs as an array, but for those that an earlier launch submitted and that are still in the queue."""
-        queue, new = self.queue(), []
+        """Submit jobs as arrays, but for those that an earlier launch submitted and that are still in the queue.
+
+        Raises UserError if Slurm does not answer or refuses them.
+        """
+        from submitit.core.utils import FailedJobError
+
+        until, new = time.monotonic() + PATIENCE, []
+        while (queue := self.queue()) is None:
+            if time.monotonic() > until:
+                raise UserError("--launch slurm: squeue does not answer; see that Slurm is up")
+            time.sleep(self.pause)
         for job in jobs:
             number = self.number_of(job)
             if number in queue:
@@ -320,15 +330,21 @@ class SlurmRunner:
                 self.last_seen[job.name] = time.monotonic()
             else:
                 new.append(job)
-        if not new:
-            return
-        for job in new:
+        for first in range(0, len(new), LARGEST_ARRAY):
+            try:
+                self.submit(new[first:first + LARGEST_ARRAY])
+            except FailedJobError as error:
+                raise UserError(f"--launch slurm: {' '.join(str(error).split())}") from None
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Submit jobs as one array, and note their numbers."""
+        for job in jobs:
             self.logs.record(job).unlink(missing_ok=True)
         with self.executor.batch():
             handles = [self.executor.submit(Command(job.command, str(self.logs.log(job).absolute()),
                                                     str(self.logs.record(job).absolute()), environment(), os.getcwd()))
-                       for job in new]
-        for job, handle in zip(new, handles):
+                       for job in jobs]
+        for job, handle in zip(jobs, handles):
             self.running[job.name], self.handles[handle.job_id] = (job, handle.job_id), handle
             self.last_seen[job.name] = time.monotonic()
             self.submitted(job).parent.mkdir(parents=True, exist_ok=True)
@@ -341,17 +357,17 @@ class SlurmRunner:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def queue(self) -> set[str]:
-        """Numbers of the jobs that wait or run. Asks squeue, since sacct wants a data base that small clusters lack."""
+    def queue(self) -> set[str] | None:
+        """Numbers of the jobs that wait or run, None where Slurm does not answer. Asks squeue, since sacct wants a data base that small clusters lack."""
         if self.here:
             return {number for number, handle in self.handles.items() if not handle.done()}
         asked = subprocess.run(["squeue", "--me", "--array", "--noheader", "--format", "%i"], capture_output=True, text=True)
-        if asked.returncode:  # a controller that is away for a moment loses no job
-            return {number for _, number in self.running.values()}
-        return set(asked.stdout.split())
+        return set(asked.stdout.split()) if asked.returncode == 0 else None
 
     def ended(self) -> list[tuple[Job, int]]:
         queue, found = self.queue(), []
+        if queue is None:  # a controller that is away for a moment loses no job
+            return []
         for name, (job, number) in list(self.running.items()):
             code = self.logs.ended(job)
             if number in queue:
@@ -365,7 +381,8 @@ class SlurmRunner:
 
     def interrupt(self) -> str:
         numbers = " ".join(number for _, number in self.running.values())
-        return f"jobs go on in Slurm, the same plan takes them up; to stop them: scancel {numbers}"
+        return f"jobs go on in Slurm, the same plan takes them up; to stop them: scancel {numbers}" if numbers else \
+            "no job was in Slurm"
 
 
 # --- running them all ---------------------------------------------------------------------------------------------------
@@ -422,7 +439,7 @@ def run_plan(plan: Sequence[Job], runner, logs: Logs, progress=None) -> Outcome:
                 progress(outcome, running)
             if not ready and not ended and not settled:
                 time.sleep(runner.pause)
-    except KeyboardInterrupt:
+    except BaseException:
         print(f"\n{runner.interrupt()}", file=sys.stderr)
         raise
     return outcome
@@ -494,6 +511,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.launch == "print":
         print_plan(plan)
         return cli.EXIT_OK
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # like Ctrl-C: what runs would not end by itself
+        if signal.getsignal(ending) is signal.SIG_DFL:
+            signal.signal(ending, signal.default_int_handler)
     runner = LocalRunner(logs, args.jobs, args.devices) if args.launch == "local" else SlurmRunner(logs, args)
     return report(run_plan(plan, runner, logs, progress_bar(plan)), logs)
 

@@ -110,7 +110,9 @@ def test_all_of_them_are_one_plan_that_shares_its_stages():
     from launch import read_plan
 
     for profile in PROFILES:
-        whole = {job.command for job in read_plan(plan_of("tables", PROFILE=profile).splitlines(), Path("runs/logs"))}
+        plan = plan_of("tables", PROFILE=profile)
+        whole = {job.command for job in read_plan(plan.splitlines(), Path("runs/logs"))}
+        assert len(whole) == len(commands(plan))
         assert whole == {command for script in SWEEPS for command in commands(plan_of(script, PROFILE=profile))}
         searches = [command for command in whole if "main_imp.py" in command]
         assert len(searches) == (1 if profile == "smoke" else 4)
@@ -213,7 +215,8 @@ def test_devices_are_shared_in_turn(launch, tmp_path):
     assert [(tmp_path / str(number)).read_text().strip() for number in range(4)] == ["3", "5", "3", "5"]
 
 
-def test_an_interruption_stops_what_runs_and_the_same_plan_goes_on(launch, tmp_path):
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_stops_what_runs_and_the_same_plan_goes_on(launch, tmp_path, ending):
     plan = ["sh -c '[ -e started ] && exit 0; echo $$ > started; sleep 100'", "true"]
     process = subprocess.Popen([sys.executable, ROOT / "scripts/launch.py", "--logs", "logs"], cwd=tmp_path, text=True,
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -221,7 +224,7 @@ def test_an_interruption_stops_what_runs_and_the_same_plan_goes_on(launch, tmp_p
     process.stdin.close()
     while not (tmp_path / "started").exists() or not (tmp_path / "started").read_text():
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(ending)
     assert process.wait(20) == 130 and "goes on from there" in process.stderr.read()
     process.stdout.close()
     process.stderr.close()

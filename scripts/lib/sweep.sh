@@ -78,7 +78,7 @@ triggers() { # triggers: sets TRIGGERS to the flags that name the trigger set
 
 launch() { # launch NAME: runs what `plan` prints, then shows table or figure NAME
     if [ "$LAUNCH" = print ]; then
-        plan
+        plan | awk '/^#/ || !seen[$0]++'
         return
     fi
     local code=0
