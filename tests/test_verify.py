@@ -456,6 +456,27 @@ def test_a_locked_ticket_is_completed_by_its_key_alone(verify, owner, refused, t
     assert results(done.stdout)["V1"] == "not shown"
 
 
+def test_a_claim_on_an_image_folder_is_verified_on_it(run_main, owner, tmp_path):
+    from PIL import Image
+
+    from datasets import load_dataset
+
+    digits = load_dataset("digits")
+    for part, pictures in (("train", digits.train[torch.arange(300)]), ("test", digits.test)):
+        for index, (image, label) in enumerate(zip(pictures.images, pictures.labels)):
+            path = tmp_path / "my digits" / part / str(label.item()) / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.numpy()).save(path)
+    data = ("--dataset", "imagefolder", "--data", tmp_path / "my digits")
+    done = run_main("make_claim.py", "--owner", "Jane", "--v2", owner / "v2.json", "--checkpoint", owner / "own.pth.tar", *data,
+                    "--save_dir", tmp_path / "claim")
+    assert done.returncode == 0, done.stderr
+    done = run_main("main_verify.py", "--claim", tmp_path / "claim/claim.json", "--commitment", tmp_path / "claim/commitment.json",
+                    "--suspect", owner / "own.pth.tar", *data)
+    assert done.returncode == 0, done.stderr
+    assert results(done.stdout) == {"F": "met", "V2": "shown"}
+
+
 @pytest.fixture(scope="module")
 def key_alone(owner, run_main, tmp_path_factory):
     """A claim of V1 and accuracy alone."""
