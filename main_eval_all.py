@@ -41,19 +41,7 @@ def parse_args(argv: Sequence[str] | None):
     cli.add_training_flags(parser)
     cli.add_run_flags(parser, save_dir_required=False)
 
-    group = parser.add_argument_group("ticket")
-    group.add_argument("--mask_dir", type=cli.text, required=True, metavar="FILE",
-                       help="masks: a mask file, a ticket of main_imp.py, or a pruned model")
-    group.add_argument("--pretrained", type=cli.text, default=None, metavar="FILE",
-                       help="weights to start from, e.g. epoch_3.pth.tar (default: those in the --mask_dir file)")
-    group.add_argument("--fc", action="store_true", default=True, dest="fc",
-                       help="start from the file's classifier too (default; the paper's commands say so)")
-    group.add_argument("--no_fc", action="store_false", dest="fc",
-                       help="start with a fresh classifier, e.g. to transfer to a data set of another class count")
-    group.add_argument("--evaluate", action="store_true", help="only measure the accuracy of the weights under the mask; writes nothing")
-    group.add_argument("--prune_type", choices=("lt",), default="lt", help="accepted from the paper's commands")
-    group.add_argument("--save_model", action="store_true",
-                       help="accepted from the paper's commands; models are always saved")
+    cli.add_ticket_flags(parser)
 
     # scheme V1 (paper, section 3.3.1, Algorithm 1)
     group = parser.add_argument_group("key mask (scheme V1)")

@@ -197,6 +197,24 @@ def add_run_flags(parser: ArgumentParser, save_dir_required: bool = True) -> Non
                        help="accepted from older command lines and ignored")
 
 
+def add_ticket_flags(parser: ArgumentParser) -> None:
+    """Which ticket is trained or evaluated, and from which weights."""
+    group = parser.add_argument_group("ticket")
+    group.add_argument("--mask_dir", type=text, required=True, metavar="FILE",
+                       help="masks: a mask file, a ticket of main_imp.py, or a pruned model")
+    group.add_argument("--pretrained", type=text, default=None, metavar="FILE",
+                       help="weights to start from, e.g. epoch_3.pth.tar (default: those in the --mask_dir file)")
+    group.add_argument("--fc", action="store_true", default=True, dest="fc",
+                       help="start from the file's classifier too (default; the paper's commands say so)")
+    group.add_argument("--no_fc", action="store_false", dest="fc",
+                       help="start with a fresh classifier, e.g. to transfer to a data set of another class count")
+    group.add_argument("--evaluate", action="store_true",
+                       help="only measure the accuracy of the weights under the mask; writes nothing")
+    group.add_argument("--prune_type", choices=("lt",), default="lt", help="accepted from the paper's commands")
+    group.add_argument("--save_model", action="store_true",
+                       help="accepted from the paper's commands; models are always saved")
+
+
 def add_trigger_flags(parser: ArgumentParser, kinds: Mapping[str, Any], default: str | None) -> None:
     """Which trigger set (scheme V3), out of the registry `datasets.TRIGGER_SETS`; see `check_trigger_flags`."""
     group = parser.add_argument_group("trigger set (scheme V3)")
