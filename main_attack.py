@@ -214,6 +214,7 @@ def forge_claim(args, victim) -> int:
     from ownership.claim import Claim, read_claim, write_claim
     from ownership.evidence import agreement, places_for
     from ownership.suspect import Suspect
+    from pruner import qr_code
     from utils import checkpoint
     from utils.run_dir import AttackFiles, RunDir
 
@@ -223,10 +224,12 @@ def forge_claim(args, victim) -> int:
     if not (files.result.exists() and files.forged.exists()):
         made_up = forge(mask, args.budget, args.length, version, error_correction, args.seed)
         place, code_format = made_up.place, made_up.code_format
+        window, is_data = Suspect(mask).window(place, version), qr_code.data_modules(version)
+        similarity = float((window.occupied == qr_code.encode(made_up.signature, code_format))[is_data].mean())
         write_claim(files.forged, Claim(made_up.signature, args.arch, place.layer, place.start_x, place.start_y,
-                                        version, error_correction, code_format.mask_pattern, 0.5, mask.nonzeros,
+                                        version, error_correction, code_format.mask_pattern, similarity, mask.nonzeros,
                                         mask.entries, {}))
-        found = agreement([Suspect(mask).window(place, version)], made_up.signature, code_format, places_for(mask, version))
+        found = agreement([window], made_up.signature, code_format, places_for(mask, version))
         checkpoint.save_json({"attack": args.attack, "seed": args.seed, "budget": args.budget, "length": args.length,
                               "agreeing": found.agreeing, "p_value": found.p_value, "p_corrected": found.p_corrected,
                               "p_any_text": found.p_any_text, "claim": str(files.forged)}, files.result)

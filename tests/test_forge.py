@@ -54,7 +54,7 @@ def test_a_made_up_signature_agrees_with_a_model_that_knows_nothing_of_it(unsign
 
 
 def test_the_script_claims_it_and_the_owners_reader_does_not_believe_it(run_main, unsigned, tmp_path):
-    path, _ = unsigned
+    path, mask = unsigned
     before = path.read_bytes()
     words = ("main_attack.py", "forge", "--checkpoint", path, "--no_accuracy", "--budget", "60", "--save_dir", tmp_path / "forged")
     done = run_main(*words)
@@ -63,6 +63,11 @@ def test_the_script_claims_it_and_the_owners_reader_does_not_believe_it(run_main
     result = json.loads((tmp_path / "forged/result.json").read_text())
     assert result["p_corrected"] < 1e-4 and result["p_any_text"] == 1.0
     claim = (tmp_path / "forged/forged.claim.json").read_bytes()
+    stated = json.loads(claim)
+    x, y = stated["start_x"], stated["start_y"]
+    occupied = mask[stated["layer"]][x:x + 29, y:y + 29].flatten(2).any(2).numpy()
+    ones = qr_code.encode(stated["signature"], CodeFormat(3, "H", stated["mask_pattern"]))
+    assert stated["similarity"] == (occupied == ones)[qr_code.data_modules(3)].mean()
     assert run_main(*words).stdout == done.stdout and (tmp_path / "forged/forged.claim.json").read_bytes() == claim
 
     read = ("extract_qrcode.py", "--checkpoint", path, "--claim", tmp_path / "forged/forged.claim.json", "--restarts", "0",
