@@ -56,6 +56,7 @@ SETTLE = 3  # untimed steps before each block
 # steps per block and blocks of each loop, so that everything takes minutes
 STEPS = {"cpu": {"res20s": (10, 7), "res18": (2, 5), "res50": (1, 3)},
          "cuda": {"res20s": (60, 9), "res18": (60, 7), "res50": (40, 5)}}
+OTHER_STEPS = (2, 5)  # of a network that was added
 CIFAR = 45000, 5000, 10000  # training, validation and test pictures: what an epoch consists of
 
 
@@ -178,9 +179,8 @@ class Setting:
         self.args, self.device = args, resolve_device(args.device)
         self.data = (load_dataset(args.dataset, args.data, limit=args.limit) if args.dataset
                      else random_pictures(*args.pictures))
-        weight_decay = 5e-4 if args.arch == "res50" else 1e-4
         self.protocol = TrainingProtocol(args.epochs, 0.1, tuple(sorted({args.epochs // 2, args.epochs * 3 // 4} - {0})),
-                                         args.batch_size, 0.9, weight_decay)
+                                         args.batch_size, 0.9, ARCHITECTURES[args.arch].weight_decay)
 
     def model(self, seed: int = 1) -> nn.Module:
         torch.manual_seed(seed)
@@ -478,7 +478,8 @@ def parse_args() -> argparse.Namespace:
     if args.tiny:
         args.batch_size, args.pictures, args.steps, args.blocks, args.epochs, args.seeds = 8, (64, 20, 20), 1, 2, 2, 2
     device = resolve_device(args.device).type
-    args.steps, args.blocks = args.steps or STEPS[device][args.arch][0], args.blocks or STEPS[device][args.arch][1]
+    steps, blocks = STEPS[device].get(args.arch, OTHER_STEPS)
+    args.steps, args.blocks = args.steps or steps, args.blocks or blocks
     unknown = set(args.sections.split(",")) - SECTIONS.keys()
     if unknown:
         parser.error(f"argument --sections: no section {', '.join(sorted(unknown))}")

@@ -1,22 +1,40 @@
-"""Pictures in memory. To add a data set: write a loader as in `datasets/digits.py`, then one line in DATASETS."""
+"""Pictures in memory. To add a data set: write a loader as in `datasets/digits.py`, then one entry in DATASETS
+(docs/extending.md)."""
 
 import argparse
 import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from utils.errors import UserError
+
 if TYPE_CHECKING:
     from datasets.pictures import Dataset
     from datasets.trigger import TriggerSet
 
-# name -> (module, loader); the modules are imported when asked for, since torch takes seconds to load
-DATASETS: dict[str, tuple[str, str]] = {
-    "cifar10": ("datasets.cifar", "load_cifar10"),
-    "cifar100": ("datasets.cifar", "load_cifar100"),
-    "digits": ("datasets.digits", "load_digits"),
-    "imagefolder": ("datasets.imagefolder", "load_imagefolder"),
-}
+MIN_SIDE = 8  # pixels; the networks halve a picture up to three times
 
+
+@dataclass(frozen=True)
+class Source:
+    """One data set of the registry.
+
+    module, loader: where it is; the function takes the folder and the size that `--data` and `--image_size` give, or None for
+    its own defaults, and returns a Dataset. title: as tables and figures call it.
+    """
+
+    module: str
+    loader: str
+    title: str
+
+
+# the modules are imported when asked for, since torch takes seconds to load
+DATASETS: dict[str, Source] = {
+    "cifar10": Source("datasets.cifar", "load_cifar10", "CIFAR-10"),
+    "cifar100": Source("datasets.cifar", "load_cifar100", "CIFAR-100"),
+    "digits": Source("datasets.digits", "load_digits", "digits"),
+    "imagefolder": Source("datasets.imagefolder", "load_imagefolder", "image folder"),
+}
 
 
 @dataclass(frozen=True)
@@ -50,14 +68,42 @@ def load_dataset(name: str, root: str | None = None, image_size: int | None = No
     Args:
         name: a key of DATASETS.
         root: its folder; None for the loader's own default.
-        image_size: pictures become this many pixels high and wide (imagefolder only).
+        image_size: pictures become this many pixels high and wide, where the loader can do that (imagefolder can).
         limit: keep this many training pictures, drawn with `seed`, as evenly over the classes as possible.
     Raises:
-        UserError: the pictures are missing, unreadable, or too few for `limit`.
+        UserError: the pictures are missing, unreadable, or too few for `limit`; or they are not what training relies on
+            (`check_dataset`).
     """
-    module, loader = DATASETS[name]
-    dataset = getattr(importlib.import_module(module), loader)(root, image_size)
+    source = DATASETS[name]
+    dataset = getattr(importlib.import_module(source.module), source.loader)(root, image_size)
+    check_dataset(name, dataset)
     return dataset if limit is None else dataset.limited(limit, seed)
+
+
+def check_dataset(name: str, dataset: "Dataset") -> None:
+    """Raise UserError naming the first requirement of docs/extending.md that a loaded data set does not meet."""
+    import torch
+
+    def unmet(what: str) -> UserError:
+        return UserError(f"--dataset {name}: {what}; see docs/extending.md")
+
+    if dataset.num_classes < 2:
+        raise unmet(f"names {dataset.num_classes} classes, and needs 2")
+    if len(dataset.mean) != 3 or len(dataset.std) != 3 or min(dataset.std) <= 0:
+        raise unmet("mean and std must be three numbers each, std above 0")
+    side = dataset.train.images.shape[1] if dataset.train.images.dim() == 4 else 0
+    for part in ("train", "val", "test"):
+        pictures = getattr(dataset, part)
+        images, labels = pictures.images, pictures.labels
+        if images.dtype != torch.uint8 or images.shape[1:] != (side, side, 3) or side < MIN_SIDE:
+            raise unmet(f"{part} images must be uint8 [N, S, S, 3], of one S >= {MIN_SIDE} in all parts, and are "
+                        f"{images.dtype} {list(images.shape)}")
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1] or not len(labels):
+            raise unmet(f"{part} labels must be int64 [N], one per picture and at least one, and are {labels.dtype} "
+                        f"{list(labels.shape)}")
+        if labels.min() < 0 or labels.max() >= dataset.num_classes:
+            raise unmet(f"{part} labels must be from 0 to {dataset.num_classes - 1}, and run from {labels.min()} to "
+                        f"{labels.max()}")
 
 
 def load_triggers(args: argparse.Namespace, num_classes: int, size: int) -> "TriggerSet":

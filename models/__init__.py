@@ -1,16 +1,38 @@
-"""Networks with CIFAR stems. To add one: write its module, then one line in ARCHITECTURES."""
+"""Networks with CIFAR stems. To add one: write its module, then one entry in ARCHITECTURES (docs/extending.md)."""
 
 import importlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from utils.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
 
-# name -> (module, builder); the modules are imported when asked for, since torch takes seconds to load
-ARCHITECTURES: dict[str, tuple[str, str]] = {
-    "res20s": ("models.resnet_cifar", "resnet20s"),
-    "res18": ("models.resnet", "resnet18"),
-    "res50": ("models.resnet", "resnet50"),
+STEM = "conv1"  # the first convolution, which masks leave out unless asked
+HEAD = "fc"  # the classifier, which is made anew for other classes
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One network of the registry.
+
+    module, builder: where it is; the function takes the number of classes and the pictures' mean and standard deviation (see
+    `build_model`). title: as tables and figures call it. weight_decay: of SGD, where --weight_decay does not say (paper,
+    section 4, General Settings).
+    """
+
+    module: str
+    builder: str
+    title: str
+    weight_decay: float = 1e-4
+
+
+# the modules are imported when asked for, since torch takes seconds to load
+ARCHITECTURES: dict[str, Architecture] = {
+    "res20s": Architecture("models.resnet_cifar", "resnet20s", "ResNet-20"),
+    "res18": Architecture("models.resnet", "resnet18", "ResNet-18"),
+    "res50": Architecture("models.resnet", "resnet50", "ResNet-50", weight_decay=5e-4),
 }
 
 
@@ -26,6 +48,36 @@ def build_model(arch: str, num_classes: int, mean: tuple[float, ...] = (0.0, 0.0
 
     The network takes float pictures [N, 3, H, W] on the scale 0 to 1, H and W at least 8, and gives logits
     [N, num_classes].
+
+    Raises:
+        UserError: the network lacks what masks, files and attacks rely on (`check_network`).
     """
-    module, builder = ARCHITECTURES[arch]
-    return getattr(importlib.import_module(module), builder)(num_classes, mean, std)
+    entry = ARCHITECTURES[arch]
+    model = getattr(importlib.import_module(entry.module), entry.builder)(num_classes, mean, std)
+    check_network(arch, model, num_classes)
+    return model
+
+
+def check_network(arch: str, model: "nn.Module", num_classes: int) -> None:
+    """Raise UserError naming the first requirement of docs/extending.md that can be seen on the modules and is not met."""
+    from torch import nn
+
+    from models.normalize import Normalize
+
+    modules, keys = dict(model.named_modules()), model.state_dict().keys()
+    stem, head = modules.get(STEM), modules.get(HEAD)
+    convolutions = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
+    unmet = None
+    if not isinstance(modules.get("normalize"), Normalize):
+        unmet = "no models.normalize.Normalize called `normalize`"
+    elif not isinstance(stem, nn.Conv2d) or stem.in_channels != 3:
+        unmet = f"no Conv2d of 3 input channels called `{STEM}`"
+    elif not isinstance(head, nn.Linear) or head.out_features != num_classes:
+        unmet = f"no Linear of {num_classes} outputs, its number of classes, called `{HEAD}`"
+    elif convolutions == [STEM]:
+        unmet = f"no Conv2d to prune beside `{STEM}`"
+    else:
+        unmet = next((f"no plain parameter `{name}.weight` (is the layer parametrized?)" for name in (*convolutions, HEAD)
+                      if f"{name}.weight" not in keys), None)
+    if unmet:
+        raise UserError(f"--arch {arch}: the network has {unmet}; see docs/extending.md")

@@ -25,14 +25,22 @@ NOTHING = -1  # in place of a node: a channel padded with zeros
 class Step:
     """Edges that are computed together.
 
-    layer: name of the convolution or linear layer: one edge from sources[i] to targets[o] per kernel [o, i].
-        None for an identity shortcut: one edge of strength 1 from sources[c] to targets[c].
+    layer: name of the convolution or linear layer: one edge to targets[o] per kernel [o, i], from sources[i], or with groups
+        from the i-th source of the target's own group. None for an identity shortcut: one edge of strength 1 from sources[c]
+        to targets[c].
     sources, targets: int64 nodes, one per channel; NOTHING for a padded channel.
+    groups: of the convolution; the first of them leads from the first len(sources) / groups sources to the first
+        len(targets) / groups targets, and so on.
     """
 
     layer: str | None
     sources: np.ndarray
     targets: np.ndarray
+    groups: int = 1
+
+    def readings(self) -> np.ndarray:
+        """int64 [out, in / groups], the node that each kernel of the layer reads."""
+        return np.repeat(self.sources.reshape(self.groups, -1), len(self.targets) // self.groups, axis=0)
 
 
 @dataclass(frozen=True)
@@ -58,10 +66,13 @@ class _Value:
     made_by: int | None = None
 
 
-_PASSING_MODULES = (nn.BatchNorm2d, nn.ReLU, nn.Identity, nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.Dropout,
-                    nn.Flatten, Normalize)
-_PASSING_FUNCTIONS = (F.relu, torch.relu, torch.flatten, F.adaptive_avg_pool2d, F.avg_pool2d, F.max_pool2d)
-_PASSING_METHODS = ("mean", "relu", "flatten")
+# what works on each channel by itself: one entry makes a further kind of layer known
+_PASSING_MODULES = (nn.BatchNorm2d, Normalize, nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.ZeroPad2d,
+                    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.MaxPool2d,
+                    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh)
+_PASSING_FUNCTIONS = (torch.flatten, F.dropout, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, F.max_pool2d,
+                      F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.hardswish, torch.sigmoid, torch.tanh)
+_PASSING_METHODS = ("mean", "relu", "flatten", "contiguous")
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 
 
@@ -101,7 +112,7 @@ class _Builder:
         for node in graph.nodes:
             if node.op == "placeholder" and inputs is None:
                 first = next(m for m in self.modules.values() if isinstance(m, (nn.Conv2d, nn.Linear)))
-                inputs = self.new_nodes(first.weight.shape[1])
+                inputs = self.new_nodes(first.weight.shape[1] * getattr(first, "groups", 1))
                 values[node] = _Value(inputs)
             elif node.op == "output":
                 outputs = values[node.args[0]].channels
@@ -115,15 +126,13 @@ class _Builder:
         number = np.full(self.nodes + 1, NOTHING)
         number[used] = np.arange(len(used))
         return ChannelGraph(len(used), number[inputs], number[outputs],
-                            tuple(Step(s.layer, number[s.sources], number[s.targets]) for s in self.steps),
+                            tuple(replace(s, sources=number[s.sources], targets=number[s.targets]) for s in self.steps),
                             tuple((name, number[channels]) for name, channels in self.norms))
 
     def follow(self, node: fx.Node, operands: list[_Value]) -> _Value:
         module = self.modules.get(node.target) if node.op == "call_module" else None
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and getattr(module, "groups", 1) == 1:
-            targets = self.new_nodes(module.weight.shape[0])
-            self.steps.append(Step(node.target, operands[0].channels, targets))
-            return _Value(targets, len(self.steps) - 1)
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            return self.read(node.target, module, operands[0].channels)
         if isinstance(module, nn.BatchNorm2d):
             self.norms.append((node.target, operands[0].channels))
         if isinstance(module, _PASSING_MODULES) or node.target in _PASSING_FUNCTIONS \
@@ -135,8 +144,26 @@ class _Builder:
             return _Value(_pad_channels(operands[0].channels, node.args[1]))
         if node.target in _ADDITIONS and len(operands) == 2:
             return self.add(*operands)
-        raise UserError(f"the channel graph can't follow {node.op} {node.target} ({node.name}); "
-                        "see the tables in pruner/channel_graph.py")
+        if node.target is torch.cat and node.args and (*node.args[1:], *node.kwargs.values()) == (1,):
+            parts = [operands[node.all_input_nodes.index(part)] for part in node.args[0]]
+            return _Value(np.concatenate([part.channels for part in parts]))
+        what = f"{node.op} {node.target} ({node.name})"
+        if module is not None:
+            what = f"the layer {node.target}, a {type(module).__name__}"
+        raise UserError(f"the channel graph can't follow {what}; see the tables in pruner/channel_graph.py")
+
+    def read(self, layer: str, module: nn.Conv2d | nn.Linear, sources: np.ndarray) -> _Value:
+        if any(step.layer == layer for step in self.steps):
+            raise UserError(f"the channel graph can't follow the network: {layer} is used more than once")
+        groups = getattr(module, "groups", 1)
+        inputs = module.weight.shape[1] * groups
+        # a linear layer may read a flattened picture, channel by channel
+        if inputs != len(sources) and (isinstance(module, nn.Conv2d) or inputs % len(sources)):
+            raise UserError(f"the channel graph can't follow the network: {layer} reads {inputs} inputs of {len(sources)} "
+                            "channels")
+        targets = self.new_nodes(module.weight.shape[0])
+        self.steps.append(Step(layer, sources, targets, groups))
+        return _Value(targets, len(self.steps) - 1)
 
     def add(self, first: _Value, second: _Value) -> _Value:
         if first.made_by is None:
@@ -164,12 +191,14 @@ def _pad_channels(channels: np.ndarray, padding: tuple[int, ...]) -> np.ndarray:
 
 
 def kernel_strengths(graph: ChannelGraph, weight: Callable[[str], torch.Tensor]) -> dict[str, np.ndarray]:
-    """Sum of |w| over each kernel, float64 [out, in], of every layer of the graph.
+    """Sum of |w| over each kernel, float64 [out, in / groups], of every layer of the graph. Of a linear layer behind a
+    flattened picture a kernel is what it reads of one channel.
 
     Args:
-        weight: gives a layer's weight [out, in, ...] by name, pruned entries zero, on the CPU.
+        weight: gives a layer's weight [out, in / groups, ...] by name, pruned entries zero, on the CPU.
     """
-    return {step.layer: weight(step.layer).double().abs()[:, :, None].flatten(2).sum(2).numpy()
+    return {step.layer: weight(step.layer).double().abs()
+            .reshape(len(step.targets), len(step.sources) // step.groups, -1).sum(2).numpy()
             for step in graph.steps if step.layer is not None}
 
 
@@ -178,7 +207,7 @@ class Edges:
     """All surviving edges as arrays of one length, in the order of the graph's steps.
 
     source, target: int64 nodes. strength: float64, above 0; 1 for identity shortcuts. step: int64, index into the
-    graph's steps. kernel: int64, flat index into the layer's [out, in], 0 for identity shortcuts.
+    graph's steps. kernel: int64, flat index into the layer's [out, in / groups], 0 for identity shortcuts.
     """
 
     source: np.ndarray
@@ -196,16 +225,16 @@ def surviving_edges(graph: ChannelGraph, strengths: dict[str, np.ndarray]) -> Ed
             source, target = step.sources, step.targets
             strength, kernel = np.ones(len(source)), np.zeros(len(source), dtype=np.int64)
         else:
-            kernel = np.flatnonzero((strengths[step.layer] > 0) & (step.sources != NOTHING))
-            out, into = np.divmod(kernel, strengths[step.layer].shape[1])
-            source, target, strength = step.sources[into], step.targets[out], strengths[step.layer].flat[kernel]
+            reads, there = step.readings(), strengths[step.layer]
+            kernel = np.flatnonzero((there > 0) & (reads != NOTHING))
+            source, target, strength = reads.flat[kernel], step.targets[kernel // there.shape[1]], there.flat[kernel]
         parts.append((source, target, strength, np.full(len(source), index), kernel))
     return Edges(*(np.concatenate(column) for column in zip(*parts)))
 
 
 def per_kernel(graph: ChannelGraph, strengths: dict[str, np.ndarray], edges: Edges,
                values: np.ndarray) -> dict[str, np.ndarray]:
-    """Values of edges laid out as float64 [out, in] per layer, 0 where there is no edge."""
+    """Values of edges laid out as float64 [out, in / groups] per layer, 0 where there is no edge."""
     result = {}
     for index, step in enumerate(graph.steps):
         if step.layer is not None:
@@ -218,7 +247,8 @@ def per_kernel(graph: ChannelGraph, strengths: dict[str, np.ndarray], edges: Edg
 def to_networkx(graph: ChannelGraph, strengths: dict[str, np.ndarray]):
     """The graph as a networkx.DiGraph, nodes numbered from 0.
 
-    Edges are surviving kernels, with attributes `layer`, `kernel` (out, in), `strength` and `distance` = 1 / strength;
+    Edges are surviving kernels, with attributes `layer`, `kernel` (its index in the layer's weight), `strength` and
+    `distance` = 1 / strength;
     identity shortcuts have strength 1, layer None and kernel (0, 0). Raises UserError where two edges join the same two
     nodes, which no network here has.
     """

@@ -80,28 +80,33 @@ class ChannelGroups:
 def channel_groups(model: nn.Module) -> ChannelGroups:
     """Find the groups of any model whose channel graph can be built; only shapes of its parameters matter.
 
-    Raises UserError as `pruner.channel_graph.channel_graph`; or a layer is used twice, or reads something other than whole
-    channels (a linear layer behind a flattened picture).
+    Raises UserError as `pruner.channel_graph.channel_graph`; or a batch norm is used twice, a layer reads something other than
+    whole channels (a linear layer behind a flattened picture), or a convolution has groups and is no depthwise one.
     """
     graph, state = channel_graph(model), model.state_dict()
     layers = [step for step in graph.steps if step.layer is not None]
-    used = [step.layer for step in layers] + [name for name, _ in graph.norms]
-    for name in {name for name in used if used.count(name) > 1}:
+    norms = [name for name, _ in graph.norms]
+    for name in {name for name in norms if norms.count(name) > 1}:
         raise UserError(f"the network's channels can't be renumbered: {name} is used more than once")
 
-    nodes = {}
+    nodes, joins = {}, [np.zeros((2, 0), dtype=np.int64)]
     for step in layers:
-        if (len(step.targets), len(step.sources)) != tuple(state[f"{step.layer}.weight"].shape[:2]):
-            raise UserError(f"the network's channels can't be renumbered: {step.layer} does not read whole channels")
         nodes[f"{step.layer}.weight", 0] = step.targets
-        nodes[f"{step.layer}.weight", 1] = step.sources
+        if step.groups == len(step.sources) == len(step.targets):  # depthwise: each channel is carried on
+            joins.append(np.stack([step.sources, step.targets])[:, step.sources != NOTHING])
+        elif step.groups > 1:
+            raise UserError(f"the network's channels can't be renumbered: {step.layer} has {step.groups} groups of channels")
+        elif len(step.sources) != state[f"{step.layer}.weight"].shape[1]:
+            raise UserError(f"the network's channels can't be renumbered: {step.layer} does not read whole channels")
+        else:
+            nodes[f"{step.layer}.weight", 1] = step.sources
         if f"{step.layer}.bias" in state:
             nodes[f"{step.layer}.bias", 0] = step.targets
     nodes |= {(f"{name}.{kind}", 0): channels for name, channels in graph.norms for kind in PER_CHANNEL
               if f"{name}.{kind}" in state}
 
     # an identity shortcut makes one channel of the two it joins
-    joins = [np.zeros((2, 0), dtype=np.int64)] + [np.stack([s.sources, s.targets]) for s in graph.steps if s.layer is None]
+    joins += [np.stack([s.sources, s.targets]) for s in graph.steps if s.layer is None]
     first, second = np.concatenate(joins, axis=1)
     joined = coo_array((np.ones(len(first)), (first, second)), shape=(graph.nodes, graph.nodes))
     count, component = connected_components(joined, directed=False)

@@ -6,13 +6,9 @@ from typing import Any
 
 from datasets import load_dataset
 from datasets.pictures import Dataset, fingerprint
-from models import build_model
+from models import ARCHITECTURES, build_model
 from utils import randomness
 from utils.engine import Engine, TrainingProtocol, resolve_device
-
-# (section 4, General Settings)
-WEIGHT_DECAY = {"res50": 5e-4}
-DEFAULT_WEIGHT_DECAY = 1e-4
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ def prepare(args: argparse.Namespace) -> Experiment:
         UserError: for anything in the flags that can't be done.
     """
     if args.weight_decay is None:
-        args.weight_decay = WEIGHT_DECAY.get(args.arch, DEFAULT_WEIGHT_DECAY)
+        args.weight_decay = ARCHITECTURES[args.arch].weight_decay
     if args.decreasing_lr is None:
         args.decreasing_lr = tuple(sorted({args.epochs // 2, args.epochs * 3 // 4} - {0}))
     device = resolve_device(args.device)

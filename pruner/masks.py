@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
+from models import STEM
 from utils.errors import UserError
-
-STEM = "conv1"
 
 
 def prunable_layers(model: nn.Module, stem: bool = False) -> dict[str, nn.Conv2d]:

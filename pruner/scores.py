@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pruner.channel_graph import (NOTHING, PARALLEL_EDGES, ChannelGraph, Edges, channel_graph, kernel_strengths, per_kernel,
-                                  surviving_edges)
+from pruner.channel_graph import (NOTHING, PARALLEL_EDGES, ChannelGraph, Edges, Step, channel_graph, kernel_strengths,
+                                  per_kernel, surviving_edges)
 from pruner.masks import Mask
 from utils.errors import UserError
 
@@ -48,7 +48,7 @@ class Scoring:
         return weight * self.mask[layer] if layer in self.mask else weight
 
     def graph(self) -> tuple[ChannelGraph, dict[str, np.ndarray]]:
-        """The network's channel graph and its kernels' strengths, float64 [out, in] per layer."""
+        """The network's channel graph and its kernels' strengths, float64 [out, in / groups] per layer."""
         graph = channel_graph(self.model)
         return graph, kernel_strengths(graph, self.weight)
 
@@ -57,7 +57,7 @@ class Scoring:
         return {name: torch.where(kept, scores[name].double(), -torch.inf) for name, kept in self.mask.items()}
 
     def spread(self, kernels: Mapping[str, np.ndarray]) -> Scores:
-        """Scores [out, in] of kernels given to all their weights."""
+        """Scores [out, in / groups] of kernels given to all their weights."""
         return self.finish({name: torch.from_numpy(np.ascontiguousarray(kernels[name]))[:, :, None, None]
                             .expand(self.mask[name].shape) for name in self.mask})
 
@@ -88,7 +88,7 @@ def ewp(scoring: Scoring) -> Scores:
         for step in graph.steps:
             if step.layer in scoring.mask:
                 products[step.layer] = (leaving[step.targets][:, None] + np.log(strengths[step.layer])
-                                        + _at(arriving, step.sources)[None, :])
+                                        + _at(arriving, step.readings()))
     top = max(product.max() for product in products.values())
     if top == -np.inf:
         raise UserError("no path leads through the ticket from the picture to a class; ewp can't score it")
@@ -101,15 +101,15 @@ def path_masses(graph: ChannelGraph, strengths: Mapping[str, np.ndarray]) -> tup
     arriving = np.full(graph.nodes, -np.inf)
     arriving[graph.inputs] = 0.0
     for step in graph.steps:
-        gain = _log_product(strengths.get(step.layer), _at(arriving, step.sources))
+        gain = _log_product(_blocks(step, strengths), _at(arriving, step.sources))
         arriving[step.targets] = np.logaddexp(arriving[step.targets], gain)
     leaving = np.full(graph.nodes, -np.inf)
     leaving[graph.outputs] = 0.0
     for step in reversed(graph.steps):
-        strength = strengths.get(step.layer)
-        gain = _log_product(None if strength is None else strength.T, leaving[step.targets])
+        blocks = _blocks(step, strengths)
+        gain = _log_product(None if blocks is None else blocks.swapaxes(1, 2), leaving[step.targets])
         real = step.sources != NOTHING
-        leaving[step.sources[real]] = np.logaddexp(leaving[step.sources[real]], gain[real])
+        np.logaddexp.at(leaving, step.sources[real], gain[real])  # a concatenation may bring a channel in twice
     return arriving, leaving
 
 
@@ -117,15 +117,20 @@ def _at(mass: np.ndarray, nodes: np.ndarray) -> np.ndarray:
     return np.where(nodes == NOTHING, -np.inf, mass[nodes])
 
 
-def _log_product(matrix: np.ndarray | None, log_vector: np.ndarray) -> np.ndarray:
-    """log(matrix @ exp(log_vector)); None is the identity."""
-    if matrix is None:
+def _blocks(step: Step, strengths: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """[groups, out / groups, in / groups], a matrix for each of a step's groups; None for an identity shortcut."""
+    return strengths[step.layer].reshape(step.groups, -1, len(step.sources) // step.groups) if step.layer else None
+
+
+def _log_product(blocks: np.ndarray | None, log_vector: np.ndarray) -> np.ndarray:
+    """log(matrix @ exp(log_vector)) of the matrix with these blocks on its diagonal; None is the identity."""
+    if blocks is None:
         return log_vector
-    top = log_vector.max()
-    if top == -np.inf:
-        return np.full(matrix.shape[0], -np.inf)
+    parts = log_vector.reshape(len(blocks), -1, 1)
+    top = parts.max(1, keepdims=True)
+    top[top == -np.inf] = 0.0
     with np.errstate(divide="ignore"):
-        return np.log(matrix @ np.exp(log_vector - top)) + top
+        return (np.log(blocks @ np.exp(parts - top)) + top).ravel()
 
 
 def ewp_sampled(scoring: Scoring) -> Scores:

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from models import HEAD
 from pruner.masks import Mask, pack_state, prunable_layers
 from utils import checkpoint
 from utils.errors import UserError
 
 OPTIONAL_KEYS = ("normalize.mean", "normalize.std")  # in some of the original's files, not in others
-HEAD = "fc"
 DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
           torch.uint8, torch.bool}
 

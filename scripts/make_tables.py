@@ -18,11 +18,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from datasets import DATASETS
+from models import ARCHITECTURES
 from utils import cli
 
 PAPER = Path(__file__).with_name("paper_numbers.json")
-NETWORKS = {"res20s": "ResNet-20", "res18": "ResNet-18", "res50": "ResNet-50"}
-DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+PAPERS_DATA = ("cifar10", "cifar100")
 READ_BY, SOFT = "read by ", "ordered statistics"
 NOTE = ("Ours are means over the seeds that were run, +- their standard deviation where there are several, with their number "
         "n; differences are ours minus the paper's, in points. Nobody ran what is empty, or the paper does not have it.")
@@ -152,9 +153,14 @@ def of(results: Iterable[Mapping[str, Any]], column: str, factor: float = 1) -> 
 
 
 def named(cell: str) -> tuple[str, str]:
-    """Network and data set as the paper calls them."""
+    """Network and data set as their registries call them, the paper's as the paper does."""
     network, dataset = cell.split("/")
-    return NETWORKS.get(network, network), DATASETS.get(dataset, dataset)
+    return titled(ARCHITECTURES, network), titled(DATASETS, dataset)
+
+
+def titled(registry: Mapping[str, Any], name: str) -> str:
+    """What a registry calls an entry; of others the name."""
+    return registry[name].title if name in registry else name
 
 
 def percent(share: float) -> str:
@@ -212,7 +218,7 @@ def table4(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
     for cell, to, score, ratio in [*published, *sorted(found - set(published))]:
         theirs = paper.get(f"{cell}:{to}", {}).get(score, {}) if float(ratio) == paper["key_ratio"] else {}
         network, data = named(cell)
-        table.add((score, percent(float(ratio)), network, data, DATASETS.get(to, to)),
+        table.add((score, percent(float(ratio)), network, data, titled(DATASETS, to)),
                   (theirs.get("test_acc"), of(sweep.results(cell, f"transferred_{to}/{score}_{ratio}"), "test_acc")))
     return table
 
@@ -382,14 +388,19 @@ def write_csv(beside: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     checkpoint.save_csv(rows, list(dict.fromkeys(column for row in rows for column in row)), beside.with_suffix(".csv"))
 
 
+def but(network: str) -> Callable[[str, str], bool]:
+    """Takes all cells, but for a network on the paper's data sets."""
+    return lambda other, dataset: other != network or dataset not in PAPERS_DATA
+
+
 # a network of the paper is in its own figure, any other sweep in both
 FIGURES: dict[str, tuple[str, Callable[[Sweep, Path], list[Path]]]] = {
     "fig1": ("Figure 1: weights per kernel before and after signing", figure1),
     "fig2": ("Figure 2: tickets retrained without their keys (scheme V1)", key_figure("fig2", {"locked": False})),
     "fig3": ("Figure 3: codes of ResNet-20 under magnitude pruning",
-             code_figure("fig3", "pruned_magnitude", lambda network, dataset: network != "res18")),
+             code_figure("fig3", "pruned_magnitude", but("res18"))),
     "fig4": ("Figure 4: codes of ResNet-18 under magnitude pruning",
-             code_figure("fig4", "pruned_magnitude", lambda network, dataset: network == "res18" or dataset not in DATASETS)),
+             code_figure("fig4", "pruned_magnitude", but("res20s"))),
     "fig5": ("Figure 5: locked tickets without and with a random key (fake1)",
              key_figure("fig5", {"locked": False, "forged": True})),
     "fig6": ("Figure 6: codes under add-on attacks", code_figure("fig6", "added")),

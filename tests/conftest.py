@@ -5,6 +5,7 @@ import gc
 import importlib
 import io
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -134,6 +135,28 @@ def make_model():
         return build_model(arch, classes)
 
     return make
+
+
+def documented_blocks() -> dict[str, str]:
+    """The Python blocks of docs/extending.md: what the first line's comment says -> the lines below it."""
+    text = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"^```python\n# (.+?)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
+
+
+@pytest.fixture
+def documented_entries(monkeypatch):
+    """Adds the entries that docs/extending.md shows to the registries, for one test: {registry: names added}."""
+    import datasets
+    import models
+
+    added = {}
+    for module, registry in ((models, "ARCHITECTURES"), (datasets, "DATASETS")):
+        entries = eval("{" + documented_blocks()[f"{module.__name__}/__init__.py, in {registry}"] + "}", vars(module))
+        for name, entry in entries.items():
+            assert name not in getattr(module, registry)
+            monkeypatch.setitem(getattr(module, registry), name, entry)
+        added[registry] = list(entries)
+    return added
 
 
 @pytest.fixture(scope="session")

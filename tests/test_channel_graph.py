@@ -33,6 +33,24 @@ class Tiny(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+class Grouped(nn.Module):
+    """A depthwise convolution, one of two groups, two branches side by side, a layer behind a flattened picture."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.depth = nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False)
+        self.point = nn.Conv2d(4, 6, 1, bias=False)
+        self.halves = nn.Conv2d(6, 4, 3, padding=1, groups=2, bias=False)
+        self.beside = nn.Conv2d(6, 2, 1, bias=False)
+        self.fc = nn.Linear(6 * 4, 2, bias=False)
+
+    def forward(self, x):
+        x = F.relu(self.point(F.relu(self.depth(F.relu(self.conv1(x))))))
+        x = F.relu(torch.cat([self.halves(x), self.beside(x)], 1))
+        return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 2), 1))
+
+
 def strengths_of(model, graph):
     modules = dict(model.named_modules())
     return kernel_strengths(graph, lambda name: modules[name].weight.detach())
@@ -56,6 +74,24 @@ def test_a_tiny_net_counted_by_hand():
     assert (identities[1].targets == by_layer["b2"].targets[1:3]).all()
 
 
+def test_groups_branches_and_flattened_pictures_counted_by_hand():
+    model = Grouped()
+    graph = channel_graph(model)
+    assert graph.nodes == 3 + 4 + 4 + 6 + (4 + 2) + 2
+    strengths = strengths_of(model, graph)
+    edges = surviving_edges(graph, strengths)
+    assert len(edges.source) == 4 * 3 + 4 + 6 * 4 + 4 * 3 + 2 * 6 + 2 * 6
+    by_layer = {step.layer: step for step in graph.steps}
+    halves, fc = by_layer["halves"], by_layer["fc"]
+    pairs = set(zip(edges.source[edges.step == 3].tolist(), edges.target[edges.step == 3].tolist()))
+    assert pairs == {(int(halves.sources[into]), int(halves.targets[out])) for out in range(4) for into in range(6)
+                     if (out < 2) == (into < 3)}
+    assert (fc.sources == np.concatenate([halves.targets, by_layer["beside"].targets])).all()
+    # what a class reads of channel c are four of its inputs
+    assert strengths["fc"][1, 2] == pytest.approx(model.fc.weight[1, 8:12].abs().sum().item(), rel=1e-6)
+    assert strengths["depth"].shape == (4, 1) and strengths["halves"].shape == (4, 3)
+
+
 @pytest.mark.parametrize(("arch", "nodes", "identities"), [
     # picture, stem, inner and outer channels of every block, classes
     ("res20s", 3 + 16 + 6 * 16 + 6 * 32 + 6 * 64 + 10, 9),
@@ -72,14 +108,15 @@ def test_our_networks(make_model, arch, nodes, identities):
 
 
 def test_steps_come_in_the_order_of_computation(make_model):
-    for model in (Tiny(), make_model("res20s"), make_model("res18")):
+    for model in (Tiny(), Grouped(), make_model("res20s"), make_model("res18")):
         graph = channel_graph(model)
         for index, step in enumerate(graph.steps):
             for later in graph.steps[index:]:
                 assert not set(later.targets) & set(step.sources), "nothing flows into a source once it is used"
 
 
-@pytest.mark.parametrize("build", [lambda make: Tiny().double(), lambda make: make("res20s").double()])
+@pytest.mark.parametrize("build", [lambda make: Tiny().double(), lambda make: Grouped().double(),
+                                   lambda make: make("res20s").double()])
 def test_channels_that_are_not_joined_do_not_influence_each_other(make_model, build):
     # in random sparse nets, a class depends on a picture's channel exactly if the graph has a path between them
     import networkx
@@ -155,8 +192,30 @@ def test_what_it_cant_follow_it_names():
         def forward(self, x):
             return self.conv1(x) if x.sum() > 0 else x
 
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            return self.conv1(self.conv1(x))
+
+    class Regrouped(nn.Module):
+        def __init__(self, norm, channels):
+            super().__init__()
+            self.conv1, self.norm, self.fc = nn.Conv2d(3, 4, 1), norm, nn.Linear(channels, 2)
+
+        def forward(self, x):
+            return self.fc(self.norm(self.conv1(x)).mean((2, 3)))
+
     with pytest.raises(UserError, match="can't follow call_function"):
         channel_graph(Gated())
+    with pytest.raises(UserError, match="conv1 is used more than once"):
+        channel_graph(Twice())
+    with pytest.raises(UserError, match="can't follow the layer norm, a GroupNorm"):
+        channel_graph(Regrouped(nn.GroupNorm(2, 4), 4))
+    with pytest.raises(UserError, match="fc reads 7 inputs of 4 channels"):
+        channel_graph(Regrouped(nn.ReLU(), 7))
     doubled = channel_graph(Doubled())
     with pytest.raises(UserError, match="two edges of the channel graph join the same channels"):
         to_networkx(doubled, strengths_of(Doubled(), doubled))

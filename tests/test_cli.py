@@ -192,7 +192,7 @@ def test_good_values_of_main_imp(flag, value, expected):
 
 def test_the_choices_are_the_registries():
     by_flag = {action.option_strings[0]: action for action in actions("main_imp.py")}
-    assert set(by_flag["--arch"].choices) == set(ARCHITECTURES) == {"res20s", "res18", "res50"}
+    assert set(by_flag["--arch"].choices) == set(ARCHITECTURES) >= {"res20s", "res18", "res50"}
     assert set(by_flag["--dataset"].choices) == set(DATASETS)
 
 
@@ -260,7 +260,7 @@ def printed_commands() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("where, command", printed_commands())
-def test_printed_commands_parse(where, command):
+def test_printed_commands_parse(where, command, documented_entries):
     words = shlex.split(command, comments=True)
     at = next(index for index, word in enumerate(words) if word.endswith(".py"))
     importlib.import_module(words[at].removesuffix(".py")).parse_args(words[at + 1:])  # exits where a flag is wrong

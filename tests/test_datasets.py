@@ -239,8 +239,8 @@ def test_digits_have_one_size():
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
 def test_the_registry_names_loaders_that_exist(name):
-    module, loader = DATASETS[name]
-    assert callable(getattr(__import__(module, fromlist=["_"]), loader))
+    source = DATASETS[name]
+    assert callable(getattr(__import__(source.module, fromlist=["_"]), source.loader)) and source.title
 
 
 # --- CIFAR in its standard folder -------------------------------------------------------------------------------------

@@ -173,6 +173,14 @@ def test_what_cant_be_followed_is_refused():
         def forward(self, x):
             return self.fc(torch.flatten(self.conv1(x), 1))
 
+    class Grouped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.halves, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=2), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.fc(self.halves(self.conv1(x)).mean((2, 3)))
+
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -183,8 +191,41 @@ def test_what_cant_be_followed_is_refused():
 
     with pytest.raises(UserError, match="fc does not read whole channels"):
         channel_groups(Flat())
+    with pytest.raises(UserError, match="halves has 2 groups of channels"):
+        channel_groups(Grouped())
     with pytest.raises(UserError, match="same is used more than once"):
         channel_groups(Twice())
+
+
+def test_depthwise_convolutions_move_with_their_channels():
+    class Separable(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.norm_1 = nn.Conv2d(3, 5, 3, padding=1), nn.BatchNorm2d(5)
+            self.depth, self.norm_depth = nn.Conv2d(5, 5, 3, padding=1, groups=5), nn.BatchNorm2d(5)
+            self.point, self.wide = nn.Conv2d(5, 4, 1), nn.Conv2d(9, 9, 3, padding=1, groups=9)
+            self.fc = nn.Linear(9, 3)
+
+        def forward(self, x):
+            x = F.relu(self.norm_1(self.conv1(x)))
+            y = self.point(F.relu(self.norm_depth(self.depth(x))))
+            return self.fc(F.relu(self.wide(torch.cat([y, x], 1))).mean((2, 3)))
+
+    model = randomised(Separable())
+    groups = channel_groups(model)
+    # the 5 of the stem are carried on by `depth` and as the last 5 of `wide`; the 4 of `point` are its first
+    assert sorted(map(len, groups.members())) == [4, 5]
+    wide, stem, depth = (groups.axes[f"{name}.weight", 0] for name in ("wide", "conv1", "depth"))
+    assert (wide[4:] == stem).all() and (depth == stem).all() and ("depth.weight", 1) not in groups.axes
+    pictures = torch.rand(4, 3, 8, 8, dtype=torch.float64)
+    model.double().eval()
+    before, state = model(pictures), model.state_dict()
+    order = groups.random_order(np.random.default_rng(1))
+    assert (order != np.arange(9)).any()
+    moved = groups.renumbered(state, order)
+    assert not torch.equal(moved["depth.weight"], state["depth.weight"])
+    model.load_state_dict(moved)
+    torch.testing.assert_close(model(pictures), before, rtol=1e-12, atol=1e-12)
 
 
 # --- the attack -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_channel_graph import Tiny
+from test_channel_graph import Grouped, Tiny
 
 from pruner.channel_graph import surviving_edges, to_networkx
 from pruner.masks import Mask, prunable_layers
@@ -21,9 +21,9 @@ def sparse(model, density: float, seed: int) -> Mask:
                  for name, layer in prunable_layers(model).items()})
 
 
-def tiny_scoring(seed: int = 0, density: float = 0.6, **more) -> Scoring:
+def tiny_scoring(seed: int = 0, density: float = 0.6, net: type[torch.nn.Module] = Tiny, **more) -> Scoring:
     torch.manual_seed(seed)
-    model = Tiny()
+    model = net()
     generator = torch.Generator().manual_seed(seed)
     return Scoring(model, sparse(model, density, seed), torch.rand(6, 3, 8, 8, generator=generator),
                    torch.randint(0, 2, (6,), generator=generator), seed=seed, **more)
@@ -51,9 +51,10 @@ def brute_force_products(scoring: Scoring) -> dict[str, np.ndarray]:
     return sums
 
 
+@pytest.mark.parametrize("net", [Tiny, Grouped])
 @pytest.mark.parametrize("name", SCORES)
-def test_one_number_per_weight_minus_infinity_where_pruned(name):
-    scoring = tiny_scoring(num_paths=50)
+def test_one_number_per_weight_minus_infinity_where_pruned(name, net):
+    scoring = tiny_scoring(num_paths=50, net=net)
     scores, again = SCORES[name](scoring), SCORES[name](scoring)
     assert list(scores) == list(scoring.mask)
     for layer, kept in scoring.mask.items():
@@ -64,9 +65,9 @@ def test_one_number_per_weight_minus_infinity_where_pruned(name):
 
 
 @settings(max_examples=25)
-@given(seed=st.integers(0, 10**6), density=st.floats(0.15, 1.0))
-def test_ewp_is_the_sum_over_all_paths(seed, density):
-    scoring = tiny_scoring(seed, density)
+@given(seed=st.integers(0, 10**6), density=st.floats(0.15, 1.0), net=st.sampled_from([Tiny, Grouped]))
+def test_ewp_is_the_sum_over_all_paths(seed, density, net):
+    scoring = tiny_scoring(seed, density, net)
     expected = brute_force_products(scoring)
     top = max(sums.max() for sums in expected.values())
     if top == 0:
@@ -88,8 +89,9 @@ def test_ewp_stays_in_range_in_deep_and_loud_nets(make_model):
     assert all(torch.isfinite(layer).all() and (layer >= 0).all() for layer in scores.values())
 
 
-def test_drawn_paths_approach_their_distribution():
-    scoring = tiny_scoring(3, num_paths=200_000)
+@pytest.mark.parametrize("net", [Tiny, Grouped])
+def test_drawn_paths_approach_their_distribution(net):
+    scoring = tiny_scoring(3, num_paths=200_000, net=net)
     paths = all_paths(scoring)
     products = np.array([np.prod([edge["strength"] for edge in path]) for path in paths])
     for name, weights in (("ewp_sampled", products), ("random_path", np.ones(len(paths)))):
@@ -113,9 +115,9 @@ def test_every_drawn_path_runs_from_the_picture_to_a_class():
 
 
 @settings(max_examples=15)
-@given(seed=st.integers(0, 10**6), density=st.floats(0.1, 1.0))
-def test_betweenness_is_networkxs(seed, density):
-    scoring = tiny_scoring(seed, density)
+@given(seed=st.integers(0, 10**6), density=st.floats(0.1, 1.0), net=st.sampled_from([Tiny, Grouped]))
+def test_betweenness_is_networkxs(seed, density, net):
+    scoring = tiny_scoring(seed, density, net)
     graph, strengths = scoring.graph()
     reference = networkx.edge_betweenness_centrality(to_networkx(graph, strengths), normalized=False, weight="distance")
     edges = surviving_edges(graph, strengths)

@@ -179,7 +179,8 @@ def add_training_flags(parser: ArgumentParser) -> None:
     group.add_argument("--warmup", type=natural, default=0, metavar="STEPS", help="steps of linear warm-up")
     group.add_argument("--momentum", type=momentum, default=0.9, help="SGD momentum")
     group.add_argument("--weight_decay", type=non_negative_float, default=None,
-                       help="SGD weight decay (default: 5e-4 for res50, 1e-4 for the others)")
+                       help="SGD weight decay (default: the network's, which its entry in models/__init__.py says: 5e-4 for "
+                            "res50 and 1e-4 for the others, as in the paper)")
     group.add_argument("--seed", type=seed_int, default=1, help="seed of initial weights, batches and augmentation")
 
 

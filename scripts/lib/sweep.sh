@@ -62,11 +62,13 @@ cmd() { # cmd WORD...: prints a command, quoted so that a shell reads the same w
 
 at() { echo "$RUNS/$1/seed$2"; } # at CELL SEED: the folder of their runs
 
-task() { # task DATASET: sets TASK to the flags that name its pictures
+task() { # task DATASET: sets TASK to the flags that name its pictures; DATA_NAME is the folder of data set `name`
+    local folder=DATA_${1//[^[:alnum:]]/_}
+    folder=${folder^^}
     case $1 in
     cifar10) TASK=(--dataset "${KIND:-$1}" --data "$DATA_CIFAR10") ;;
     cifar100) TASK=(--dataset "${KIND:-$1}" --data "$DATA_CIFAR100") ;;
-    *) TASK=(--dataset "$1") ;;
+    *) TASK=(--dataset "$1" ${!folder:+--data "${!folder}"}) ;;
     esac
 }
 
