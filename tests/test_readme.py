@@ -1,0 +1,95 @@
+"""The documentation as a new user reads it: every command of the README runs, in its order, and links lead somewhere."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".hypothesis", "cifar-*")
+ELSEWHERE = {  # commands that are executed, but not by this file
+    "bash scripts/test.sh": "this very suite",
+    "bash scripts/test.sh -m nightly": "its nightly part",
+    "TEST_DATA=/path/to/data bash scripts/test.sh": "this suite with pictures, as in CI",
+    "PROFILE=smoke JOBS=2 bash scripts/tables.sh": "test_sweeps.py, nightly",
+}
+
+
+def blocks(kind: str) -> list[str]:
+    """The README's fenced blocks of a kind ("bash", or "" for what is only shown)."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return [body for found, body in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) if found == kind]
+
+
+def commands() -> list[str]:
+    """Every command of the README, continued lines joined, without the comments behind them."""
+    lines = re.sub(r"\\\n\s*", "", "".join(blocks("bash"))).splitlines()
+    return [line for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if line]
+
+
+@pytest.fixture
+def fresh_copy(tmp_path) -> Path:
+    """The project as after a clone, with an environment that is installed already: this one."""
+    copy = tmp_path / "project"
+    shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
+    programs = copy / ".venv/bin"
+    programs.mkdir(parents=True)
+    (programs / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (programs / "python").chmod(0o755)
+    (programs / "activate").write_text('export PATH="$PWD/.venv/bin:$PATH"\n')
+    wanted = subprocess.run("cksum <requirements.txt", shell=True, cwd=copy, capture_output=True, text=True, check=True)
+    (copy / ".venv/installed").write_text(wanted.stdout)
+    return copy
+
+
+def test_what_is_executed_elsewhere_is_still_in_the_readme():
+    assert ELSEWHERE.keys() <= set(commands())
+
+
+def test_every_command_of_the_readme(fresh_copy):
+    script = "\n".join(["set -xeuo pipefail", *(line for line in commands() if line not in ELSEWHERE)])
+    done = subprocess.run(["bash", "-c", script], cwd=fresh_copy, capture_output=True, text=True, timeout=1800,
+                          env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert re.findall(r"^verdict: +(.*)$", done.stdout, re.MULTILINE)[-2:] == ["owned", "not shown"]
+    made = re.findall(r"(runs/[\w./-]+\.(?:png|html|json))", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert made and all((fresh_copy / name).stat().st_size for name in made if "smoke" not in name)
+
+
+def test_the_search_of_the_readme_with_small_stand_ins(run_main, make_dataset, tmp_path, monkeypatch):
+    """Pictures, epochs and the tolerance that ends the search are stand-ins; the words are the README's."""
+    command, = [block for block in blocks("") if block.startswith("python ")]
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def load(*words):
+        asked.append(words[:2])
+        return make_dataset(train=30, val=10, test=10)
+
+    monkeypatch.setattr("pruner.experiment.load_dataset", load)
+    done = run_main(*shlex.split(command)[1:], "--epochs", 3, "--rates", "0.5", "--match_tolerance", "0.01")
+    assert done.returncode == 0, done.stderr
+    assert asked == [("cifar10", "datasets/cifar10")] and (tmp_path / "runs/cifar10/ticket/ticket.pth.tar").is_file()
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE),
+                       re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if not link.startswith("http"):
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            assert target.is_file() or target.is_dir(), f"{page.name}: {link}"
+            assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
