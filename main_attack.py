@@ -21,6 +21,10 @@ r"""What a thief does to a stolen model: remove its signature, or contradict it.
     python main_attack.py locate --checkpoint runs/digits_signed/model_best.pth.tar --save_dir runs/located
     # nothing is changed: a signature is made up that seems to be there; 5 seconds
     python main_attack.py forge --checkpoint runs/digits_signed/model_best.pth.tar --no_accuracy --save_dir runs/forged
+    # other ways to a second claim (docs/ambiguity.md): a key, a code that is only added, over the owner's, or beside it
+    python main_attack.py forge --by fake1 --checkpoint runs/digits_signed/model_best.pth.tar --save_dir runs/forged_key
+    python main_attack.py forge --by resign --checkpoint runs/digits_signed/model_best.pth.tar --signature thief \
+        --claim runs/digits_signed/*.claim.json --save_dir runs/resigned
     # the same network with its channels in another order: as accurate as before, and the code is scattered
     python main_attack.py permute --checkpoint runs/digits_signed/model_best.pth.tar --save_dir runs/permuted
 
@@ -35,7 +39,7 @@ The same command goes on where it was killed, fine-tuning after its last epoch; 
 from collections.abc import Sequence
 from typing import Any
 
-from attacks import ATTACKS
+from attacks import ATTACKS, FORGERIES
 from datasets import DATASETS, TRIGGER_SETS
 from models import ARCHITECTURES
 from utils import cli
@@ -78,7 +82,7 @@ def parse_args(argv: Sequence[str] | None):
                        help="addon, fake2: what --level is a share of, the pruned entries (as in the paper) or the "
                             "weights that are there")
     group.add_argument("--noise", type=cli.positive_float, default=0.1, metavar="S",
-                       help="addon, fake1, fake2, fake3, locate: standard deviation of the new weights")
+                       help="addon, fake1, fake2, fake3, locate, forge: standard deviation of the new weights")
     group.add_argument("--then", choices=("clear", "fill"), default="clear",
                        help="locate: empty the block's kernels, or occupy the empty ones with noise weights")
     group.add_argument("--free_mask", action="store_true",
@@ -87,7 +91,7 @@ def parse_args(argv: Sequence[str] | None):
                        help="finetune: start with a fresh classifier, as is done anyway for another number of classes")
 
     # paper, Appendix A1; what is in the region afterwards is read by extract_qrcode.py
-    group = parser.add_argument_group("another signature (fake3)")
+    group = parser.add_argument_group("another signature (fake3; forge: place and mask pattern by fake3 alone)")
     group.add_argument("--signature", type=cli.utf8_text, default=None, metavar="TEXT", help="the thief's text")
     group.add_argument("--max_name", type=cli.text, default=None, metavar="LAYER",
                        help="layer of the region, e.g. layer2.1.conv1")
@@ -101,22 +105,35 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--insider", action="store_true",
                        help="rewrite only the kernels that differ (default: clear the region, then write)")
     group.add_argument("--weights_per_kernel", type=cli.positive_int, default=None, metavar="N",
-                       help="noise weights in each newly occupied kernel (default: as many as the region's occupied "
-                            "kernels have on average)")
+                       help="noise weights in each newly occupied kernel (default: as many as the occupied kernels of the "
+                            "region have on average; forge --by fake2: of the layer)")
 
-    group = parser.add_argument_group("a made-up signature (forge)")
+    # paper, section 3.2 (the invert process I) and section 4.4
+    group = parser.add_argument_group("a second claim (forge)")
+    group.add_argument("--by", choices=sorted(FORGERIES), default="search",
+                       help="; ".join(f"{name}: {forgery.help}" for name, forgery in FORGERIES.items()))
     group.add_argument("--budget", type=cli.positive_int, default=1000, metavar="N",
-                       help="places and mask patterns to look at")
-    group.add_argument("--length", type=cli.positive_int, default=11, metavar="BYTES", help="of the text")
+                       help="search, fake2: places and mask patterns to look at")
+    group.add_argument("--length", type=cli.positive_int, default=11, metavar="BYTES", help="search: of the text")
+    group.add_argument("--key_ratio", type=cli.ratio, default=None, metavar="R",
+                       help="fake1: the key's share of the whole ticket (default: as the file of a locked ticket says, else "
+                            "0.05)")
+    group.add_argument("--top_up", action="store_true",
+                       help="fake2: add weights to kernels at the code's ones that hold fewer than --weights_per_kernel, too")
     args = parser.parse_args(argv)
 
-    attack = ATTACKS[args.attack]
+    attack, who = ATTACKS[args.attack], args.attack
+    settings, has_pictures = attack.settings, not args.no_accuracy
+    if args.attack == "forge":
+        forgery, who = FORGERIES[args.by], f"forge --by {args.by}"
+        settings, has_pictures = (*settings, *forgery.settings), has_pictures and forgery.writes
     cli.check_trigger_flags(parser, args, TRIGGER_SETS)
-    if args.trigger_set and args.no_accuracy:
-        parser.error("argument --trigger_set: is measured with the pictures; leave out --no_accuracy")
-    for flag in dict.fromkeys(flag for other in ATTACKS.values() for flag in other.settings):
-        if flag not in attack.settings and getattr(args, flag) != parser.get_default(flag):
-            parser.error(f"argument --{flag}: means nothing to {args.attack}; leave it out")
+    if args.trigger_set and not has_pictures:
+        parser.error("argument --trigger_set: is measured with the pictures; " +
+                     ("leave out --no_accuracy" if args.no_accuracy else f"{who} changes no model and needs none"))
+    for flag in dict.fromkeys(flag for other in (*ATTACKS.values(), *FORGERIES.values()) for flag in other.settings):
+        if flag not in settings and getattr(args, flag) != parser.get_default(flag):
+            parser.error(f"argument --{flag}: means nothing to {who}; leave it out")
     for flag in ("level", "sweep"):
         if getattr(args, flag) is not None and not attack.has_level:
             parser.error(f"argument --{flag}: {args.attack} is no matter of degree; leave it out")
@@ -126,15 +143,16 @@ def parse_args(argv: Sequence[str] | None):
         parser.error("argument --sweep: names no level")
     if args.attack == "finetune" and args.no_accuracy:
         parser.error("argument --no_accuracy: finetune needs pictures")
-    if args.attack == "fake3":
-        if args.signature is None:
-            parser.error("argument --signature: fake3 needs the text to write")
+    if "signature" in settings and args.signature is None:
+        parser.error(f"argument --signature: {who} needs the text to write")
+    if set(PLACE) <= set(settings):
         given = [flag for flag in (*PLACE, *FORMAT) if getattr(args, flag) is not None]
         if args.claim and given:
             parser.error(f"--claim says --{given[0]} already; give one of the two")
         missing = [f"--{flag}" for flag in PLACE if flag not in given]
-        if not args.claim and missing:
-            parser.error(f"without --claim, {' and '.join(missing)} must say where fake3 writes")
+        located = args.attack == "forge" and len(missing) == len(PLACE)
+        if not args.claim and missing and not located:
+            parser.error(f"without --claim, {' and '.join(missing)} must say where {who} writes")
     return args
 
 
@@ -153,7 +171,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # what the thief has: a model, and pictures to see what an attack costs
     attack, classes = ATTACKS[args.attack], class_count(args.checkpoint)
-    experiment = None if args.no_accuracy else prepare(args)
+    forgery = FORGERIES[args.by] if args.attack == "forge" else None
+    experiment = None if args.no_accuracy or (forgery and not forgery.writes) else prepare(args)
     model = experiment.engine.model if experiment else build_model(args.arch, classes or 2)
     own_head = not args.no_fc
     if experiment and classes not in (None, experiment.data.num_classes):
@@ -168,14 +187,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         triggers = load_triggers(args, classes or experiment.data.num_classes, experiment.data.train.images.shape[1])
         if own_head:
             experiment = replace(experiment, data=following(experiment.data, triggers))
-    needs_weights = experiment is not None or args.attack == "prune" and args.how == "magnitude"
+    needs_weights = experiment is not None or (args.attack == "prune" and args.how == "magnitude") \
+        or (forgery is not None and forgery.claims == "V1")
     victim = read_victim(args.checkpoint, model, own_head, needs_weights)
-    if args.attack == "fake3":
+    if args.attack == "fake3" or (args.by == "fake3" and args.claim):
         vars(args).update(place_and_format(args, victim.mask))
+    if forgery:
+        return forge_claim(args, victim, experiment, triggers)
     if attack.has_level:
         vars(args).update(level_or_sweep(args, victim.key_share))
-    if args.attack == "forge":
-        return forge_claim(args, victim)
     levels = (args.level,) if args.sweep is None else args.sweep
     # what can't be done is refused before anything is written: a claim about another model, or too high a level
     read_claimed(args, victim.mask, None if victim.masks_only else victim.weights)
@@ -208,37 +228,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.EXIT_OK
 
 
-def forge_claim(args, victim) -> int:
-    """Make up a signature for the model as it is, write a claim of it, and say what the owner's test says of that."""
-    from attacks.forge import forge
-    from ownership.claim import Claim, read_claim, write_claim
-    from ownership.evidence import agreement, places_for
-    from ownership.suspect import Suspect
-    from pruner import qr_code
+def forge_claim(args, victim, experiment, triggers) -> int:
+    """Make a second claim, on the model or on a copy, and say what the owner's test makes of it, and of the owner's own."""
+    import forging
     from utils import checkpoint
     from utils.run_dir import AttackFiles, RunDir
 
-    version, error_correction = args.version or 3, args.error_correction or "H"
-    files, mask = AttackFiles(args.save_dir), victim.mask
-    RunDir(args.save_dir).open("main_attack.py", recorded(args, None))
-    if not (files.result.exists() and files.forged.exists()):
-        made_up = forge(mask, args.budget, args.length, version, error_correction, args.seed)
-        place, code_format = made_up.place, made_up.code_format
-        window, is_data = Suspect(mask).window(place, version), qr_code.data_modules(version)
-        similarity = float((window.occupied == qr_code.encode(made_up.signature, code_format))[is_data].mean())
-        write_claim(files.forged, Claim(made_up.signature, args.arch, place.layer, place.start_x, place.start_y,
-                                        version, error_correction, code_format.mask_pattern, similarity, mask.nonzeros,
-                                        mask.entries, {}))
-        found = agreement([window], made_up.signature, code_format, places_for(mask, version))
-        checkpoint.save_json({"attack": args.attack, "seed": args.seed, "budget": args.budget, "length": args.length,
-                              "agreeing": found.agreeing, "p_value": found.p_value, "p_corrected": found.p_corrected,
-                              "p_any_text": found.p_any_text, "claim": str(files.forged)}, files.result)
-    result, claim = checkpoint.load_json(files.result), read_claim(files.forged)
-    print(f"signature: {claim.signature!r} in {claim.layer} at ({claim.start_x}, {claim.start_y}), the best of {args.budget} places\n"
-          f"p-value:   {result['p_value']:.1e}, {result['p_corrected']:.1e} corrected for places and patterns: what a claim that was "
-          "committed to before is judged by\n"
-          f"           {result['p_any_text']:.1e} corrected for all texts of its kind: what this one is judged by\n"
-          f"claim:     {files.forged}")
+    if args.by == "fake1" and args.key_ratio is None:
+        args.key_ratio = victim.key_share
+    result, changes, made = AttackFiles(args.save_dir).result, FORGERIES[args.by].writes, None
+    if not all(path.exists() for path in (result, *forging.written_files(args).values())):
+        # what can't be done is refused before anything is written
+        made = forging.make(args, victim)
+        shown = made if changes else victim
+        found = read_claimed(args, shown.mask, None if victim.masks_only else shown.weights)
+    RunDir(args.save_dir).open("main_attack.py", recorded(args, experiment))
+    if made:
+        row = forging.write(args, victim, made)
+        if changes:
+            row |= {f"stolen_{name}": value for name, value in accuracies(experiment, victim.weights).items()}
+            row |= accuracies(experiment, made.weights)
+        if triggers:
+            row["trigger_p"] = trigger_p_value(triggers, row["trigger_acc"])
+        if found is not None:
+            row |= {f"owner_{name}": value for name, value in in_columns(found, owners_claim(args).signature).items()}
+        checkpoint.save_json(row, result)
+    row = checkpoint.load_json(result)
+    print("\n".join(forging.in_words(args.by, row)))
+    if args.claim:
+        owners = {name.removeprefix("owner_"): value for name, value in row.items() if name.startswith("owner_")}
+        print(f"owner:     {reading(owners)}")
     return cli.EXIT_OK
 
 
@@ -420,16 +439,21 @@ def in_words(row: dict[str, Any]) -> str:
     """One line about one result."""
     level = "" if row["level"] is None else f" {100 * row['level']:g}%"
     accuracy = "" if row["test_acc"] is None else f"; val {row['val_acc']:.2f}%, test {row['test_acc']:.2f}%"
-    reading = f"; triggers {row['trigger_acc']:.2f}%, p {row['trigger_p']:.1e}" if "trigger_acc" in row else ""
+    shown = f"; triggers {row['trigger_acc']:.2f}%, p {row['trigger_p']:.1e}" if "trigger_acc" in row else ""
     if "found_layer" in row:
-        reading += (f"; found a block in {row['found_layer']} at ({row['found_x']}, {row['found_y']}), version "
-                   f"{row['found_version']}" + ("" if "hit" not in row else ", the code" if row["hit"] else ", not the code"))
+        shown += (f"; found a block in {row['found_layer']} at ({row['found_x']}, {row['found_y']}), version "
+                  f"{row['found_version']}" + ("" if "hit" not in row else ", the code" if row["hit"] else ", not the code"))
     if "p_value" in row:
-        readers = [column.removeprefix("read by ") for column, value in row.items() if column.startswith("read by ") and value]
-        reading += (f"; code: {row['code_lost']} of {row['code_ones']} ones lost, {row['code_added']} of {row['code_zeros']} "
-                   f"zeros added, read by {', '.join(readers) or 'nobody'}, p {row['p_corrected']:.1e}")
+        shown += f"; code: {reading(row)}"
     return (f"{row['attack']}{level}: {row['nonzeros']} weights, {100 * row['density']:.3f}% of {row['entries']} "
-            f"(-{row['removed']} +{row['added']}){accuracy}{reading}")
+            f"(-{row['removed']} +{row['added']}){accuracy}{shown}")
+
+
+def reading(row: dict[str, Any]) -> str:
+    """What the owner reads of his code, from the columns of `in_columns`."""
+    readers = [column.removeprefix("read by ") for column, value in row.items() if column.startswith("read by ") and value]
+    return (f"{row['code_lost']} of {row['code_ones']} ones lost, {row['code_added']} of {row['code_zeros']} zeros added, "
+            f"read by {', '.join(readers) or 'nobody'}, p {row['p_corrected']:.1e}")
 
 
 if __name__ == "__main__":

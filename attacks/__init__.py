@@ -2,7 +2,8 @@
 
 To add an attack: write its function in a module here, then one entry in ATTACKS. The functions take a mask and a
 complete state_dict, return new ones and change neither; an adversary sees which weights are zero, so a mask here is the
-pattern of the weights that are not.
+pattern of the weights that are not. Ways to a second claim are in FORGERIES: their functions return an
+`attacks.second_claim.SecondClaim`.
 """
 
 import importlib
@@ -56,9 +57,49 @@ ATTACKS: dict[str, Attack] = {
     "locate": Attack("attacks.locate", "locate_and_strike",
                      "finds the block that looks most like a code, without the claim, and clears or fills it",
                      ("then", "noise"), has_level=False),
-    "forge": Attack("attacks.forge", "forge", "makes up a signature that agrees with the model as it is, and claims it",
-                    ("budget", "length", "version", "error_correction"), has_level=False),
+    "forge": Attack("attacks.forge", "forge", "makes a second claim that verifies, on the stolen model or a copy (see --by)",
+                    ("by",), has_level=False),
     "permute": Attack("attacks.permute", "permute",
                       "renumbers the channels, which changes no output and scatters the code", (), has_level=False,
                       needs_model=True),
+}
+
+
+@dataclass(frozen=True)
+class Forgery:
+    """One entry of the registry of ways to a second claim (`main_attack.py forge --by`).
+
+    module, function: where it is. It takes the mask, the weights, `seed`, and the values of `settings` by name.
+    help: as `--help` explains it.
+    settings: flags that are its own; --budget means nothing where all possibilities are looked at, or there is only one.
+    claims: "V1", a key, or "V2", a text.
+    writes: whether into a copy of the model, so that there is an accuracy to measure.
+    """
+
+    module: str
+    function: str
+    help: str
+    settings: tuple[str, ...]
+    claims: str = "V2"
+    writes: bool = True
+
+    def load(self) -> Callable:
+        """The function, with everything it imports."""
+        return getattr(importlib.import_module(self.module), self.function)
+
+
+FORGERIES: dict[str, Forgery] = {
+    "search": Forgery("attacks.second_claim", "search", "a text that agrees with the model as it is",
+                      ("budget", "length", "version", "error_correction"), writes=False),
+    "fake1": Forgery("attacks.second_claim", "by_key", "a key for it, as if it were a locked ticket", ("key_ratio", "noise"),
+                     claims="V1", writes=False),
+    "fake2": Forgery("attacks.second_claim", "by_adding", "a code written by adding noise weights alone",
+                     ("signature", "budget", "version", "error_correction", "noise", "weights_per_kernel", "top_up")),
+    "fake3": Forgery("attacks.second_claim", "by_replacing",
+                     "a code over the owner's, at --claim's place, one by hand, or the block that looks most like a code",
+                     ("signature", "max_name", "start_x", "start_y", "version", "error_correction", "mask_pattern", "noise",
+                      "weights_per_kernel", "insider")),
+    "resign": Forgery("attacks.second_claim", "by_signing_again",
+                      "a code beside the owner's, where it changes least, at the same density",
+                      ("signature", "version", "error_correction", "noise")),
 }
