@@ -100,7 +100,8 @@ def in_words(by: str, row: dict[str, Any]) -> list[str]:
                 f"           main_eval_all.py --mask_dir {row['locked']} --key {row['key']}",
                 f"locked:    {row['locked']}", f"key file:  {row['key']}"]
     lines = [f"signature: {row['signature']!r} in {row['layer']} at ({row['start_x']}, {row['start_y']}), version "
-             f"{row['version']}, mask pattern {row['mask_pattern']}; {row['budget']} places and patterns tried",
+             f"{row['version']}, mask pattern {row['mask_pattern']}; place and pattern "
+             + ("as told" if row["budget"] == 1 else f"the best of {row['budget']}"),
              f"weights:   -{row['removed']} +{row['added']}, {row['nonzeros']} remain, {100 * row['density']:.3f}% of "
              f"{row['entries']}"]
     for name, prefix in (("stolen:", "stolen_"), ("the copy:", "")):
