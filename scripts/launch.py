@@ -237,7 +237,7 @@ def environment(threads: int | None = None) -> dict[str, str]:
 class LocalRunner:
     """Up to `jobs` commands at a time on this machine."""
 
-    pause = 0.05
+    pause = 0.2
 
     def __init__(self, logs: Logs, jobs: int, devices: Sequence[str]):
         self.logs, self.devices = logs, devices
