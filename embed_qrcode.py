@@ -49,7 +49,8 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--start_x", type=cli.natural, default=None, help="first output channel of the code")
     group.add_argument("--start_y", type=cli.natural, default=None, help="first input channel of the code")
     group.add_argument("--any_level", action="store_true",
-                       help="look at all layers, not only the first stage with room for the code")
+                       help="look at all layers, not only those of the first stage with room for the code, of these the ones "
+                            "with the largest kernels")
     group.add_argument("--hidden", type=cli.share, default=None, metavar="H",
                        help="choose the place by weighing how well the code can be seen (1: as little as possible) against "
                             "how firm it is under pruning and how little it changes (0), over all layers (default: by "

@@ -48,7 +48,8 @@ def find_region(mask: Mask, signature: str, error_correction: str = "H", version
 
     Whatever is not given is chosen: the version is the smallest from 3 up that holds the text and fits (a smaller one
     in networks too narrow for that); layer, offset and mask pattern are the most similar of all. With `low_level`,
-    only layers of the first stage that has room are looked at, since later ones are sparser (paper, section 3.3.2).
+    only layers of the first stage that has room are looked at, since later ones are sparser (paper, section 3.3.2), and of
+    these only the ones with the largest kernels: a bottleneck's 1x1 kernels are one weight each, none of which may be lost.
     Of equals the first in order of layer, mask pattern, start_x, start_y is taken. Regions overlapping one in `taken` are
     left out.
 
@@ -63,6 +64,8 @@ def find_region(mask: Mask, signature: str, error_correction: str = "H", version
     if low_level:
         first_stage = _stage(next(iter(fitting)))
         fitting = {name: tensor for name, tensor in fitting.items() if _stage(name) == first_stage}
+        largest = max(tensor[0, 0].numel() for tensor in fitting.values())
+        fitting = {name: tensor for name, tensor in fitting.items() if tensor[0, 0].numel() == largest}
     formats = [CodeFormat(version, error_correction, pattern)
                for pattern in (qr_code.MASK_PATTERNS if mask_pattern is None else (mask_pattern,))]
     codes = np.stack([qr_code.encode(signature, code_format) for code_format in formats])

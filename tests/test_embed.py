@@ -13,7 +13,7 @@ from ownership.readers import available_readers
 from ownership.soft_decoding import LONGEST
 from ownership.suspect import Suspect
 from pruner import qr_code
-from pruner.embedding import embed, find_region, occupancy
+from pruner.embedding import embed, find_copies, find_region, occupancy
 from pruner.masks import Mask, prunable_layers
 from pruner.qr_code import CodeFormat
 from utils.errors import UserError
@@ -172,6 +172,23 @@ def test_a_planted_code_is_found_again():
     region = find_region(signed, "signature")
     assert (region.layer, region.start_x, region.start_y, region.similarity) == ("layer2.1.conv1", 2, 3, 1.0)
     assert embed(signed, "signature", region, np.random.default_rng(1)) == signed, "nothing is left to move"
+
+
+def test_kernels_of_one_weight_are_left_where_larger_ones_have_room():
+    mask = random_mask({"layer1.0.conv1": (40, 40, 1, 1), "layer1.0.conv2": (40, 40, 3, 3), "layer1.1.conv1": (40, 40, 1, 1),
+                        "layer2.0.conv2": (40, 40, 5, 5)}, 0.3, 1)
+    code = qr_code.encode("signature", CodeFormat(3, "H", 5))
+    mask["layer1.1.conv1"][3:32, 4:33, 0, 0] = torch.from_numpy(code)  # as similar as can be
+    assert find_region(mask, "signature").layer == "layer1.0.conv2"
+    planted = find_region(mask, "signature", low_level=False)
+    assert (planted.layer, planted.start_x, planted.start_y, planted.similarity) == ("layer1.1.conv1", 3, 4, 1.0)
+    assert find_region(mask, "signature", layer="layer1.1.conv1") == planted
+    only = Mask({name: layer for name, layer in mask.items() if name != "layer1.0.conv2"})
+    assert find_region(only, "signature") == planted, "the first stage that has room stays the first"
+    copies = find_copies(mask, "signature", find_region(mask, "signature"), 1)
+    assert [copy.layer for copy in copies] == ["layer1.0.conv2"]
+    with pytest.raises(UserError, match="--copies: no room is left"):
+        find_copies(mask, "signature", copies[0], 5)
 
 
 def test_narrow_networks_get_a_smaller_code():
