@@ -34,7 +34,7 @@ from utils.errors import UserError
 STAGE = "# stage:"
 OUTPUTS = ("--save_dir", "--save-dir", "--new_key", "--new-key")
 # roughly how long scripts take, to each other: a search is a dozen trainings
-WEIGHTS = {"main_imp.py": 60, "main_eval_all.py": 5, "main_eval_trigger.py": 5}
+WEIGHTS = {"main_imp.py": 60, "main_eval_all.py": 5, "main_eval_trigger.py": 5, "main_attack.py finetune": 5}
 OTHER_WEIGHT = 1
 LAST_LINES = 3  # of a failed command's log that are shown at the end
 # Slurm's queue may not show a job yet, or a shared file system its record

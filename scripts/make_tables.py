@@ -279,9 +279,31 @@ def yes(value: bool | None) -> str | None:
     return None if value is None else "yes" if value else "no"
 
 
+def text_numbers(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
+    table = Table("Numbers in the text: fine-tuning attacks on scheme V3, another code over the signature's (fake3)",
+                  ("attack", "network", "from", "to"),
+                  (Measure("accuracy before"), ACCURACY, TRIGGERS, Measure("signature read", None)))
+    for attack, stage, attacked in ATTACKS_IN_THE_TEXT:
+        folders = (path.parent.relative_to(sweep.folder).parts for path in sweep.folder.glob(f"*/*/seed*/{stage}/result.json"))
+        found = {("/".join(parts[:2]), parts[-1] if stage.endswith("*") else parts[1]) for parts in folders}
+        published = [tuple(transfer.split(":")) for transfer, attacks in paper.items() if ":" in transfer and attack in attacks]
+        for cell, to in [*published, *sorted(found - set(published))]:
+            theirs, ours = paper.get(f"{cell}:{to}", {}).get(attack, {}), sweep.by_seed(cell, stage.replace("*", to))
+            before = sweep.by_seed(cell, attacked)
+            table.add((attack, *named(cell), titled(DATASETS, to)),
+                      (theirs.get("before"), of((before[seed] for seed in ours if seed in before), "test_acc")),
+                      (theirs.get("test_acc"), of(ours.values(), "test_acc")), (None, of(ours.values(), "trigger_acc")),
+                      (None, [yes(is_read(one) or one[READ_BY + SOFT]) for one in ours.values() if READ_BY + SOFT in one]))
+    return table
+
+
+# what the table calls it, folders of its runs (* for the other pictures), of the runs that are attacked
+ATTACKS_IN_THE_TEXT = (("fine-tuned", "tuned/*", "triggered"), ("fine-tuned, mask free", "tuned_free_mask/*", "triggered"),
+                       ("fake3", "replaced", "signed_trained"), ("fake3, insider", "replaced_insider", "signed_trained"))
+
 TABLES: dict[str, Callable[[Sweep, Mapping[str, Any]], Table]] = {
     "table1": table1, "table2": table2, "table3": table3, "table4": table4, "table5": table5, "table6": table6,
-    "table8": table8}
+    "table8": table8, "text_numbers": text_numbers}
 
 
 # --- figures: each writes PNGs with their CSVs into `out`, and returns the PNGs -------------------------------------------

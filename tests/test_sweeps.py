@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
-SWEEPS = sorted(path.stem for pattern in ("table[0-9].sh", "fig[0-9].sh") for path in (ROOT / "scripts").glob(pattern))
+SWEEPS = sorted(path.stem for pattern in ("table[0-9].sh", "fig[0-9].sh", "text_numbers.sh")
+                for path in (ROOT / "scripts").glob(pattern))
 PROFILES = ("paper", "short", "smoke")
-OWN = ("PROFILE", "LAUNCH", "JOBS", "RUNS", "SEEDS", "CELLS", "LEVELS", "EPOCHS", "TICKET", "TRAINING", "KIND", "TRIGGER_SET")
+OWN = ("PROFILE", "LAUNCH", "JOBS", "RUNS", "SEEDS", "CELLS", "LEVELS", "EPOCHS", "TICKET", "TRAINING", "KIND", "TRIGGER_SET",
+       "FINETUNING", "NETWORK", "TRANSFERS")
 
 
 def bash(script: str, **settings) -> subprocess.CompletedProcess:
@@ -52,7 +54,7 @@ def parsed(command: str):
 
 
 def test_there_is_a_script_for_every_table_and_figure():
-    assert SWEEPS == [f"fig{n}" for n in range(1, 7)] + [f"table{n}" for n in (1, 2, 3, 4, 5, 6, 8)]
+    assert SWEEPS == [f"fig{n}" for n in range(1, 7)] + [f"table{n}" for n in (1, 2, 3, 4, 5, 6, 8)] + ["text_numbers"]
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -64,7 +66,7 @@ def test_printed_plans_parse_and_are_in_an_order_that_works(script, profile):
     assert plan.startswith("# stage: ")
     for command in commands(plan):
         name, args = parsed(command)
-        trains = name in ("main_imp.py", "main_eval_all.py", "main_eval_trigger.py")
+        trains = name in ("main_imp.py", "main_eval_all.py", "main_eval_trigger.py") or "finetune" in command
         assert not trains or args.epochs == {"paper": 182, "short": 12, "smoke": 12}[profile]
     # what a command reads, another one writes before
     jobs = read_plan(plan.splitlines(), Path("runs/never there/logs"))
@@ -93,6 +95,41 @@ def test_the_papers_protocol():
     assert [args.save_dir for args in transfers[:3]] == [f"runs/paper/res20s/cifar10/seed1/transferred_cifar100/{score}_0.05"
                                                          for score in ("omp", "ewp", "betweenness")]
     assert all(parsed(command)[1].trigger_set == "adi" for command in commands(plan_of("table3")) if "triggered" in command)
+
+
+def test_numbers_in_the_text():
+    plan = [parsed(command) for command in commands(plan_of("text_numbers"))]
+    tuned = [args for name, args in plan if name == "main_attack.py" and args.attack == "finetune"]
+    assert [(args.dataset, args.data, args.epochs, args.lr, args.free_mask) for args in tuned] == [
+        (data, f"datasets/{data}", 182, 0.1, free) for data in ("cifar100", "cifar10") for free in (False, True)]
+    owners = {args.save_dir: args for name, args in plan if name == "main_eval_trigger.py"}
+    for args in tuned:  # of a model that knows the triggers, trained on the other pictures
+        owner = owners[str(Path(args.checkpoint).parent)]
+        assert {owner.dataset, args.dataset} == {"cifar10", "cifar100"} and owner.trigger_set == args.trigger_set == "adi"
+        assert Path(args.claim).parent == Path(owner.mask_dir).parent
+    fakes = [args for name, args in plan if name == "main_attack.py" and args.attack == "fake3"]
+    assert [args.insider for args in fakes] == [False, True]
+    for args in fakes:
+        assert args.checkpoint == "runs/paper/res20s/cifar10/seed1/signed_trained/model_best.pth.tar"
+        assert args.signature == "autograph" and args.noise == 0.1
+    assert len({args.save_dir for args in tuned + fakes}) == 6
+    one = commands(plan_of("text_numbers", FINETUNING="--epochs 7 --lr 0.02", NETWORK="res18", TRANSFERS="cifar10:digits"))
+    assert [(args.arch, args.dataset, args.epochs, args.lr) for args in (parsed(line)[1] for line in one if "finetune" in line)
+            ] == [("res18", "digits", 7, 0.02)] * 2
+
+
+def test_a_network_and_data_set_of_ones_own(monkeypatch):
+    import datasets
+    import models
+
+    monkeypatch.setitem(models.ARCHITECTURES, "vgg8", models.Architecture("mine", "vgg8", "VGG-8"))
+    monkeypatch.setitem(datasets.DATASETS, "my-photos", datasets.Source("mine", "load", "photos"))
+    for script in ("table2", "text_numbers"):
+        plan = commands(plan_of(script, CELLS="vgg8/my-photos", DATA_MY_PHOTOS="/a b/c"))
+        own = [args for _, args in map(parsed, plan) if args.arch == "vgg8" and "data" in args]
+        assert own and {(args.dataset, args.data) for args in own} == {("my-photos", "/a b/c")}
+    without = commands(plan_of("table1", CELLS="vgg8/my-photos"))
+    assert parsed(without[0])[1].data is None
 
 
 def test_settings_from_outside():
@@ -367,6 +404,12 @@ def test_every_number_as_the_paper_prints_it():
     tickets = PUBLISHED["table3"]
     assert [tickets[f"res20s/{data}"]["ticket"] for data in ("cifar10", "cifar100")] == [
         {"test_acc": 91.66, "trigger_acc": 16.0}, {"test_acc": 66.36, "trigger_acc": 0.0}]
+    text = PUBLISHED["text_numbers"]
+    assert [(key, *rows.items()) for key, rows in text.items() if ":" in key] == [
+        ("res20s/cifar10:cifar100", ("fine-tuned", {"test_acc": 61.59})),
+        ("res20s/cifar100:cifar10", ("fine-tuned", {"test_acc": 88.21})),
+        ("res20s/cifar10:cifar10", ("fake3", {"before": 91.37, "test_acc": 57.0}))]
+    assert text["res20s/cifar10:cifar10"]["fake3"]["before"] == PUBLISHED["table2"]["res20s/cifar10"]["test_acc"]
     assert [row["test_acc"] for row in PUBLISHED["table8"]["res20s/cifar10"].values()] == [
         91.53, 91.04, 90.23, 86.64, 79.49, 71.06]
     assert [[row["dense_acc"], row["ticket_acc"], row["remaining"]] for row in PUBLISHED["table1"].values()] == [
@@ -400,6 +443,11 @@ def sweep(tmp_path_factory):
         put(cell, seed, "triggered", test_acc=number(), trigger_acc=number())
         put(cell, seed, "transferred_cifar100/omp_0.05", test_acc=number())
         put(cell, seed, "transferred_cifar100/omp_0.1", test_acc=number())
+        put(cell, seed, "tuned/cifar100", test_acc=number(), trigger_acc=number(), **{
+            "read by ZXing": False, "read by zbar": False, "read by ordered statistics": seed > 1})
+        if seed != 3:
+            put(cell, seed, "replaced", test_acc=number(), **{
+                "read by ZXing": False, "read by zbar": False, "read by ordered statistics": False})
         for level, drop in (("0", 0), ("0.005", 1.0), ("0.02", 1.01), ("0.3", 30)):
             put(cell, seed, f"added/level_{level}", test_acc=90 - drop + seed, density=0.2 + float(level), level=float(level),
                 **{"read by ZXing": seed == 1 and level != "0.3", "read by zbar": level == "0",
@@ -407,6 +455,7 @@ def sweep(tmp_path_factory):
         for how in ("magnitude", "random"):
             put("res18/cifar100", seed, f"pruned_{how}/level_0.1", test_acc=number(), level=0.1)
     put("mine/photos", 1, "triggered_pruned/level_0.05", test_acc=50.0, trigger_acc=25.0, level=0.05)
+    put("mine/photos", 1, "tuned_free_mask/others", test_acc=12.0)
     put("mine/photos", 1, "ticket", dense_acc=10.0, ticket_acc=20.0, density=0.5, rounds_per_rate=[1])
     return folder, truth
 
@@ -417,7 +466,7 @@ def tables(sweep, tmp_path_factory, run_main):
     out = tmp_path_factory.mktemp("tables")
     done = run_main("make_tables.py", "--runs", sweep[0], "--out", out)
     assert done.returncode == 0 and done.stderr == "" and str(out / "results.md") in done.stdout, done.stderr
-    return out, {path.stem: list(csv.DictReader(path.open(newline="", encoding="utf-8"))) for path in out.glob("table*.csv")}
+    return out, {path.stem: list(csv.DictReader(path.open(newline="", encoding="utf-8"))) for path in out.glob("t*.csv")}
 
 
 def check(row: dict[str, str], measure: str, ours: list[float], theirs: float | None) -> None:
@@ -488,6 +537,26 @@ def test_tables_5_to_8(sweep, tables):
     assert [table[level]["match"] for level in ("0%", "0.5%", "2%")] == ["yes; yes; yes"] * 2 + ["no; no; no"]
     assert [table[level]["match, paper"] for level in table] == ["yes", "yes", "no", "no", "no", "no", ""]
     assert table["1%"]["decodable, paper"] == "yes" and table["1%"]["accuracy, n"] == "0"
+
+
+def test_numbers_in_the_text_beside_ours(sweep, tables):
+    truth, rows = sweep[1], tables[1]["text_numbers"]
+    assert [(row["attack"], row["network"], row["from"], row["to"]) for row in rows] == [
+        ("fine-tuned", "ResNet-20", "CIFAR-10", "CIFAR-100"), ("fine-tuned", "ResNet-20", "CIFAR-100", "CIFAR-10"),
+        ("fine-tuned, mask free", "mine", "photos", "others"), ("fake3", "ResNet-20", "CIFAR-10", "CIFAR-10")]
+    of = {name: truth["res20s/cifar10", *name.split(" ")] for name in (
+        "tuned/cifar100 test_acc", "tuned/cifar100 trigger_acc", "triggered test_acc", "replaced test_acc",
+        "signed_trained test_acc")}
+    check(rows[0], "accuracy", of["tuned/cifar100 test_acc"], 61.59)
+    check(rows[0], "triggers right", of["tuned/cifar100 trigger_acc"], None)
+    check(rows[0], "accuracy before", of["triggered test_acc"], None)
+    assert rows[0]["signature read"] == "no; yes; yes"
+    check(rows[1], "accuracy", [], 88.21)
+    check(rows[2], "accuracy", [12.0], None)
+    assert rows[2]["signature read"] == ""
+    check(rows[3], "accuracy", of["replaced test_acc"], 57.0)
+    check(rows[3], "accuracy before", of["signed_trained test_acc"][:1], 91.37)  # seed 2 has none, seed 3 was not attacked
+    assert rows[3]["signature read"] == "no; no"
 
 
 def test_the_markdown_shows_what_the_csv_holds(sweep, tables):
@@ -581,6 +650,11 @@ def test_the_smallest_profile_from_end_to_end(tmp_path):
         own = [row for row in csv.DictReader((tables / f"{name}.csv").open(newline=""))
                if "digits" in (row.get("data"), row.get("from"))]
         assert own and all(row[column] for row in own for column in row if column.endswith(", mean"))
+    own = {row["attack"]: row for row in csv.DictReader((tables / "text_numbers.csv").open(newline=""))
+           if row["from"] == row["to"] == "digits"}
+    assert list(own) == ["fine-tuned", "fine-tuned, mask free", "fake3", "fake3, insider"]
+    assert all(row[f"{column}, mean"] for row in own.values() for column in ("accuracy before", "accuracy"))
+    assert [row["signature read"] for row in own.values()] == ["yes", "no", "no", "no"]
     for number in range(1, 7):
         assert (tables / f"fig{number}_res20s_digits.png").exists() and (tables / f"fig{number}_res20s_digits.csv").exists()
     row, = [row for row in csv.DictReader((tables / "table1.csv").open(newline="")) if row["data"] == "digits"]

@@ -1,6 +1,6 @@
 # Sourced by sweep.sh: one function per stage of the paper's experiments, each a plain command of this project. CELL is
 # NETWORK/DATASET; a stage's folder is $RUNS/CELL/seedSEED/STAGE, which make_tables.py reads.
-# shellcheck disable=SC2086,SC2154  # EPOCHS, TICKET and TRAINING are lists of words; sweep.sh sets them
+# shellcheck disable=SC2086,SC2154  # EPOCHS, TICKET, TRAINING and FINETUNING are lists of words; sweep.sh sets them
 
 ticket() { # ticket CELL SEED: the winning ticket (Table 1); all other stages start from it
     task "${1#*/}"
@@ -62,6 +62,15 @@ added() { # added CELL SEED LEVELS: noise weights where the ticket has none (Tab
         --save_dir "$(at $1 $2)/added"
 }
 
+replaced() { # replaced CELL SEED [FLAG...]: another code over the signature's, by somebody who knows where (fake3)
+    task "${1#*/}"
+    cmd python main_attack.py fake3 --arch "${1%/*}" "${TASK[@]}" --seed "$2" --signature "$OTHER_SIGNATURE" "${@:3}" \
+        --checkpoint "$(at $1 $2)/signed_trained/model_best.pth.tar" --claim "$(at $1 $2)/signed/*.claim.json" \
+        --save_dir "$(at $1 $2)/replaced${3:+_${3#--}}"
+}
+
+replaced_insider() { replaced "$1" "$2" --insider; } # replaced_insider CELL SEED: the same, only where the codes differ
+
 # --- scheme V3 --------------------------------------------------------------------------------------------------------
 
 trigger_key() { # trigger_key: the owner's secret, made once
@@ -91,3 +100,13 @@ triggered_pruned() { # triggered_pruned CELL SEED LEVELS: its triggers under pru
     cmd python main_attack.py prune --arch "${1%/*}" "${TASK[@]}" --seed "$2" --sweep "$3" "${TRIGGERS[@]}" \
         --checkpoint "$(at $1 $2)/triggered/model_best.pth.tar" --save_dir "$(at $1 $2)/triggered_pruned"
 }
+
+tuned() { # tuned CELL SEED DATASET [FLAG...]: the same model trained on with other pictures (section 4.3)
+    task "$3"
+    triggers
+    cmd python main_attack.py finetune --arch "${1%/*}" "${TASK[@]}" --seed "$2" $FINETUNING "${@:4}" $TRAINING \
+        "${TRIGGERS[@]}" --checkpoint "$(at $1 $2)/triggered/model_best.pth.tar" --claim "$(at $1 $2)/signed/*.claim.json" \
+        --save_dir "$(at $1 $2)/tuned${4:+_${4#--}}/$3"
+}
+
+tuned_free() { tuned "$1" "$2" "$3" --free_mask; } # tuned_free CELL SEED DATASET: and pruned weights may grow back

@@ -11,6 +11,7 @@ LAUNCH_FLAGS=${LAUNCH_FLAGS:-}      # more flags for launch.py, e.g. "--devices 
 RUNS=${RUNS:-runs/$PROFILE}
 SEEDS=${SEEDS:-1}
 SIGNATURE=${SIGNATURE:-signature}
+OTHER_SIGNATURE=${OTHER_SIGNATURE:-autograph} # a thief's
 KIND=${KIND:-}                      # imagefolder: CIFAR's pictures lie as train/<class>/* and test/<class>/*
 DATA_CIFAR10=${DATA_CIFAR10:-datasets/cifar10}
 DATA_CIFAR100=${DATA_CIFAR100:-datasets/cifar100}
@@ -40,6 +41,9 @@ smoke) # minutes on 2 cores: one network on the embedded digits stands for all; 
     exit 2
     ;;
 esac
+
+# the paper does not say how it fine-tunes, but "for all experiments, we follow the same (re-)training and testing protocol"
+FINETUNING=${FINETUNING:---epochs $EPOCHS --lr 0.1}
 
 source scripts/lib/stages.sh
 
