@@ -90,6 +90,7 @@ triggered() { # triggered CELL SEED: the signed ticket retrained with the trigge
     task "${1#*/}"
     triggers
     cmd python main_eval_trigger.py --arch "${1%/*}" "${TASK[@]}" --seed "$2" --epochs $EPOCHS $TRAINING "${TRIGGERS[@]}" \
+        --trigger_per_batch $TRIGGERS_PER_BATCH \
         --pretrained "$(at $1 $2)/ticket/epoch_3.pth.tar" --mask_dir "$(at $1 $2)/signed/*.weight_mask.pth.tar" \
         --save_dir "$(at $1 $2)/triggered"
 }

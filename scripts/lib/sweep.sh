@@ -23,14 +23,17 @@ case $PROFILE in
 paper) # section 4: 182 epochs, the extreme ticket
     EPOCHS=${EPOCHS:-182}
     TICKET=${TICKET:---extreme --rates 0.2,0.1,0.05,0.01}
+    TRIGGERS_PER_BATCH=${TRIGGERS_PER_BATCH:-2} # each trigger is seen 1,300 times
     ;;
 short) # the same stages in hours on a CPU: short trainings, a ticket of 26% at a fixed rate
     EPOCHS=${EPOCHS:-12}
     TICKET=${TICKET:---rate 0.2 --pruning_times 6}
+    TRIGGERS_PER_BATCH=${TRIGGERS_PER_BATCH:-16} # 2 in so few steps are hardly learnt
     ;;
 smoke) # minutes on 2 cores: one network on the embedded digits stands for all; the lists are replaced, not to be set
     EPOCHS=${EPOCHS:-12}
     TICKET=${TICKET:---rate 0.5 --pruning_times 2}
+    TRIGGERS_PER_BATCH=${TRIGGERS_PER_BATCH:-16}
     TRIGGER_SET=keyed
     CELLS=res20s/digits
     TRANSFERS=digits:digits
