@@ -22,8 +22,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 SWEEPS = sorted(path.stem for pattern in ("table[0-9].sh", "fig[0-9].sh", "text_numbers.sh")
                 for path in (ROOT / "scripts").glob(pattern))
 PROFILES = ("paper", "short", "smoke")
-OWN = ("PROFILE", "LAUNCH", "JOBS", "RUNS", "SEEDS", "CELLS", "LEVELS", "EPOCHS", "TICKET", "TRAINING", "KIND", "TRIGGERS_PER_BATCH", "TRIGGER_SET",
-       "FINETUNING", "NETWORK", "TRANSFERS")
+OWN = ("PROFILE", "LAUNCH", "JOBS", "RUNS", "SEEDS", "CELLS", "LEVELS", "EPOCHS", "TICKET", "TRAINING", "KIND", "TRIGGER_SET",
+       "TRIGGERS_PER_BATCH", "FINETUNING", "NETWORK", "TRANSFERS")
 
 
 def bash(script: str, **settings) -> subprocess.CompletedProcess:
