@@ -1,12 +1,14 @@
-"""A verdict as one HTML page for people: nothing in it is loaded from elsewhere, no script runs in it, all text is escaped."""
+"""A verdict, or two rivals' verdicts, as one HTML page for people: nothing in it is loaded from elsewhere, no script runs in it,
+all text is escaped."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
+from ownership import rivals
 from ownership.black_box import scientific
 from ownership.verdict import Code, Verdict
 from utils import checkpoint
@@ -15,13 +17,10 @@ from utils.cli import one_line
 QUIET_ZONE = 2  # modules of white around a drawn code
 DARK, LOST, ADDED = "#1a1a1a", "#f5a3a3", "#c00000"
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
+PARTS = """{% macro head(title) %}<meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Verification: {{ verdict.verdict }}</title>
+<title>{{ title }}</title>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
@@ -35,8 +34,39 @@ th { font-weight: 600; white-space: nowrap; }
 svg { width: 17rem; height: 17rem; border: 1px solid #ddd; display: block; }
 code { font-size: .85rem; overflow-wrap: anywhere; }
 .p { white-space: nowrap; }
+.claim { border-top: 3px solid #1a1a1a; margin-top: 3rem; } .conclusion { font-size: 1.1rem; font-weight: 600; }
 </style>
-</head>
+{% endmacro %}{% macro checks(verdict) %}<table>
+<tr><th>check</th><th>result</th><th>what was found</th><th>p-value</th></tr>
+{% for check in verdict.checks %}<tr><th>{{ check.name }}: {{ titles[check.name] }}</th><td>{{ check.result }}</td>
+<td>{{ check.detail|shown }}</td><td class="p">{{ check.p|p_value if check.p is not none else "" }}</td></tr>
+{% endfor %}</table>
+{% endmacro %}{% macro legend() %}<p>Black: occupied, white: empty, as the claimed code has them. Dark red: occupied, but empty
+in the claimed code. Light red: empty, but occupied there. Finder, timing, alignment, format and version patterns are never embedded; they are drawn as
+the QR standard has them.</p>
+{% endmacro %}{% macro figures(check, whose) %}{% for code in check.codes %}<figure>{{ code|drawing }}
+<figcaption>{{ whose }}{{ code.place.layer|shown }}, start_x {{ code.place.start_x }}, start_y {{ code.place.start_y }}:
+{{ code.wrong.sum() }} modules wrong</figcaption></figure>
+{% endfor %}{% endmacro %}{% macro readings(check, whose) %}{% for reader, text in check.figures["readers"].items()
+%}<p>{{ whose }}{{ reader }}: {% if text is none %}nothing read{% else %}<code>{{
+text|shown }}</code>{% endif %}</p>
+{% endfor %}{% if check.figures.get("aligned_to") %}<p>{{ whose }}channels in the numbering of
+<code>{{ check.figures["aligned_to"]|shown }}</code></p>
+{% endif %}{% endmacro %}{% macro origin(inputs, versions) %}<h2>Inputs</h2>
+<table>
+<tr><th>input</th><th>name</th><th>SHA-256</th></tr>
+{% for row in inputs %}<tr><th>{{ row[0]|shown }}</th><td>{{ row[1]|shown }}</td><td><code>{{ row[2]|shown }}</code></td></tr>
+{% endfor %}</table>
+<h2>Made with</h2>
+<table>
+{% for name, value in versions.items() %}<tr><th>{{ name|shown }}</th><td>{{ value|shown }}</td></tr>
+{% endfor %}</table>
+{% endmacro %}"""
+
+PAGE = """{% import "parts" as parts %}<!DOCTYPE html>
+<html lang="en">
+<head>
+{{ parts.head("Verification: " ~ verdict.verdict) }}</head>
 <body>
 <h1>Verification of an ownership claim: <span class="verdict {{ verdict.verdict }}">{{ verdict.verdict }}</span></h1>
 <table>
@@ -51,32 +81,47 @@ code { font-size: .85rem; overflow-wrap: anywhere; }
 {% for note in verdict.notes %}<li>{{ note|shown }}</li>
 {% endfor %}</ul>
 {% endif %}{% if verdict.checks %}<h2>Checks</h2>
-<table>
-<tr><th>check</th><th>result</th><th>what was found</th><th>p-value</th></tr>
-{% for check in verdict.checks %}<tr><th>{{ check.name }}: {{ titles[check.name] }}</th><td>{{ check.result }}</td>
-<td>{{ check.detail|shown }}</td><td class="p">{{ check.p|p_value if check.p is not none else "" }}</td></tr>
-{% endfor %}</table>
-{% for check in verdict.checks if check.codes %}<h2>{{ check.name }}: the code as the suspect shows it</h2>
-<p>Black: occupied, white: empty, as the claimed code has them. Dark red: occupied, but empty in the claimed code. Light red:
-empty, but occupied there. Finder, timing, alignment, format and version patterns are never embedded; they are drawn as
-the QR standard has them.</p>
-<div class="codes">
-{% for code in check.codes %}<figure>{{ code|drawing }}
-<figcaption>{{ code.place.layer|shown }}, start_x {{ code.place.start_x }}, start_y {{ code.place.start_y }}:
-{{ code.wrong.sum() }} modules wrong</figcaption></figure>
-{% endfor %}</div>
-{% for reader, text in check.figures["readers"].items() %}<p>{{ reader }}: {% if text is none %}nothing read{% else %}<code>{{
-text|shown }}</code>{% endif %}</p>
-{% endfor %}{% endfor %}{% endif %}<h2>Inputs</h2>
-<table>
-<tr><th>input</th><th>name</th><th>SHA-256</th></tr>
-{% for row in inputs %}<tr><th>{{ row[0]|shown }}</th><td>{{ row[1]|shown }}</td><td><code>{{ row[2]|shown }}</code></td></tr>
-{% endfor %}</table>
-<h2>Made with</h2>
-<table>
-{% for name, value in versions.items() %}<tr><th>{{ name|shown }}</th><td>{{ value|shown }}</td></tr>
-{% endfor %}</table>
+{{ parts.checks(verdict) }}{% for check in verdict.checks if check.codes %}<h2>{{ check.name }}: the code as the suspect shows it
+</h2>
+{{ parts.legend() }}<div class="codes">
+{{ parts.figures(check, "") }}</div>
+{{ parts.readings(check, "") }}{% endfor %}{% endif %}{{ parts.origin(inputs, versions) }}
 <p>This page tells what the claim keeps secret. Show it to those who may know.</p>
+</body>
+</html>
+"""
+
+RIVALS_PAGE = """{% import "parts" as parts %}<!DOCTYPE html>
+<html lang="en">
+<head>
+{{ parts.head("Two claims: " ~ found.conclusion|shown) }}</head>
+<body>
+<h1>Two claims of ownership on one suspect</h1>
+<p class="conclusion">{{ found.conclusion|shown }}</p>
+<table>
+<tr><th></th><th>first claim</th><th>second claim</th></tr>
+{% for name, values in overview %}<tr><th>{{ name }}</th>{% for value in values %}<td>{% if name == "verdict"
+%}<span class="verdict {{ value }}">{{ value }}</span>{% else %}{{ value|shown }}{% endif %}</td>{% endfor %}</tr>
+{% endfor %}</table>
+{% if rows %}<h2>What tells them apart</h2>
+<table>
+{% for name, text in rows %}<tr><th>{{ name }}</th><td>{{ text|shown }}</td></tr>
+{% endfor %}</table>
+{% endif %}{% if found.notes %}<ul>
+{% for note in found.notes %}<li>{{ note|shown }}</li>
+{% endfor %}</ul>
+{% endif %}{% if codes %}<h2>V2: the codes as the suspect shows them</h2>
+{{ parts.legend() }}<div class="codes">
+{% for whose, check in codes %}{{ parts.figures(check, whose ~ " claim: ") }}{% endfor %}</div>
+{% for whose, check in codes %}{{ parts.readings(check, whose ~ " claim, ") }}{% endfor %}{% endif %}{% for name, side in sides
+%}<div class="claim">
+<h2>The {{ name }} claim: <span class="verdict {{ side.verdict.verdict }}">{{ side.verdict.verdict }}</span></h2>
+{% if side.verdict.checks %}{{ parts.checks(side.verdict) }}{% endif %}{% if side.verdict.notes %}<ul>
+{% for note in side.verdict.notes %}<li>{{ note|shown }}</li>
+{% endfor %}</ul>
+{% endif %}</div>
+{% endfor %}{{ parts.origin(inputs, versions) }}
+<p>This page tells what both claims keep secret. Show it to those who may know.</p>
 </body>
 </html>
 """
@@ -93,10 +138,35 @@ def write_report(path: str | Path, verdict: Verdict, facts: Mapping[str, str], i
         inputs: (flag, name, SHA-256) of everything that was read.
         versions: see `utils.run_dir.versions`.
     """
-    pages = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
+    _write(path, "verdict", verdict=verdict, facts=facts, inputs=inputs, versions=versions)
+
+
+def write_comparison_report(path: str | Path, found: rivals.Comparison, inputs: Sequence[tuple[str, str, str]],
+                            versions: Mapping[str, str]) -> None:
+    """Write the page of two claims: both verdicts, both codes and what tells them apart.
+
+    Args:
+        inputs, versions: see `write_report`.
+    """
+    sides = list(zip(rivals.NAMES, found.sides))
+    facts = dict.fromkeys(name for side in found.sides for name in side.facts if name != "suspect")
+    overview = [("verdict", [side.verdict.verdict for side in found.sides]),
+                ("claim", [side.opened.path for side in found.sides]),
+                ("commitment file", [side.opened.commitment_path or "no commitment" for side in found.sides]),
+                *((name, [side.facts.get(name, "") for side in found.sides]) for name in facts),
+                ("combined p-value", ["" if side.verdict.p is None else scientific(side.verdict.p) for side in found.sides]),
+                ("suspect", [side.facts["suspect"] for side in found.sides])]
+    _write(path, "rivals", found=found, sides=sides, overview=overview, rows=rivals.rows(found), inputs=inputs,
+           versions=versions, codes=[(name, side.code) for name, side in sides if side.code])
+
+
+def _write(path: str | Path, page: str, **content) -> None:
+    pages = Environment(loader=DictLoader({"parts": PARTS, "verdict": PAGE, "rivals": RIVALS_PAGE}), autoescape=True,
+                        undefined=StrictUndefined, trim_blocks=False)
     # what does not print, or turns the direction of writing, is spelt out; autoescape does the rest
     pages.filters |= {"shown": lambda text: one_line(str(text)), "p_value": scientific, "drawing": draw}
-    text = pages.from_string(PAGE).render(verdict=verdict, facts=facts, inputs=inputs, versions=versions, titles=TITLES)
+    pages.globals["titles"] = TITLES
+    text = pages.get_template(page).render(**content)
     checkpoint.write_atomic(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 

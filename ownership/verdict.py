@@ -4,7 +4,9 @@ Every scheme is checked on its own. V2 and V3 give p-values; they need not be in
 Bonferroni's rule: the smallest, times the number of those schemes in the claim, whether or not they were run. V1 is no test of
 chance: the key completes the mask exactly or it does not, which proves something only where a commitment fixed the ticket
 before. F says whether the suspect works as well as the claimed model; a copy that was damaged is a copy still, so F alone
-neither makes a verdict nor prevents one.
+neither makes a verdict nor prevents one. Where a thief may have renumbered the channels, V1 and V2 are tried in the owner's
+numbering too (see `ownership.alignment`), and V2's p-value is corrected for the choice. `ownership.rivals` compares two
+verdicts on one suspect.
 """
 
 from collections.abc import Sequence
@@ -12,8 +14,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
+from torch import nn
 
 from ownership import soft_decoding
+from ownership.alignment import Alignment, align, align_claimed, read_reference
 from ownership.black_box import by_chance, scientific
 from ownership.claim import Claim
 from ownership.commitment import Refused
@@ -21,6 +25,7 @@ from ownership.extraction import Extraction, extract_claimed
 from ownership.owner_claim import KEYED, Fidelity, KeyMask, OwnerClaim, Triggers, mask_sha256
 from ownership.suspect import Suspect
 from pruner import key_masks, qr_code
+from pruner.channel_groups import channel_groups
 from pruner.embedding import Place
 from pruner.masks import Mask
 from pruner.tickets import ModelFile
@@ -31,6 +36,19 @@ SHOWN, MET, NOT_MET, NOT_RUN = "shown", "met", "not met", "not run"
 LEVEL = soft_decoding.MAX_FALSE
 TESTED = ("V2", "V3")  # schemes with p-values
 KEYS_TRIED = 1 << 80  # trigger keys that somebody who makes up a claim afterwards could try at the very most
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """The suspect in the owner's numbering of channels.
+
+    reference: the owner's file that says what it is. alignment: its suspect is cleaned if the claim has a threshold. mask: the
+    suspect's, renumbered alike and not cleaned.
+    """
+
+    reference: str
+    alignment: Alignment
+    mask: Mask
 
 
 @dataclass(frozen=True)
@@ -70,12 +88,14 @@ class Verdict:
     notes: tuple[str, ...]
 
 
-def decide(claim: OwnerClaim, checks: Sequence[Check], committed: bool, signed: bool, level: float = LEVEL) -> Verdict:
+def decide(claim: OwnerClaim, checks: Sequence[Check], committed: bool, signed: bool, level: float = LEVEL,
+           later: bool = False) -> Verdict:
     """One verdict from what the checks found.
 
     Args:
         committed, signed: whether the claim was opened against a commitment, and that one bears the owner's signature.
         level: `owned` means that chance gives as much with at most this probability.
+        later: a rival committed before; the checks were made as if this claim had not been committed to.
     """
     tested = [scheme for scheme in claim.schemes if scheme in TESTED]
     p_values = [check.p for check in checks if check.p is not None]
@@ -83,11 +103,15 @@ def decide(claim: OwnerClaim, checks: Sequence[Check], committed: bool, signed: 
     identical = any(check.name == "V1" and check.result == SHOWN for check in checks)
     owned = identical or (combined is not None and combined <= level)
     notes = []
-    if not committed:
+    if later:
+        notes.append("committed to later than the other claim, so perhaps made up by somebody who had seen the model: judged as "
+                     "if it had not been committed to. V1 is not counted; p-values are corrected for all texts and 2^80 trigger "
+                     "keys")
+    elif not committed:
         notes.append("without a commitment nothing shows when the claim was made, nor that it was made before the suspect was "
                      "signed by somebody else; p-values are corrected for all texts and 2^80 trigger keys that a claim made up "
                      "afterwards could choose from")
-    elif not signed:
+    if committed and not signed:
         notes.append("the commitment is not signed: it shows that somebody claimed this before, not who")
     if committed:
         notes.append("when the commitment was made is for its publication to show; it must be older than the suspect")
@@ -117,12 +141,36 @@ def fidelity(claimed: Fidelity, accuracy: float) -> Check:
                  figures={"accuracy": accuracy, "target": claimed.target, "least": least})
 
 
-def key_mask(claimed: KeyMask, suspect: Mask, key: ModelFile, committed: bool,
-             merged: Check | None = None, merged_mask: Mask | None = None) -> Check:
+def align_to(reference: str, suspect: Suspect, model: nn.Module, claim: OwnerClaim) -> Aligned:
+    """Undo a renumbering of the suspect's channels by the owner's model, ticket or mask file.
+
+    Of V2 the claim's regions take no part, or its p-value would be worth nothing; V1 alone is no test of chance, so all does.
+    Raises UserError as `ownership.alignment.read_reference` and `align_claimed`.
+    """
+    owner, groups = read_reference(reference, model), channel_groups(model)
+    found = align_claimed(owner, suspect, model, claim.v2) if claim.v2 else align(owner, suspect, groups, [], version=1)
+    return Aligned(reference, found, groups.renumbered_mask(suspect.mask, np.argsort(found.order)))
+
+
+def _numbering(shown: Aligned | None, tried: int) -> tuple[str, dict[str, object]]:
+    """For a check's detail and figures: in which numbering of channels it was found, where more than one was tried."""
+    if tried == 1:
+        return "", {}
+    if shown is None:
+        return "; in the suspect's own numbering of channels", {"numberings": tried, "aligned_to": None, "moved": 0}
+    moved, channels = shown.alignment.moved, len(shown.alignment.order)
+    return f"; aligned to {shown.reference}, {moved} of {channels} channels had another number", {
+        "numberings": tried, "aligned_to": shown.reference, "moved": moved}
+
+
+def key_mask(claimed: KeyMask, suspect: Mask, key: ModelFile, committed: bool, merged: Check | None = None,
+             merged_mask: Mask | None = None, aligned: Sequence[Aligned] = (), later: bool = False) -> Check:
     """V1: whether the key completes the suspect's mask to exactly the claimed ticket's.
 
     Args:
         suspect: the locked part, as a file or a trained model shows it.
+        aligned: other numberings of its channels to try; the key fits exactly or not, so nothing needs correcting.
+        later: the reason why it is not counted as committed to is a rival who was earlier.
         merged: F of a model that was trained from ticket and key together, and merged_mask: its mask.
     Raises:
         Refused: the key, or the merged model, is not the claim's.
@@ -134,28 +182,41 @@ def key_mask(claimed: KeyMask, suspect: Mask, key: ModelFile, committed: bool,
     if merged_mask is not None and mask_sha256(merged_mask) != claimed.ticket_mask_sha256:
         raise Refused("--merged: has another mask than the ticket that the claim names (v1.ticket_mask_sha256)")
     figures: dict[str, object] = {"key_nonzeros": claimed.key_nonzeros, "suspect_nonzeros": suspect.nonzeros}
-    completes = False
-    if suspect.keys() == key.mask.keys():
-        overlap = sum(int((key.mask[name] & suspect[name]).sum()) for name in suspect)
-        completes = not overlap and mask_sha256(Mask({name: key.mask[name] | suspect[name] for name in suspect})) \
-            == claimed.ticket_mask_sha256
+    completed = [_completed(claimed, mask, key.mask) for mask in (suspect, *(other.mask for other in aligned))]
+    number = next((number for number, (completes, _) in enumerate(completed) if completes), 0)
+    completes, overlap = completed[number]
+    where, numbering = _numbering(([None, *aligned])[number], len(completed))
+    if overlap is not None:
         figures |= {"overlap": overlap}
-    figures |= {"completes": completes}
+    figures |= {"completes": completes, **numbering}
     if not completes:
-        return Check("V1", NOT_SHOWN, "key and suspect together are not the claimed ticket's mask", figures=figures)
-    detail = f"the key's {claimed.key_nonzeros} weights complete the suspect's {suspect.nonzeros} to the claimed mask exactly"
+        tried = f", in none of {len(completed)} numberings of channels" if len(completed) > 1 else ""
+        return Check("V1", NOT_SHOWN, f"key and suspect together are not the claimed ticket's mask{tried}", figures=figures)
+    detail = (f"the key's {claimed.key_nonzeros} weights complete the suspect's {suspect.nonzeros} to the claimed mask exactly"
+              f"{where}")
     if merged is None:
         detail += "; accuracy together not measured (--merged)"
     else:
         figures |= {f"merged_{name}": value for name, value in merged.figures.items()}
         detail += f"; together: {merged.detail}"
     if not committed:
-        return Check("V1", NOT_SHOWN, detail + "; but without a commitment anybody can make a key for a mask", figures=figures)
+        why = "anybody who has seen a mask can make a key for it" if later \
+            else "without a commitment anybody can make a key for a mask"
+        return Check("V1", NOT_SHOWN, f"{detail}; but {why}", figures=figures)
     return Check("V1", NOT_SHOWN if merged is not None and merged.result == NOT_MET else SHOWN, detail, figures=figures)
 
 
+def _completed(claimed: KeyMask, suspect: Mask, key: Mask) -> tuple[bool, int | None]:
+    """Whether key and suspect make the claimed mask, and how many weights both have; None if they are of other layers."""
+    if suspect.keys() != key.keys():
+        return False, None
+    overlap = sum(int((key[name] & suspect[name]).sum()) for name in suspect)
+    together = Mask({name: key[name] | suspect[name] for name in suspect})
+    return not overlap and mask_sha256(together) == claimed.ticket_mask_sha256, overlap
+
+
 def code(claimed: Claim, suspect: Suspect, committed: bool, level: float = LEVEL,
-         restarts: int = soft_decoding.RESTARTS) -> Check:
+         restarts: int = soft_decoding.RESTARTS, aligned: Sequence[Aligned] = ()) -> Check:
     """V2: what the suspect shows where the claim says.
 
     Two tests, corrected for both and for all places and mask patterns that a claim could name: how well the region agrees with
@@ -163,14 +224,17 @@ def code(claimed: Claim, suspect: Suspect, committed: bool, level: float = LEVEL
     nothing was committed to before, the text may have been made up to fit, so agreement is corrected for all texts of its kind
     too. ZXing's and zbar's readings are told, but have no p-value.
 
+    Other numberings of the suspect's channels in `aligned` are tried as well; the smallest p-value counts, times their number
+    and one (Bonferroni).
+
     Raises Refused where the claim names a place that the network lacks.
     """
     try:
-        found = extract_claimed(suspect, claimed, level, 0)
-        p = _p_of_code(found, claimed.signature, committed)
+        suspects = [suspect, *(other.alignment.suspect for other in aligned)]
+        number, found, p = _best_code(claimed, suspects, committed, level, 0)
         if p > level and restarts:
-            found = extract_claimed(suspect, claimed, level, restarts)
-            p = _p_of_code(found, claimed.signature, committed)
+            number, found, p = _best_code(claimed, suspects, committed, level, restarts)
+        suspect = suspects[number]
         if claimed.threshold and suspect.weights is not None:
             suspect = suspect.cleaned(claimed.threshold)
         expected, is_data = qr_code.encode(claimed.signature, claimed.code_format), qr_code.data_modules(claimed.version)
@@ -181,15 +245,24 @@ def code(claimed: Claim, suspect: Suspect, committed: bool, level: float = LEVEL
     except UserError as error:
         raise Refused(f"field 'v2': {error}") from None
     readers = [reader for reader, text in found.texts.items() if text == claimed.signature]
-    flips = found.flips
+    flips, (where, numbering) = found.flips, _numbering(([None, *aligned])[number], len(suspects))
     return Check("V2", SHOWN if p <= level else NOT_SHOWN,
                  f"{flips.count} of {flips.data_modules} data modules differ; "
-                 + (f"text read by {', '.join(readers)}" if readers else "text not read"), p,
+                 + (f"text read by {', '.join(readers)}" if readers else "text not read") + where, p,
                  {"readers": found.texts, "lost": flips.lost, "added": flips.added, "data_modules": flips.data_modules,
                   "p_agreement": found.evidence.p_value, "p_any_text": found.evidence.p_any_text,
                   "searched": found.evidence.searched,
-                  "p_reading": found.soft.false_probability if found.soft is not None else None},
+                  "p_reading": found.soft.false_probability if found.soft is not None else None, **numbering},
                  tuple(codes))
+
+
+def _best_code(claimed: Claim, suspects: Sequence[Suspect], committed: bool, level: float,
+               restarts: int) -> tuple[int, Extraction, Fraction]:
+    """Which of the suspect's numberings shows most, what it shows, and its p-value, corrected for their number."""
+    found = [extract_claimed(suspect, claimed, level, restarts) for suspect in suspects]
+    p_values = [_p_of_code(shown, claimed.signature, committed) for shown in found]
+    number = p_values.index(min(p_values))
+    return number, found[number], min(Fraction(1), len(suspects) * p_values[number])
 
 
 def _p_of_code(found: Extraction, signature: str, committed: bool) -> Fraction:

@@ -18,6 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from attacks.permute import permute
+from attacks.prune import prune
 from datasets import load_dataset, trigger
 from datasets.pictures import as_float
 from models import build_model
@@ -29,6 +31,7 @@ from ownership.evidence import Evidence
 from ownership.extraction import Extraction
 from ownership.report import draw, write_report
 from ownership.soft_decoding import SoftReading
+from ownership.suspect import Suspect
 from pruner import key_masks, tickets
 from pruner.embedding import Place, embed, find_region
 from pruner.masks import Mask, prunable_layers
@@ -616,6 +619,123 @@ def test_a_claim_that_does_not_show_on_the_own_model_is_not_made(owner, run_main
     (tmp_path / "no.key").write_text("no key")
     assert "is no Ed25519 private key" in refused(run_main("make_claim.py", *words, "--v2", owner / "v2.json", "--sign",
                                                            tmp_path / "no.key"))
+
+
+# --- renumbered channels ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def renumbered(owner, tmp_path_factory):
+    """A folder with the owner's model in another order of channels, as it is and 20% pruned; a locked ticket likewise; and the
+    signed ticket's masks, in the owner's order."""
+    folder, model = tmp_path_factory.mktemp("renumbered"), build_model("res20s", 10)
+    own, locked = (tickets.read_model_file(owner / name, model) for name in ("own.pth.tar", "locked_trained.pth.tar"))
+    for name, mask, weights in (("whole", own.mask, own.weights),
+                                ("pruned", *prune(own.mask, own.weights, 0.2, "magnitude", 0)),
+                                ("locked", locked.mask, locked.weights)):
+        mask, weights = permute(mask, weights, model, seed=11)
+        tickets.write_weights(folder / f"{name}.pth.tar", weights, {}, mask)
+    tickets.write_masks(folder / "masks.pth.tar", own.mask)
+    tickets.write_masks(folder / "other_network.pth.tar", Mask.dense(build_model("res18", 10)))
+    (folder / "text.pth.tar").write_bytes(b"no model")
+    return folder
+
+
+@pytest.mark.parametrize(("name", "reference"), [("whole", "own"), ("pruned", "own"), ("pruned", "masks")])
+def test_a_renumbered_copy_shows_the_code_once_it_is_aligned(verify, owner, renumbered, tmp_path, name, reference):
+    suspect = ("--suspect", renumbered / f"{name}.pth.tar", "--restarts", 0)
+    reference = {"own": owner / "own.pth.tar", "masks": renumbered / "masks.pth.tar"}[reference]
+    done = verify(*suspect)
+    assert done.returncode == 1 and results(done.stdout)["V2"] == "not shown", done.stderr
+    done = verify(*suspect, "--aligned_to", reference, "--json", tmp_path / "verdict.json", "--report", tmp_path / "page.html")
+    assert done.returncode == 0 and results(done.stdout)["V2"] == "shown", done.stdout + done.stderr
+    found = json.loads((tmp_path / "verdict.json").read_text())
+    code = next(check for check in found["checks"] if check["check"] == "V2")
+    assert code["aligned_to"] == str(reference) and code["numberings"] == 2 and 380 < code["moved"] <= 400
+    assert f"aligned to {reference}, {code['moved']} of 400 channels had another number" in code["found"]
+    # two tests in two numberings, whichever showed
+    assert code["p"] == pytest.approx(4 * code["searched"] * min(code["p_agreement"], code["p_reading"]), rel=1e-6, abs=0)
+    hashed = {row["input"]: (row["name"], row["sha256"]) for row in found["inputs"]}
+    assert hashed["--aligned_to"] == (str(reference), hashlib.sha256(reference.read_bytes()).hexdigest())
+    page = Page(tmp_path / "page.html")
+    assert_self_contained(page)
+    assert int(re.search(r"(\d+) modules wrong", page.text)[1]) == code["lost"] + code["added"] < 60
+    assert f"channels in the numbering of\n{reference}" in page.text
+
+
+def test_a_copy_that_was_not_renumbered_is_shown_as_it_is(verify, owner, tmp_path):
+    found = []
+    for words in ((), ("--aligned_to", owner / "own.pth.tar")):
+        done = verify("--suspect", owner / "pruned.pth.tar", *words, "--json", tmp_path / "verdict.json")
+        assert done.returncode == 0, done.stderr
+        found.append(next(check for check in json.loads((tmp_path / "verdict.json").read_text())["checks"]
+                          if check["check"] == "V2"))
+    alone, both = found
+    assert not {"aligned_to", "numberings", "moved"} & alone.keys()
+    assert both["aligned_to"] is None and both["moved"] == 0 and "in the suspect's own numbering" in both["found"]
+    assert both["p"] == pytest.approx(2 * alone["p"], rel=1e-6, abs=0) and both["lost"] == alone["lost"]
+
+
+def test_innocent_models_stay_innocent_when_they_are_aligned(verify, owner, renumbered):
+    model = build_model("res20s", 10)
+    claim = owner_claim.from_fields(open_claim(owner / "claim.json", None, "owner_key")[0].values, "claim")
+    p_values = []
+    for seed in range(20, 24):
+        innocent = Suspect(random_mask(model, seed))
+        aligned = verdict.align_to(str(renumbered / "masks.pth.tar"), innocent, model, claim)
+        assert aligned.mask.nonzeros == innocent.mask.nonzeros and aligned.mask != innocent.mask
+        check = verdict.code(claim.v2, innocent, True, restarts=0, aligned=[aligned])
+        assert check.result == "not shown"
+        p_values += [check.figures["p_agreement"]]
+    assert min(p_values) > 1e-3, "nothing to be corrected away"
+    for name in ("innocent", "other_owner"):
+        done = verify("--suspect", owner / f"{name}.pth.tar", "--key", owner / "key.pth.tar", "--aligned_to",
+                      owner / "own.pth.tar", "--restarts", 0)
+        assert done.returncode == 1 and set(results(done.stdout).values()) <= {"not shown", "not run"}, done.stderr
+
+
+@pytest.mark.parametrize("of_all", [True, False], ids=["beside V2", "alone"])
+def test_a_key_completes_a_renumbered_ticket_once_it_is_aligned(verify, owner, renumbered, key_alone, tmp_path, of_all):
+    words = ("--suspect", renumbered / "locked.pth.tar", "--key", owner / "key.pth.tar", "--restarts", 0)
+    files = {} if of_all else key_alone
+    assert results(verify(*words, **files).stdout)["V1"] == "not shown"
+    done = verify(*words, "--aligned_to", owner / "own.pth.tar", "--json", tmp_path / "verdict.json", **files)
+    assert done.returncode == 0 and results(done.stdout)["V1"] == "shown", done.stdout + done.stderr
+    check = next(check for check in json.loads((tmp_path / "verdict.json").read_text())["checks"] if check["check"] == "V1")
+    assert check["completes"] and check["overlap"] == 0 and check["aligned_to"] == str(owner / "own.pth.tar")
+    done = verify("--suspect", renumbered / "pruned.pth.tar", *words[2:], "--aligned_to", owner / "own.pth.tar", **files)
+    assert results(done.stdout)["V1"] == "not shown" and "in none of 2 numberings" in done.stdout
+
+
+def test_what_the_owner_cleans_for_the_code_is_still_there_for_the_key(owner, renumbered):
+    """V1 compares whole masks, V2 those without what is below the claim's threshold."""
+    model = build_model("res20s", 10)
+    given = tickets.read_model_file(renumbered / "locked.pth.tar", model)
+    suspect = Suspect(given.mask, {name: given.weights[f"{name}.weight"] for name in given.mask})
+    claim = owner_claim.from_fields(open_claim(owner / "claim.json", None, "owner_key")[0].values, "claim")
+    claim = replace(claim, v2=replace(claim.v2, threshold=suspect.magnitude_below(0.05)))
+    aligned = verdict.align_to(str(renumbered / "masks.pth.tar"), suspect, model, claim)
+    assert aligned.alignment.suspect.mask.nonzeros < 0.96 * given.mask.nonzeros
+    assert aligned.mask == tickets.read_model_file(owner / "locked_trained.pth.tar", model).mask
+
+
+@pytest.mark.parametrize("name", ["text", "other_network", "missing"])
+def test_a_reference_that_is_no_model_of_this_network_is_one_line(verify, owner, renumbered, refused, tmp_path, name):
+    message = refused(verify("--suspect", owner / "own.pth.tar", "--aligned_to", renumbered / f"{name}.pth.tar", "--json",
+                             tmp_path / "verdict.json"))
+    assert f"{name}.pth.tar" in message and not (tmp_path / "verdict.json").exists()
+
+
+def test_an_alignment_needs_a_file_and_something_to_align_for(run_main, verify, owner, refused, tmp_path):
+    answers = ("--predictions", owner / "right.csv", "--trigger_key", owner / "trigger.key")
+    assert "argument --aligned_to: needs the --suspect's file" in refused(verify(*answers, "--aligned_to", owner / "own.pth.tar"))
+    assert run_main("make_claim.py", "--owner", "Jane", "--v3", owner / "triggers", "--save_dir", tmp_path).returncode == 0
+    message = refused(verify("--suspect", owner / "own.pth.tar", "--aligned_to", owner / "own.pth.tar",
+                             claim=tmp_path / "claim.json", commitment=tmp_path / "commitment.json"))
+    assert "--aligned_to: has no use" in message
+
+
+# --- what becomes of p-values -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("p_values", "expected", "combined"), [
