@@ -15,7 +15,7 @@ r"""Check an owner's claim, or two rivals' claims, on a suspect: owned (exit cod
 
     # channels may have been renumbered (main_attack.py permute): undo that too, by the owner's own model, ticket or mask file
     python main_verify.py --claim runs/claim/claim.json --commitment published/commitment.json \
-        --suspect runs/permuted/attacked.pth.tar --aligned_to runs/triggered/model_best.pth.tar
+        --suspect runs/permuted/attacked.pth.tar --aligned_to runs/triggered/model_best.pth.tar --aligned_committed
 
     # two claims on one suspect, the one that was committed to earlier first; exit code 0: one of them owns it
     python main_verify.py --claim first/claim.json --claim second/claim.json --commitment published/first.json \
@@ -64,6 +64,9 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--aligned_to", type=cli.text, action="append", default=None, metavar="FILE",
                        help="the owner's model, ticket or mask file: try V1 and V2 also with a renumbering of the suspect's "
                             "channels undone (docs/renumbered_channels.md)")
+    group.add_argument("--aligned_committed", action="store_true",
+                       help="these files, or their SHA-256, were published before anybody looked at the suspect: count V2 in "
+                            "their numbering even if the claim does not name their mask (in its V1)")
 
     group = parser.add_argument_group("F: accuracy on the claim's test pictures")
     group.add_argument("--dataset", choices=sorted(DATASETS), default=None, help="must be the claim's")
@@ -122,6 +125,8 @@ def parse_args(argv: Sequence[str] | None):
     for flag in ("mean", "std"):
         if getattr(args, flag) is not None and len(getattr(args, flag)) != 3:
             parser.error(f"argument --{flag}: must be three numbers R,G,B")
+    if args.aligned_committed and args.aligned_to is None:
+        parser.error("argument --aligned_committed: needs --aligned_to")
     if args.data is not None and args.dataset is None:
         parser.error("argument --data: needs --dataset")
     if args.merged is not None and (args.key is None or args.dataset is None):
@@ -410,7 +415,7 @@ def run_checks(args, claim, committed: bool, later: bool, files: Files) -> list:
 
     suspect = read_suspect(args.suspect, build_model(claim.arch, num_classes=2))
     files.note("--suspect", args.suspect)
-    aligned = align_to_owner(args, claim, suspect, files)
+    aligned = align_to_owner(args, claim, suspect, committed, files)
     data = load_test_pictures(args, claim, files)
     checks = []
     if claim.fidelity:
@@ -423,14 +428,15 @@ def run_checks(args, claim, committed: bool, later: bool, files: Files) -> list:
     return [*checks, *check_triggers(args, claim, committed, files)]
 
 
-def align_to_owner(args, claim, suspect, files: Files) -> list:
+def align_to_owner(args, claim, suspect, committed: bool, files: Files) -> list:
     """The suspect in the numbering of each --aligned_to, for V1 and V2."""
     from models import build_model
     from ownership.verdict import align_to
 
     aligned = []
     for path in args.aligned_to if claim.v1 or claim.v2 else ():
-        aligned.append(align_to(path, suspect, build_model(claim.arch, num_classes=2), claim))
+        model = build_model(claim.arch, num_classes=2)
+        aligned.append(align_to(path, suspect, model, claim, committed, args.aligned_committed))
         files.note("--aligned_to", path)
     return aligned
 
@@ -562,7 +568,7 @@ def check_marks(args, claim, path: str, files: Files) -> list:
     if claim.v2:
         try:
             checks.append(verdict.code(claim.v2, own, False, args.max_false, args.restarts,
-                                       align_to_owner(args, claim, own, files)))
+                                       align_to_owner(args, claim, own, False, files)))
         except Refused as error:  # seen only here where the suspect can't be looked into
             checks.append(verdict.not_run("V2", str(error)))
     as_suspect = Namespace(**{**vars(args), "suspect": path, "predictions": None, "endpoint": None})

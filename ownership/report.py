@@ -30,20 +30,22 @@ th, td { text-align: left; vertical-align: top; padding: .35rem .7rem .35rem 0; 
 th { font-weight: 600; white-space: nowrap; }
 .verdict { display: inline-block; padding: .1rem .7rem; border-radius: .3rem; color: #fff; background: #555; }
 .owned { background: #1b6e3c; } .refused { background: #a01818; }
-.codes { display: flex; flex-wrap: wrap; gap: 2rem; } figure { margin: 0; } figcaption { font-size: .85rem; }
+.codes { display: flex; flex-wrap: wrap; gap: 2rem; } figure { margin: 0; }
+figcaption { font-size: .85rem; max-width: 17rem; }
 svg { width: 17rem; height: 17rem; border: 1px solid #ddd; display: block; }
 code { font-size: .85rem; overflow-wrap: anywhere; }
 .p { white-space: nowrap; }
+.side { width: 42%; }
 .claim { border-top: 3px solid #1a1a1a; margin-top: 3rem; } .conclusion { font-size: 1.1rem; font-weight: 600; }
 </style>
 {% endmacro %}{% macro checks(verdict) %}<table>
 <tr><th>check</th><th>result</th><th>what was found</th><th>p-value</th></tr>
-{% for check in verdict.checks %}<tr><th>{{ check.name }}: {{ titles[check.name] }}</th><td>{{ check.result }}</td>
+{% for check in verdict.checks %}<tr><th>{{ check.name }}: {{ titles[check.name] }}</th><td class="p">{{ check.result }}</td>
 <td>{{ check.detail|shown }}</td><td class="p">{{ check.p|p_value if check.p is not none else "" }}</td></tr>
 {% endfor %}</table>
 {% endmacro %}{% macro legend() %}<p>Black: occupied, white: empty, as the claimed code has them. Dark red: occupied, but empty
-in the claimed code. Light red: empty, but occupied there. Finder, timing, alignment, format and version patterns are never embedded; they are drawn as
-the QR standard has them.</p>
+in the claimed code. Light red: empty, but occupied there. Finder, timing, alignment, format and version patterns are never
+embedded; they are drawn as the QR standard has them.</p>
 {% endmacro %}{% macro figures(check, whose) %}{% for code in check.codes %}<figure>{{ code|drawing }}
 <figcaption>{{ whose }}{{ code.place.layer|shown }}, start_x {{ code.place.start_x }}, start_y {{ code.place.start_y }}:
 {{ code.wrong.sum() }} modules wrong</figcaption></figure>
@@ -99,10 +101,14 @@ RIVALS_PAGE = """{% import "parts" as parts %}<!DOCTYPE html>
 <h1>Two claims of ownership on one suspect</h1>
 <p class="conclusion">{{ found.conclusion|shown }}</p>
 <table>
-<tr><th></th><th>first claim</th><th>second claim</th></tr>
-{% for name, values in overview %}<tr><th>{{ name }}</th>{% for value in values %}<td>{% if name == "verdict"
-%}<span class="verdict {{ value }}">{{ value }}</span>{% else %}{{ value|shown }}{% endif %}</td>{% endfor %}</tr>
-{% endfor %}</table>
+<tr><th></th><th class="side">first claim</th><th class="side">second claim</th></tr>
+<tr><th>verdict</th>{% for _, side in sides
+%}<td><span class="verdict {{ side.verdict.verdict }}">{{ side.verdict.verdict }}</span></td>{% endfor %}</tr>
+{% for name, values in overview %}<tr><th>{{ name|shown }}</th>{% for value in values
+%}<td{% if values|length == 1 %} colspan="2"{% endif %}>{{ value|shown }}</td>{% endfor %}</tr>
+{% endfor %}<tr><th>level</th><td colspan="2">owned means p &le; {{ "%g"|format(sides[0][1].verdict.level) }}, or the claimed key
+completing a locked ticket exactly</td></tr>
+</table>
 {% if rows %}<h2>What tells them apart</h2>
 <table>
 {% for name, text in rows %}<tr><th>{{ name }}</th><td>{{ text|shown }}</td></tr>
@@ -150,12 +156,13 @@ def write_comparison_report(path: str | Path, found: rivals.Comparison, inputs: 
     """
     sides = list(zip(rivals.NAMES, found.sides))
     facts = dict.fromkeys(name for side in found.sides for name in side.facts if name != "suspect")
-    overview = [("verdict", [side.verdict.verdict for side in found.sides]),
-                ("claim", [side.opened.path for side in found.sides]),
-                ("commitment file", [side.opened.commitment_path or "no commitment" for side in found.sides]),
+    suspects = dict.fromkeys(side.facts["suspect"] for side in found.sides)  # lists of answers may be two
+    overview = [("suspect", list(suspects)), ("claim", [side.opened.path for side in found.sides]),
+                ("commitment file", [side.opened.commitment_path or "none" for side in found.sides]),
                 *((name, [side.facts.get(name, "") for side in found.sides]) for name in facts),
-                ("combined p-value", ["" if side.verdict.p is None else scientific(side.verdict.p) for side in found.sides]),
-                ("suspect", [side.facts["suspect"] for side in found.sides])]
+                ("combined p-value", ["" if side.verdict.p is None else scientific(side.verdict.p) for side in found.sides])]
+    if any(side.refused for side in found.sides):
+        overview.append(("refused because", [str(side.refused or "") for side in found.sides]))
     _write(path, "rivals", found=found, sides=sides, overview=overview, rows=rivals.rows(found), inputs=inputs,
            versions=versions, codes=[(name, side.code) for name, side in sides if side.code])
 

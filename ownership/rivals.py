@@ -150,7 +150,7 @@ def compare(sides: Sequence[Side], own_models: OwnModels | None = None, notes: S
     owned, refused = ([side.verdict.verdict == verdict for side in sides] for verdict in (OWNED, REFUSED))
     said = []
     if all(owned) and sides[0].committed:
-        said.append("both marks are in the suspect: the second was committed to later, so it was written into what was the "
+        said.append("both marks are in the suspect: the second was committed to later, so it counts as written into what was the "
                     "first's already")
     if refused[0] and not refused[1]:
         said.append("the first claim is refused, so the second is judged as if it were alone")
@@ -243,7 +243,9 @@ def rows(found: Comparison) -> list[tuple[str, str]]:
                       if overlap else "do not overlap"))
     elif all(side.code for side in found.sides):
         table.append(("regions", "not comparable: the codes show in different numberings of the channels"))
-    table += [("accuracy", text) for text in accuracy_in_words(found.accuracy)]
+    accuracy = accuracy_in_words(found.accuracy)
+    if accuracy:
+        table.append(("accuracy", "; ".join(accuracy)))
     for claim, name in enumerate(NAMES if found.own_models else ()):
         table.append((f"{name}'s mark", "; ".join(f"in the {whose}'s own model {cell(found.own_models.found[claim][model])}"
                                                   for model, whose in enumerate(NAMES))))
@@ -264,7 +266,8 @@ def accuracy_in_words(accuracy: Accuracy) -> list[str]:
             for name, target, suspect in zip(NAMES, accuracy.targets, accuracy.suspect) if target is not None]
     for what, cost in (("the later claim's target is", accuracy.claimed_cost), ("the suspect is", accuracy.suspect_cost)):
         if cost is not None:
-            said.append(f"{what} {abs(cost):.2f} points {'above' if cost < 0 else 'below'} the earlier target")
+            said.append(f"{what} " + (f"{abs(cost):.2f} points {'above' if cost < 0 else 'below'} the earlier target"
+                                      if round(cost, 2) else "as high as the earlier target"))
     return said
 
 

@@ -43,12 +43,14 @@ class Aligned:
     """The suspect in the owner's numbering of channels.
 
     reference: the owner's file that says what it is. alignment: its suspect is cleaned if the claim has a threshold. mask: the
-    suspect's, renumbered alike and not cleaned.
+    suspect's, renumbered alike and not cleaned. counted: whether the file is known to be older than the suspect. Somebody who
+    makes it up afterwards can have it show any code, in any model.
     """
 
     reference: str
     alignment: Alignment
     mask: Mask
+    counted: bool
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def decide(claim: OwnerClaim, checks: Sequence[Check], committed: bool, signed: 
                      "afterwards could choose from")
     if committed and not signed:
         notes.append("the commitment is not signed: it shows that somebody claimed this before, not who")
-    if committed:
+    if committed and not later:
         notes.append("when the commitment was made is for its publication to show; it must be older than the suspect")
     if owned and any(check.name == "F" and check.result == NOT_MET for check in checks):
         notes.append("the suspect is below the claim's accuracy: a damaged copy")
@@ -141,15 +143,19 @@ def fidelity(claimed: Fidelity, accuracy: float) -> Check:
                  figures={"accuracy": accuracy, "target": claimed.target, "least": least})
 
 
-def align_to(reference: str, suspect: Suspect, model: nn.Module, claim: OwnerClaim) -> Aligned:
+def align_to(reference: str, suspect: Suspect, model: nn.Module, claim: OwnerClaim, committed: bool,
+             published: bool = False) -> Aligned:
     """Undo a renumbering of the suspect's channels by the owner's model, ticket or mask file.
 
     Of V2 the claim's regions take no part, or its p-value would be worth nothing; V1 alone is no test of chance, so all does.
+    The numbering counts where the file was published before, or has the mask that V1 of a committed claim names.
+
     Raises UserError as `ownership.alignment.read_reference` and `align_claimed`.
     """
     owner, groups = read_reference(reference, model), channel_groups(model)
     found = align_claimed(owner, suspect, model, claim.v2) if claim.v2 else align(owner, suspect, groups, [], version=1)
-    return Aligned(reference, found, groups.renumbered_mask(suspect.mask, np.argsort(found.order)))
+    named = committed and claim.v1 is not None and mask_sha256(owner.mask) == claim.v1.ticket_mask_sha256
+    return Aligned(reference, found, groups.renumbered_mask(suspect.mask, np.argsort(found.order)), published or named)
 
 
 def _numbering(shown: Aligned | None, tried: int) -> tuple[str, dict[str, object]]:
@@ -224,16 +230,23 @@ def code(claimed: Claim, suspect: Suspect, committed: bool, level: float = LEVEL
     nothing was committed to before, the text may have been made up to fit, so agreement is corrected for all texts of its kind
     too. ZXing's and zbar's readings are told, but have no p-value.
 
-    Other numberings of the suspect's channels in `aligned` are tried as well; the smallest p-value counts, times their number
-    and one (Bonferroni).
+    Other numberings of the suspect's channels in `aligned` are tried as well; of those that are counted, and its own, the
+    smallest p-value counts, times their number (Bonferroni). What the others show is told.
 
     Raises Refused where the claim names a place that the network lacks.
     """
     try:
-        suspects = [suspect, *(other.alignment.suspect for other in aligned)]
+        counted, told = ([other for other in aligned if other.counted == kind] for kind in (True, False))
+        suspects = [suspect, *(other.alignment.suspect for other in counted)]
         number, found, p = _best_code(claimed, suspects, committed, level, 0)
         if p > level and restarts:
             number, found, p = _best_code(claimed, suspects, committed, level, restarts)
+        where, numbering = _numbering(([None, *counted])[number], len(suspects))
+        if told:
+            best, _, uncounted = _best_code(claimed, [other.alignment.suspect for other in told], committed, level, 0)
+            where += (f"; aligned to {told[best].reference} p is {scientific(uncounted)}, not counted: a file that was not "
+                      "committed to can be made up to show any code")
+            numbering |= {"uncounted_p": scientific(uncounted)}
         suspect = suspects[number]
         if claimed.threshold and suspect.weights is not None:
             suspect = suspect.cleaned(claimed.threshold)
@@ -245,7 +258,7 @@ def code(claimed: Claim, suspect: Suspect, committed: bool, level: float = LEVEL
     except UserError as error:
         raise Refused(f"field 'v2': {error}") from None
     readers = [reader for reader, text in found.texts.items() if text == claimed.signature]
-    flips, (where, numbering) = found.flips, _numbering(([None, *aligned])[number], len(suspects))
+    flips = found.flips
     return Check("V2", SHOWN if p <= level else NOT_SHOWN,
                  f"{flips.count} of {flips.data_modules} data modules differ; "
                  + (f"text read by {', '.join(readers)}" if readers else "text not read") + where, p,

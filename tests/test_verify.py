@@ -16,6 +16,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
 
 from attacks.permute import permute
@@ -27,13 +28,15 @@ from ownership import commitment, owner_claim, verdict
 from ownership.black_box import write_predictions
 from ownership.claim import Claim, write_claim
 from ownership.commitment import Refused, open_claim
-from ownership.evidence import Evidence
+from ownership.evidence import Evidence, p_value, parity_parts
 from ownership.extraction import Extraction
 from ownership.report import draw, write_report
 from ownership.soft_decoding import SoftReading
 from ownership.suspect import Suspect
-from pruner import key_masks, tickets
+from pruner import key_masks, qr_code, tickets
+from pruner.channel_groups import ChannelGroups, channel_groups
 from pruner.embedding import Place, embed, find_region
+from pruner.linear_code import linear_code
 from pruner.masks import Mask, prunable_layers
 from utils.errors import UserError
 
@@ -682,8 +685,8 @@ def test_innocent_models_stay_innocent_when_they_are_aligned(verify, owner, renu
     p_values = []
     for seed in range(20, 24):
         innocent = Suspect(random_mask(model, seed))
-        aligned = verdict.align_to(str(renumbered / "masks.pth.tar"), innocent, model, claim)
-        assert aligned.mask.nonzeros == innocent.mask.nonzeros and aligned.mask != innocent.mask
+        aligned = verdict.align_to(str(renumbered / "masks.pth.tar"), innocent, model, claim, committed=True)
+        assert aligned.counted and aligned.mask.nonzeros == innocent.mask.nonzeros and aligned.mask != innocent.mask
         check = verdict.code(claim.v2, innocent, True, restarts=0, aligned=[aligned])
         assert check.result == "not shown"
         p_values += [check.figures["p_agreement"]]
@@ -692,6 +695,72 @@ def test_innocent_models_stay_innocent_when_they_are_aligned(verify, owner, renu
         done = verify("--suspect", owner / f"{name}.pth.tar", "--key", owner / "key.pth.tar", "--aligned_to",
                       owner / "own.pth.tar", "--restarts", 0)
         assert done.returncode == 1 and set(results(done.stdout).values()) <= {"not shown", "not run"}, done.stderr
+
+
+@pytest.fixture(scope="module")
+def code_alone(owner, run_main, tmp_path_factory):
+    """A claim of V2 alone."""
+    folder = tmp_path_factory.mktemp("code_alone")
+    assert run_main("make_claim.py", "--owner", "Jane", "--v2", owner / "v2.json", "--save_dir", folder).returncode == 0
+    return {"claim": folder / "claim.json", "commitment": folder / "commitment.json"}
+
+
+def spelling(mask: Mask, claim: Claim, groups: ChannelGroups) -> np.ndarray:
+    """An order of an innocent model's channels under which it spells out a code: rows and columns in turn, each at best."""
+    counts = np.minimum(mask[claim.layer].flatten(2).sum(2).numpy(), 3)
+    size, is_data = qr_code.code_size(claim.version), qr_code.data_modules(claim.version)
+    square = slice(claim.start_x, claim.start_x + size), slice(claim.start_y, claim.start_y + size)
+    code = qr_code.encode(claim.signature, claim.code_format)[is_data]
+    parts = parity_parts(linear_code(claim.code_format, len(claim.signature)))
+    channels = [groups.axes[f"{claim.layer}.weight", dimension] for dimension in (0, 1)]
+    places, weights, found = [np.arange(len(side)) for side in channels], [1.0] * len(parts), []
+    for _ in range(12):
+        wanted, region, modules = np.zeros(counts.shape), np.zeros((size, size)), np.zeros(len(code))
+        for weight, part in zip(weights, parts):
+            modules[part] = np.where(code[part], weight, -weight)
+        region[is_data] = modules
+        wanted[square] = region
+        for dimension in (1, 0):
+            shown, target = (counts, wanted) if dimension == 0 else (counts.T, wanted.T)
+            scores, group = target @ shown[:, places[1 - dimension]].T, groups.group[channels[dimension]]
+            scores[group[:, None] != group] = -1e6
+            places[dimension] = linear_sum_assignment(scores, maximize=True)[1]
+        seen = counts[np.ix_(*places)][square][is_data]
+        p_values = [p_value(seen[part], code[part]) for part in parts]
+        found.append((max(p_values), list(places)))
+        weights[int(np.argmax(p_values))] *= 1.15  # the worst part counts
+    order = np.arange(len(groups.group))
+    for side, place in zip(channels, min(found, key=lambda one: one[0])[1]):
+        order[side] = side[place]
+    return order
+
+
+def test_a_reference_that_was_made_up_for_the_suspect_is_not_counted(verify, run_main, tmp_path):
+    """The worst that a claimant with an early commitment can do to a model that he has nothing to do with: a mask file by which
+    its channels spell out his code."""
+    model = build_model("res20s", 10)
+    innocent, groups = random_mask(model, 30), channel_groups(model)
+    claim = Claim("Adam Moe 1987", "res20s", "layer3.1.conv1", 10, 18, 3, "H", 2, 0.5, 1, 2, {"state": 1})
+    write_claim(tmp_path / "v2.json", claim)
+    assert run_main("make_claim.py", "--owner", "Adam", "--v2", tmp_path / "v2.json", "--save_dir", tmp_path).returncode == 0
+    tickets.write_masks(tmp_path / "made_up.pth.tar", groups.renumbered_mask(innocent, spelling(innocent, claim, groups)))
+    tickets.write_masks(tmp_path / "innocent.pth.tar", innocent)
+    files = {"claim": tmp_path / "claim.json", "commitment": tmp_path / "commitment.json"}
+    words = ("--suspect", tmp_path / "innocent.pth.tar", "--restarts", 0, "--aligned_to", tmp_path / "made_up.pth.tar")
+    done = verify(*words, **files)
+    assert done.returncode == 1 and results(done.stdout)["V2"] == "not shown", done.stderr
+    assert float(re.search(r"aligned to \S+ p is (\S+), not counted", done.stdout)[1]) < 1e-9
+    assert verify(*words, "--aligned_committed", **files).returncode == 0, "the arbiter's word is taken"
+
+
+@pytest.mark.parametrize("word", [(), ("--aligned_committed",)])
+def test_a_reference_counts_where_the_claim_names_it_or_the_arbiter_vouches(verify, owner, renumbered, code_alone, word):
+    words = ("--suspect", renumbered / "pruned.pth.tar", "--restarts", 0, "--aligned_to", owner / "own.pth.tar", *word)
+    assert verify(*words).returncode == 0, "its mask is that of the claim's V1"
+    assert verify(*words, commitment=None).returncode == (0 if word else 1), "which nobody has seen before"
+    done = verify(*words, **code_alone)
+    assert done.returncode == (0 if word else 1), done.stderr
+    assert ("not counted: a file that was not committed to" in done.stdout) == (not word)
 
 
 @pytest.mark.parametrize("of_all", [True, False], ids=["beside V2", "alone"])
@@ -714,7 +783,7 @@ def test_what_the_owner_cleans_for_the_code_is_still_there_for_the_key(owner, re
     suspect = Suspect(given.mask, {name: given.weights[f"{name}.weight"] for name in given.mask})
     claim = owner_claim.from_fields(open_claim(owner / "claim.json", None, "owner_key")[0].values, "claim")
     claim = replace(claim, v2=replace(claim.v2, threshold=suspect.magnitude_below(0.05)))
-    aligned = verdict.align_to(str(renumbered / "masks.pth.tar"), suspect, model, claim)
+    aligned = verdict.align_to(str(renumbered / "masks.pth.tar"), suspect, model, claim, committed=True)
     assert aligned.alignment.suspect.mask.nonzeros < 0.96 * given.mask.nonzeros
     assert aligned.mask == tickets.read_model_file(owner / "locked_trained.pth.tar", model).mask
 
@@ -729,6 +798,7 @@ def test_a_reference_that_is_no_model_of_this_network_is_one_line(verify, owner,
 def test_an_alignment_needs_a_file_and_something_to_align_for(run_main, verify, owner, refused, tmp_path):
     answers = ("--predictions", owner / "right.csv", "--trigger_key", owner / "trigger.key")
     assert "argument --aligned_to: needs the --suspect's file" in refused(verify(*answers, "--aligned_to", owner / "own.pth.tar"))
+    assert "needs --aligned_to" in refused(verify("--suspect", owner / "own.pth.tar", "--aligned_committed"))
     assert run_main("make_claim.py", "--owner", "Jane", "--v3", owner / "triggers", "--save_dir", tmp_path).returncode == 0
     message = refused(verify("--suspect", owner / "own.pth.tar", "--aligned_to", owner / "own.pth.tar",
                              claim=tmp_path / "claim.json", commitment=tmp_path / "commitment.json"))
