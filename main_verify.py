@@ -58,15 +58,15 @@ def parse_args(argv: Sequence[str] | None):
                        help="its answers on the trigger set: columns image and predicted_label; of two claims one list each, in "
                             "the claims' order")
     group.add_argument("--endpoint", type=cli.text, default=None, metavar="URL",
-                       help="it speaks the Open Inference Protocol; where a token or more is needed, gather with "
-                            "check_triggers.py --save_predictions")
-
+                       help="its address, where it speaks the Open Inference Protocol; where a token or more time is needed, "
+                            "gather with check_triggers.py --save_predictions")
     group.add_argument("--aligned_to", type=cli.text, action="append", default=None, metavar="FILE",
                        help="the owner's model, ticket or mask file: try V1 and V2 also with a renumbering of the suspect's "
                             "channels undone (docs/renumbered_channels.md)")
     group.add_argument("--aligned_committed", action="store_true",
                        help="these files, or their SHA-256, were published before anybody looked at the suspect: count V2 in "
-                            "their numbering even if the claim does not name their mask (in its V1)")
+                            "their numbering. Else it counts by a file whose mask the committed claim names (in its V1) alone, "
+                            "and only masks are compared")
 
     group = parser.add_argument_group("F: accuracy on the claim's test pictures")
     group.add_argument("--dataset", choices=sorted(DATASETS), default=None, help="must be the claim's")
@@ -306,7 +306,15 @@ def sort_files(args, opened: list, files: Files) -> tuple[list[Namespace], list[
                     raise UserError(f"--{flag} {path}: the {NAMES[number]} claim has its own in {theirs[number][flag]}")
                 theirs[number][flag] = path
     if args.dataset is not None:
-        reasons = [other_pictures(args, one.claim, files) for one in opened]
+        reasons, errors = [], []
+        for one in opened:
+            try:
+                reasons.append(other_pictures(args, one.claim, files))
+            except UserError as error:  # a size of pictures that this data set can't have is one claim's fault
+                reasons.append(f"the test pictures can't be had as the claim names them ({error})")
+                errors.append(error)
+        if errors and all(reasons):
+            raise errors[0]
         for its_own, why in zip(theirs, reasons):
             its_own |= {} if why is None else {"dataset": None, "no_pictures": why}
         if all(reasons):

@@ -48,7 +48,7 @@ in the claimed code. Light red: empty, but occupied there. Finder, timing, align
 embedded; they are drawn as the QR standard has them.</p>
 {% endmacro %}{% macro figures(check, whose) %}{% for code in check.codes %}<figure>{{ code|drawing }}
 <figcaption>{{ whose }}{{ code.place.layer|shown }}, start_x {{ code.place.start_x }}, start_y {{ code.place.start_y }}:
-{{ code.wrong.sum() }} modules wrong</figcaption></figure>
+{{ code|modules_wrong }}</figcaption></figure>
 {% endfor %}{% endmacro %}{% macro readings(check, whose) %}{% for reader, text in check.figures["readers"].items()
 %}<p>{{ whose }}{{ reader }}: {% if text is none %}nothing read{% else %}<code>{{
 text|shown }}</code>{% endif %}</p>
@@ -83,8 +83,8 @@ PAGE = """{% import "parts" as parts %}<!DOCTYPE html>
 {% for note in verdict.notes %}<li>{{ note|shown }}</li>
 {% endfor %}</ul>
 {% endif %}{% if verdict.checks %}<h2>Checks</h2>
-{{ parts.checks(verdict) }}{% for check in verdict.checks if check.codes %}<h2>{{ check.name }}: the code as the suspect shows it
-</h2>
+{{ parts.checks(verdict) }}{% for check in verdict.checks if check.codes
+%}<h2>{{ check.name }}: the code as the suspect shows it</h2>
 {{ parts.legend() }}<div class="codes">
 {{ parts.figures(check, "") }}</div>
 {{ parts.readings(check, "") }}{% endfor %}{% endif %}{{ parts.origin(inputs, versions) }}
@@ -171,7 +171,8 @@ def _write(path: str | Path, page: str, **content) -> None:
     pages = Environment(loader=DictLoader({"parts": PARTS, "verdict": PAGE, "rivals": RIVALS_PAGE}), autoescape=True,
                         undefined=StrictUndefined, trim_blocks=False)
     # what does not print, or turns the direction of writing, is spelt out; autoescape does the rest
-    pages.filters |= {"shown": lambda text: one_line(str(text)), "p_value": scientific, "drawing": draw}
+    pages.filters |= {"shown": lambda text: one_line(str(text)), "p_value": scientific, "drawing": draw,
+                      "modules_wrong": _modules_wrong}
     pages.globals["titles"] = TITLES
     text = pages.get_template(page).render(**content)
     checkpoint.write_atomic(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
@@ -183,7 +184,12 @@ def draw(code: Code) -> Markup:
     paths = "".join(f'<path fill="{colour}" d="{_squares(chosen)}"/>' for colour, chosen in colours.items() if chosen.any())
     size = len(code.modules) + 2 * QUIET_ZONE
     return Markup(f'<svg viewBox="0 0 {size} {size}" shape-rendering="crispEdges" role="img" aria-label="QR code, '
-                  f'{int(code.wrong.sum())} modules wrong">{paths}</svg>')
+                  f'{_modules_wrong(code)}">{paths}</svg>')
+
+
+def _modules_wrong(code: Code) -> str:
+    wrong = int(code.wrong.sum())
+    return f"{wrong} {'module' if wrong == 1 else 'modules'} wrong"
 
 
 def _squares(chosen: np.ndarray) -> str:

@@ -150,8 +150,9 @@ def compare(sides: Sequence[Side], own_models: OwnModels | None = None, notes: S
     owned, refused = ([side.verdict.verdict == verdict for side in sides] for verdict in (OWNED, REFUSED))
     said = []
     if all(owned) and sides[0].committed:
-        said.append("both marks are in the suspect: the second was committed to later, so it counts as written into what was the "
-                    "first's already")
+        said.append("both marks are in the suspect: the second was "
+                    f"{'committed to later' if sides[1].committed else 'not committed to'}, so it counts as written into what was "
+                    "the first's already")
     if refused[0] and not refused[1]:
         said.append("the first claim is refused, so the second is judged as if it were alone")
     if any(side.later for side in sides):
@@ -180,7 +181,8 @@ def conclude(sides: Sequence[Side]) -> tuple[int | None, str]:
     if all(owned):
         if not any(side.committed for side in sides):
             return None, "both show; neither was committed to, so nothing tells which is the earlier"
-        return 0, f"both show; the earlier commitment decides: {who[0]} owns"
+        decides = "the earlier commitment decides" if sides[1].committed else "only the first was committed to"
+        return 0, f"both show; {decides}: {who[0]} owns"
     for number, other in ((0, 1), (1, 0)):
         if owned[number]:
             return number, f"{who[number]} owns; the {NAMES[other]} " + ("is refused" if refused[other] else "does not show")
@@ -239,7 +241,8 @@ def rows(found: Comparison) -> list[tuple[str, str]]:
             table.append((f"{name} code", code_in_words(side.code)))
     if found.regions is not None:
         overlap, contested = found.regions.overlap, found.regions.contested
-        table.append(("regions", f"overlap in {overlap} modules; in {contested} of these the codes contradict each other"
+        table.append(("regions", f"overlap in {overlap} {'module' if overlap == 1 else 'modules'}; in {contested} of "
+                                 "these the codes contradict each other"
                       if overlap else "do not overlap"))
     elif all(side.code for side in found.sides):
         table.append(("regions", "not comparable: the codes show in different numberings of the channels"))
@@ -264,10 +267,10 @@ def accuracy_in_words(accuracy: Accuracy) -> list[str]:
     """Targets, the suspect's, and what the later claim has cost."""
     said = [f"the {name} claim {target:.2f}%" + (f", the suspect {suspect:.2f}%" if suspect is not None else "")
             for name, target, suspect in zip(NAMES, accuracy.targets, accuracy.suspect) if target is not None]
-    for what, cost in (("the later claim's target is", accuracy.claimed_cost), ("the suspect is", accuracy.suspect_cost)):
+    for what, cost in (("the second claim's target is", accuracy.claimed_cost), ("the suspect is", accuracy.suspect_cost)):
         if cost is not None:
-            said.append(f"{what} " + (f"{abs(cost):.2f} points {'above' if cost < 0 else 'below'} the earlier target"
-                                      if round(cost, 2) else "as high as the earlier target"))
+            said.append(f"{what} " + (f"{abs(cost):.2f} points {'above' if cost < 0 else 'below'} the first's target"
+                                      if round(cost, 2) else "as high as the first's target"))
     return said
 
 

@@ -139,7 +139,8 @@ def fidelity(claimed: Fidelity, accuracy: float) -> Check:
     least = claimed.target - claimed.tolerance
     met = accuracy >= least
     return Check("F", MET if met else NOT_MET,
-                 f"accuracy {accuracy:.2f}%, claimed {claimed.target:.2f}% with {claimed.tolerance:g} points of tolerance",
+                 f"accuracy {accuracy:.2f}%, claimed {claimed.target:.2f}% with {claimed.tolerance:g} "
+                 f"{'point' if claimed.tolerance == 1 else 'points'} of tolerance",
                  figures={"accuracy": accuracy, "target": claimed.target, "least": least})
 
 
@@ -148,13 +149,17 @@ def align_to(reference: str, suspect: Suspect, model: nn.Module, claim: OwnerCla
     """Undo a renumbering of the suspect's channels by the owner's model, ticket or mask file.
 
     Of V2 the claim's regions take no part, or its p-value would be worth nothing; V1 alone is no test of chance, so all does.
-    The numbering counts where the file was published before, or has the mask that V1 of a committed claim names.
+    The numbering counts where the file was published before, or has the mask that V1 of a committed claim names. V1 names no
+    trained weights, and their signs can be chosen afterwards to put any channel anywhere; so by such a file V2 is aligned by
+    masks alone.
 
     Raises UserError as `ownership.alignment.read_reference` and `align_claimed`.
     """
     owner, groups = read_reference(reference, model), channel_groups(model)
-    found = align_claimed(owner, suspect, model, claim.v2) if claim.v2 else align(owner, suspect, groups, [], version=1)
     named = committed and claim.v1 is not None and mask_sha256(owner.mask) == claim.v1.ticket_mask_sha256
+    if named and claim.v2 and not published:
+        owner = Suspect(owner.mask)
+    found = align_claimed(owner, suspect, model, claim.v2) if claim.v2 else align(owner, suspect, groups, [], version=1)
     return Aligned(reference, found, groups.renumbered_mask(suspect.mask, np.argsort(found.order)), published or named)
 
 
@@ -245,7 +250,7 @@ def code(claimed: Claim, suspect: Suspect, committed: bool, level: float = LEVEL
         if told:
             best, _, uncounted = _best_code(claimed, [other.alignment.suspect for other in told], committed, level, 0)
             where += (f"; aligned to {told[best].reference} p is {scientific(uncounted)}, not counted: a file that was not "
-                      "committed to can be made up to show any code")
+                      "committed to can be made up to show any code (--aligned_committed)")
             numbering |= {"uncounted_p": scientific(uncounted)}
         suspect = suspects[number]
         if claimed.threshold and suspect.weights is not None:

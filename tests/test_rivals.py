@@ -194,6 +194,14 @@ def test_without_commitments_nothing_tells_which_is_the_earlier(run_main, owner,
     assert conclusion(done) == "both show; neither was committed to, so nothing tells which is the earlier"
 
 
+def test_of_two_marks_the_one_that_was_committed_to_decides(run_main, owner, thief):
+    done = run_main("main_verify.py", "--claim", owner / "claim.json", "--claim", thief / "again/claim.json", "--commitment",
+                    owner / "commitment.json", "--suspect", thief / "again.pth.tar", "--restarts", 0)
+    assert done.returncode == 0 and verdicts(done) == ["owned", "owned"], done.stderr
+    assert conclusion(done) == f"both show; only the first was committed to: the first claim ({OWNER}) owns"
+    assert "the second was not committed to, so it counts" in done.stdout and "committed to later" not in done.stdout
+
+
 # --- claims that do not hold ------------------------------------------------------------------------------------------
 
 
@@ -315,14 +323,17 @@ def test_the_later_mark_costs_accuracy(dispute, monkeypatch, tmp_path):
     assert accuracy["targets"] == targets and accuracy["suspect"] == [targets[1]] * 2, "John's target is of this very model"
     assert accuracy["claimed_cost"] == accuracy["suspect_cost"] == targets[0] - targets[1]
     way = "above" if targets[1] > targets[0] else "below"
-    assert f"target is {abs(targets[0] - targets[1]):.2f} points {way} the earlier target" in done.stdout
+    assert f"target is {abs(targets[0] - targets[1]):.2f} points {way} the first's target" in done.stdout
     assert [claim["checks"][0]["check"] for claim in found["claims"]] == ["F", "F"]
 
 
 def test_a_rival_who_speaks_of_other_pictures_is_not_measured(dispute, run_main, owner, thief, refused, tmp_path):
     private, _ = commitment.read_claim(thief / "again/claim.json")
     for name, changes, why in (("cifar", {"fidelity.dataset": "cifar10"}, "the claim is about cifar10"),
-                               ("test", {"fidelity.test_sha256": "0" * 64}, "the claim is about other test pictures of digits")):
+                               ("test", {"fidelity.test_sha256": "0" * 64}, "the claim is about other test pictures of digits"),
+                               ("size", {"fidelity.image_size": 9, "fidelity.test_sha256": "0" * 64},
+                                "the test pictures can't be had as the claim names them (--image_size 9: digits are 8x8; leave the "
+                                "flag out)")):
         other = commitment.salted({**private.values, "owner_key": None, **changes})
         claim, public = commitment.write(tmp_path / name, other, commitment.commit(other))
         words = ("--suspect", thief / "again.pth.tar", "--restarts", 0, "--dataset", "digits")
@@ -481,7 +492,7 @@ def test_the_page_shows_both_codes_and_escapes_everything(dispute, owner, thief,
     assert_self_contained(page)
     found = json.loads((tmp_path / "out.json").read_text())
     codes = [next(check for check in claim["checks"] if check["check"] == "V2") for claim in found["claims"]]
-    assert [int(count) for count in re.findall(r"(\d+) modules wrong", page.text)] \
+    assert [int(count) for count in re.findall(r"(\d+) modules? wrong", page.text)] \
         == [code["lost"] + code["added"] for code in codes]
     fills = [[attributes["fill"], attributes["d"].count("M")] for tag, attributes in page.tags if tag == "path"]
     assert ["#f5a3a3", codes[0]["lost"]] in fills and ["#c00000", codes[0]["added"]] in fills

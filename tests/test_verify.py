@@ -662,7 +662,7 @@ def test_a_renumbered_copy_shows_the_code_once_it_is_aligned(verify, owner, renu
     assert hashed["--aligned_to"] == (str(reference), hashlib.sha256(reference.read_bytes()).hexdigest())
     page = Page(tmp_path / "page.html")
     assert_self_contained(page)
-    assert int(re.search(r"(\d+) modules wrong", page.text)[1]) == code["lost"] + code["added"] < 60
+    assert int(re.search(r"(\d+) modules? wrong", page.text)[1]) == code["lost"] + code["added"] < 60
     assert f"channels in the numbering of\n{reference}" in page.text
 
 
@@ -733,6 +733,35 @@ def spelling(mask: Mask, claim: Claim, groups: ChannelGroups) -> np.ndarray:
     for side, place in zip(channels, min(found, key=lambda one: one[0])[1]):
         order[side] = side[place]
     return order
+
+
+def test_signs_that_were_made_up_for_a_mask_that_the_claim_names_are_not_looked_at(verify, tmp_path):
+    """V1 names where the ticket has weights, not what training made of them."""
+    model = build_model("res20s", 10)
+    innocent, named, groups = random_mask(model, 30), random_mask(model, 31), channel_groups(model)
+    random = np.random.default_rng(32)
+    weights = {f"{name}.weight": torch.from_numpy(random.standard_normal(kept.shape)).float() * kept
+               for name, kept in innocent.items()}
+    claim = Claim("Adam Moe 1987", "res20s", "layer3.1.conv1", 10, 18, 3, "H", 2, 0.5, 1, 2, {"state": 1})
+    key = owner_claim.KeyMask("0" * 64, owner_claim.mask_sha256(named), "0" * 64, 10)
+    private = commitment.salted(owner_claim.to_fields(owner_claim.OwnerClaim("Adam", None, "res20s", None, key, claim)))
+    written, public = commitment.write(tmp_path, private, commitment.commit(private))
+    # each channel of his ticket gets the signs of the innocent model's that is to come there
+    wanted = groups.renumbered(weights, spelling(innocent, claim, groups))
+    made_up = {name: torch.where(wanted[name] == 0, 0.01, wanted[name]) for name in wanted}
+    tickets.write_weights(tmp_path / "made_up.pth.tar", {**model.state_dict(), **{
+        f"{name}.weight": made_up[f"{name}.weight"] * kept for name, kept in named.items()}}, {}, named)
+    tickets.write_weights(tmp_path / "innocent.pth.tar", {**model.state_dict(), **weights}, {}, innocent)
+    words = ("--suspect", tmp_path / "innocent.pth.tar", "--restarts", 0, "--aligned_to", tmp_path / "made_up.pth.tar", "--json",
+             tmp_path / "verdict.json")
+    p_values = []
+    for word in ((), ("--aligned_committed",)):
+        done = verify(*words, *word, claim=written, commitment=public)
+        assert done.returncode == (0 if word else 1), done.stdout + done.stderr
+        check = json.loads((tmp_path / "verdict.json").read_text())["checks"][1]
+        assert check["numberings"] == 2 and "uncounted_p" not in check
+        p_values.append(check["p"])
+    assert p_values[1] < 1e-9 and p_values[0] == 1, "with its signs it would be owned"
 
 
 def test_a_reference_that_was_made_up_for_the_suspect_is_not_counted(verify, run_main, tmp_path):
@@ -880,7 +909,7 @@ def test_the_page_shows_what_was_found_and_escapes_everything(verify, owner, tmp
     for path in ("claim.json", "commitment.json"):
         assert hashlib.sha256((owner / path).read_bytes()).hexdigest() in page.text
     assert SIGNATURE in page.text and "torch" in page.text and "owned" in page.text
-    wrong = int(re.search(r"(\d+) modules wrong", page.text)[1])
+    wrong = int(re.search(r"(\d+) modules? wrong", page.text)[1])
     paths = {attributes["fill"]: attributes["d"] for tag, attributes in page.tags if tag == "path"}
     assert 0 < wrong <= 9 and paths["#f5a3a3"].count("M") == wrong and "#c00000" not in paths
 
