@@ -1,10 +1,10 @@
 """The owner's claim: a small JSON file that says which text lies where. It is the secret half of scheme V2."""
 
-import math
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from models import ARCHITECTURES
 from pruner import qr_code
 from pruner.embedding import Place
 from pruner.qr_code import CodeFormat
@@ -12,6 +12,8 @@ from utils import checkpoint
 from utils.errors import UserError
 
 CLAIM_FORMAT = "lottery-verification-claim/2"
+MOST_CHANNELS, MOST_ENTRIES, MOST_COPIES, LONGEST_NAME = 1 << 20, 1 << 40, 1 << 10, 1000
+LARGEST_THRESHOLD = 1e30
 READABLE_FORMATS = ("lottery-verification-claim/1", CLAIM_FORMAT)  # the first had neither copies nor threshold
 
 
@@ -74,7 +76,7 @@ def checked_claim(path: str | Path, content: dict[str, Any]) -> Claim:
         raise UserError(f"{path}: the claim lacks {name!r}")
     for name, value in content.items():
         if name not in types:
-            raise UserError(f"{path}: unknown entry {name!r}")
+            raise UserError(f"{path}: unknown entry {checkpoint.shortened(name)}")
         expected = {"copies": list, "threshold": (int, float, type(None)), "random_state": dict,
                     "similarity": (int, float)}.get(name, types[name])
         if not isinstance(value, expected) or isinstance(value, bool):
@@ -83,10 +85,18 @@ def checked_claim(path: str | Path, content: dict[str, Any]) -> Claim:
     if claim.error_correction not in qr_code.ERROR_CORRECTION or claim.version not in qr_code.VERSIONS \
             or claim.mask_pattern not in qr_code.MASK_PATTERNS:
         raise UserError(f"{path}: version, error_correction or mask_pattern is none of a QR code's")
-    if any(min(place.start_x, place.start_y) < 0 for place in claim.places):
-        raise UserError(f"{path}: start_x and start_y can't be negative")
-    if claim.threshold is not None and not 0 <= claim.threshold < math.inf:
-        raise UserError(f"{path}: threshold must be a number, 0 or more, or null")
+    if claim.arch not in ARCHITECTURES:
+        raise UserError(f"{path}: 'arch' is {checkpoint.shortened(claim.arch)}, which is none of {', '.join(ARCHITECTURES)}")
+    if len(claim.copies) > MOST_COPIES or any(len(place.layer) > LONGEST_NAME for place in claim.places):
+        raise UserError(f"{path}: has more than {MOST_COPIES} copies, or a layer's name of more than {LONGEST_NAME} letters")
+    if not all(0 <= start < MOST_CHANNELS for place in claim.places for start in (place.start_x, place.start_y)):
+        raise UserError(f"{path}: start_x and start_y must be numbers of channels, 0 or more")
+    if claim.threshold is not None and not 0 <= claim.threshold <= LARGEST_THRESHOLD:
+        raise UserError(f"{path}: threshold must be a number from 0 to {LARGEST_THRESHOLD:g}, or null")
+    if not 0 <= claim.similarity <= 1 or not 0 <= claim.nonzeros <= claim.entries <= MOST_ENTRIES:
+        raise UserError(f"{path}: similarity must be a share, nonzeros and entries numbers of weights")
+    if not _is_state(claim.random_state):
+        raise UserError(f"{path}: random_state is no state of numpy's")
     try:
         size = len(claim.signature.encode("utf-8"))
     except UnicodeEncodeError:
@@ -94,6 +104,12 @@ def checked_claim(path: str | Path, content: dict[str, Any]) -> Claim:
     if not 0 < size <= qr_code.capacity(claim.version, claim.error_correction):
         raise UserError(f"{path}: a signature of {size} bytes does not fit a version {claim.version} code")
     return claim
+
+
+def _is_state(table: dict[str, Any], inner: bool = False) -> bool:
+    """Whether a table holds numbers and texts, or tables of such: numpy's bit generators have no more."""
+    return all(isinstance(value, (int, str)) or not inner and isinstance(value, dict) and _is_state(value, inner=True)
+               for value in table.values())
 
 
 def _checked_copy(path: str | Path, copy: Any) -> tuple[str, int, int]:

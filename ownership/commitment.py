@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import checkpoint
+from utils.checkpoint import shortened
 from utils.errors import UserError
 
 CLAIM_FORMAT = "lottery-ownership-claim/1"
@@ -174,9 +175,9 @@ def read_claim(path: str | Path) -> tuple[SaltedClaim, bytes]:
     fields = content["fields"]
     for name, field in fields.items():
         if not isinstance(field, dict) or field.keys() != {"salt", "value"}:
-            raise Refused(f"{path}: {_short(name)} must hold 'salt' and 'value'")
+            raise Refused(f"{path}: {shortened(name)} must hold 'salt' and 'value'")
     claim = SaltedClaim({name: field["value"] for name, field in fields.items()},
-                        {name: _bytes(path, f"salt of {_short(name)}", field["salt"], SALT_BYTES)
+                        {name: _bytes(path, f"salt of {shortened(name)}", field["salt"], SALT_BYTES)
                          for name, field in fields.items()})
     try:
         expected = _private_content(claim)
@@ -189,14 +190,18 @@ def read_claim(path: str | Path) -> tuple[SaltedClaim, bytes]:
 def read_commitment(path: str | Path) -> Commitment:
     """Read the public part and check root and signature. Raises Refused for a file that is none, or was changed."""
     content, raw = _read_json(path, COMMITMENT_FORMAT, {"leaves"}, {"owner_key", "signature"})
-    leaves = {name: _bytes(path, f"leaf of {_short(name)}", leaf, 32) for name, leaf in content["leaves"].items()}
+    leaves = {name: _bytes(path, f"leaf of {shortened(name)}", leaf, 32) for name, leaf in content["leaves"].items()}
     if ("owner_key" in content) != ("signature" in content):
         raise Refused(f"{path}: must hold both 'owner_key' and 'signature', or neither")
     commitment = Commitment(leaves)
     if "signature" in content:
         commitment = Commitment(leaves, _bytes(path, "'owner_key'", content["owner_key"], 32),
                                 _bytes(path, "'signature'", content["signature"], 64))
-    if content["root"] != commitment.root.hex():
+    try:
+        root = commitment.root.hex()
+    except ValueError as error:
+        raise Refused(f"{path}: a leaf's name is no valid text ({error})") from None
+    if content["root"] != root:
         raise Refused(f"{path}: 'root' is not that of the leaves; one of them was changed")
     if commitment.signature is not None:
         check_signature(commitment, str(path))
@@ -228,7 +233,7 @@ def open_claim(path: str | Path, commitment_path: str | Path | None,
                               {name for name in leaves.keys() & commitment.leaves.keys()
                                if leaves[name] != commitment.leaves[name]})):
         if names:
-            raise Refused(f"{path}: {complaint} {', '.join(map(_short, sorted(names)[:5]))}"
+            raise Refused(f"{path}: {complaint} {', '.join(map(shortened, sorted(names)[:5]))}"
                           + (f" and {len(names) - 5} more" if len(names) > 5 else ""))
     if stated != commitment.root:
         raise Refused(f"{path}: 'root' was changed")
@@ -255,23 +260,9 @@ def _read_bounded(path: str | Path, limit: int) -> bytes:
 def _read_json(path: str | Path, file_format: str, tables: set[str],
                optional: set[str] = frozenset()) -> tuple[dict[str, Any], bytes]:
     """A JSON object with 'format', 'root' and tables of fields, and the bytes it was read from."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        table: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in table:
-                raise ValueError(f"{_short(name)} is there twice")
-            table[name] = value
-        return table
-
-    def no_number(text: str) -> None:
-        raise ValueError(f"{text} is no number")
-
     raw = _read_bounded(path, MAX_BYTES)
     try:
-        content = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_number)
-    except RecursionError:
-        raise Refused(f"{path}: not a JSON file that can be read (nested too deeply)") from None
+        content = checkpoint.parse_json(raw)
     except ValueError as error:
         raise Refused(f"{path}: not a JSON file that can be read ({error})") from None
     if not isinstance(content, dict) or content.get("format") != file_format:
@@ -280,7 +271,7 @@ def _read_json(path: str | Path, file_format: str, tables: set[str],
     for name in sorted(must - content.keys()):
         raise Refused(f"{path}: lacks {name!r}")
     for name in sorted(content.keys() - must - optional):
-        raise Refused(f"{path}: unknown entry {_short(name)}")
+        raise Refused(f"{path}: unknown entry {shortened(name)}")
     for name in tables:
         if not isinstance(content[name], dict):
             raise Refused(f"{path}: {name!r} must be a table of fields")
@@ -302,10 +293,6 @@ def _bytes(path: str | Path, what: str, text: Any, count: int) -> bytes:
     if isinstance(text, str) and len(text) == 2 * count and set(text) <= set("0123456789abcdef"):
         return bytes.fromhex(text)
     raise Refused(f"{path}: {what} must be {2 * count} hexadecimal digits")
-
-
-def _short(name: str) -> str:
-    return repr(name if len(name) <= 60 else name[:60] + "...")
 
 
 def _write_private(path: str | Path, content: bytes, flag: str) -> None:

@@ -22,7 +22,6 @@ MAX_TEXT = 1000  # letters of a name
 MAX_COPIES = 32  # of a code; the time of reading grows with them
 MAX_PICTURES, MAX_PIXELS = 10_000, 1 << 28  # of a trigger set that is made again from its key
 MAX_SIDE = 512  # of pictures
-LARGEST_THRESHOLD = 1e30
 KEYED = "keyed"  # the one kind of trigger set whose labels are known to be drawn at random
 
 
@@ -172,7 +171,7 @@ CHECKS = {
     "v1.key_nonzeros": _whole(1, 1 << 40),
     "v2.copies": lambda value: isinstance(value, list) and len(value) < MAX_COPIES,
     "v2.start_x": _whole(0, 1 << 20), "v2.start_y": _whole(0, 1 << 20),
-    "v2.threshold": _or_none(_number(0, LARGEST_THRESHOLD)), "v2.layer": _is_text,
+    "v2.threshold": _or_none(_number(0, signature_claim.LARGEST_THRESHOLD)), "v2.layer": _is_text,
     "v3.kind": _is_text, "v3.sha256": _is_digest, "v3.pictures": _whole(1, MAX_PICTURES), "v3.size": _whole(1, MAX_SIDE),
     "v3.num_classes": _whole(2, 1 << 20),
 }

@@ -90,10 +90,17 @@ def read_model_file(path: str | Path, model: nn.Module, head: bool = True) -> Mo
             raise UserError(f"{path}: init_weight holds masks; they belong under state_dict")
         initial = _checked_weights(path, initial, model, head)
     if mask:
-        mask = Mask(mask)
+        try:
+            mask = Mask(mask)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
         mask.check_fits(model, str(path))
-    return ModelFile(str(path), _checked_weights(path, weights, model, head) if weights else None, mask or None,
-                     initial, facts)
+    weights = _checked_weights(path, weights, model, head) if weights else None
+    for layer, kept in mask.items() if weights else ():
+        if (weights[f"{layer}.weight"] * ~kept).any():
+            raise UserError(f"{path}: {layer}.weight is not zero where {layer}.weight_mask is; a pruned layer's weights stand "
+                            f"under {layer}.weight_orig")
+    return ModelFile(str(path), weights, mask or None, initial, facts)
 
 
 def _separate(path: str | Path, tensors: Mapping[str, Any],
@@ -106,18 +113,23 @@ def _separate(path: str | Path, tensors: Mapping[str, Any],
         name = str(key).removeprefix(prefix)
         if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_nested \
                 or tensor.device.type != "cpu" or tensor.dtype not in DTYPES:
-            raise UserError(f"{path}: {name!r} is not a plain tensor; is it a model's file?")
+            raise UserError(f"{path}: {checkpoint.shortened(name)} is not a plain tensor; is it a model's file?")
+        tensor = tensor.detach()  # a file of Parameters is one too
         layer, _, kind = name.rpartition(".")
         if kind in ("weight_mask", "weight_orig") and f"{layer}.weight" in known:
             # before anything is computed: a tensor may claim any shape without having the memory
             if tensor.shape != known[f"{layer}.weight"].shape:
                 raise UserError(f"{path}: {name} has shape {tuple(tensor.shape)}, the layer has "
                                 f"{tuple(known[f'{layer}.weight'].shape)}; see --arch")
-            (masks if kind == "weight_mask" else originals)[layer] = tensor
+            if kind == "weight_mask":
+                # a stranger's bool need not be 0 or 1 in memory, and then counts as what it is
+                masks[layer] = tensor.view(torch.uint8) != 0 if tensor.dtype == torch.bool else tensor
+            else:
+                originals[layer] = tensor
         elif name in known or name in OPTIONAL_KEYS:
             weights[name] = tensor
         else:
-            raise UserError(f"{path}: unknown key {name!r}; is it another architecture's file? see --arch")
+            raise UserError(f"{path}: unknown key {checkpoint.shortened(name)}; is it another architecture's file? see --arch")
     for layer, tensor in originals.items():
         if layer not in masks or f"{layer}.weight" in weights:
             raise UserError(f"{path}: {layer}.weight_orig must come with {layer}.weight_mask and without {layer}.weight")
@@ -146,7 +158,8 @@ def _checked_weights(path: str | Path, weights: dict[str, torch.Tensor], model: 
             raise UserError(f"{path}: {name} has shape {tuple(tensor.shape)}, the model has {tuple(own.shape)}; {hint}")
         if tensor.is_floating_point() != own.is_floating_point():
             raise UserError(f"{path}: {name} is {tensor.dtype}, the model has {own.dtype}")
-        complete[name] = tensor.to(own.dtype)
+        # a copy: a stranger's entries may share their memory, with each other and with other tensors
+        complete[name] = tensor.to(own.dtype, copy=True, memory_format=torch.contiguous_format)
         if not torch.isfinite(complete[name]).all():
             raise UserError(f"{path}: {name} holds values that are not finite in {own.dtype}")
         if name.endswith("running_var") and (complete[name] < 0).any():

@@ -13,9 +13,11 @@ from typing import Any, BinaryIO
 
 import torch
 
+from utils import torch_files
 from utils.errors import UserError
 
 
+MAX_JSON = 1 << 26  # bytes
 TEMPORARY = ".tmp"  # ends the names of files that were being written when their process was killed
 
 
@@ -53,7 +55,11 @@ def save_text(text: str, path: str | Path) -> None:
 
 def save_json(content: Any, path: str | Path) -> None:
     """Write JSON atomically, NaN refused, so that any JSON reader can read it back."""
-    save_text(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n", path)
+    save_text(_text_of(content), path)
+
+
+def _text_of(content: Any) -> str:
+    return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def save_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: str | Path) -> None:
@@ -66,20 +72,59 @@ def save_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: st
 
 
 def load_json(path: str | Path) -> Any:
-    """Read a JSON file. Raises UserError if it is missing or no JSON."""
+    """Read a JSON file. Raises UserError if it is missing, larger than MAX_JSON, or no JSON (see `parse_json`)."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            raw = file.read(MAX_JSON + 1)
+        if len(raw) > MAX_JSON:
+            raise ValueError(f"larger than {MAX_JSON} bytes")
+        content = parse_json(raw)
+        _text_of(content).encode("utf-8")  # 1e999 and half a letter are read, but can't be written
+        return content
+    except RecursionError:
+        raise UserError(f"{path}: not a JSON file that can be read (nested too deeply)") from None
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a JSON file ({error})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not a JSON file that can be read ({error})") from None
 
 
-def load(path: str | Path, kind: str = "checkpoint") -> dict[str, Any]:
-    """Read a `.pth.tar` from anybody: tensors and plain containers only, onto the CPU; no code in it ever runs.
+def parse_json(raw: bytes) -> Any:
+    """What a JSON text in UTF-8 holds. Raises ValueError, with a reason in one line, for anything else, names that are in a
+    table twice, NaN, and what is nested too deeply."""
 
-    `kind` names what was expected, for the message. Raises UserError for a file that is missing, cut off, no
-    torch file, not a dict, or holds anything but tensors, numbers, strings, lists and dicts.
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in table:
+                raise ValueError(f"{shortened(name)} is there twice")
+            table[name] = value
+        return table
+
+    def no_number(text: str) -> None:
+        raise ValueError(f"{text} is no number")
+
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_number)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def shortened(name: str) -> str:
+    """A stranger's name for a message: printable, and not long."""
+    return repr(name if len(name) <= 60 else name[:60] + "...")
+
+
+def load(path: str | Path, kind: str = "checkpoint", trusted: bool = False) -> dict[str, Any]:
+    """Read a `.pth.tar` from anybody: tensors and plain containers only, onto the CPU; no code in it ever runs, and it takes
+    no more memory than twice its size.
+
+    Args:
+        kind: names what was expected, for the message.
+        trusted: written by this program for itself alone, so not checked first (see `utils.torch_files`), which takes memory.
+    Raises:
+        UserError: a file that is missing, cut off, no torch file, not a dict, or holds anything but tensors, numbers,
+            strings, lists and dicts.
     """
     path = Path(path)
     if not path.is_file():
@@ -87,13 +132,15 @@ def load(path: str | Path, kind: str = "checkpoint") -> dict[str, Any]:
     try:
         with warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("ignore")
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(file if trusted else torch_files.plain(file, os.fstat(file.fileno()).st_size),
+                                 map_location="cpu", weights_only=True)
+    except torch_files.Foreign as error:
+        raise UserError(f"{path}: not a usable {kind}: it holds objects other than tensors, numbers, strings, lists and dicts "
+                        f"({shortened(str(error))})") from None
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror or error})") from None
-    except Exception as error:  # a hostile file can fail in any way the unpickler knows; none may become a traceback
-        reason = "it holds objects other than tensors, numbers, strings, lists and dicts" \
-            if "weights_only" in str(error) or "Unsupported" in str(error) else "it is cut off or no torch file"
-        raise UserError(f"{path}: not a usable {kind}: {reason}") from None
+    except Exception:  # a hostile file can fail in any way that its readers know; none may become a traceback
+        raise UserError(f"{path}: not a usable {kind}: it is cut off or no torch file") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(f"{path}: not a usable {kind}: it must hold a dict with names as keys")
     return content

@@ -1,0 +1,226 @@
+"""The bars on verdicts: that the benchmark's innocent models are what it says, and that it sees a bar which is missed."""
+
+import csv
+import importlib.util
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datasets import trigger
+from datasets.pictures import as_float
+from models import build_model
+from ownership import verdict
+from ownership.claim import Claim, write_claim
+from ownership.suspect import Suspect
+from pruner import qr_code, tickets
+from pruner.embedding import embed, find_region
+from pruner.masks import Mask, prunable_layers
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def verdicts():
+    """benchmarks/verdicts.py as a module."""
+    spec = importlib.util.spec_from_file_location("verdicts", ROOT / "benchmarks/verdicts.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["verdicts"] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def random() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
+@pytest.fixture(scope="module")
+def owner(verdicts, random):
+    return verdicts.new_owner("res20s", random)
+
+
+@pytest.fixture(scope="module")
+def setting(owner) -> Namespace:
+    return Namespace(arch="res20s", model=build_model("res20s", 2), tickets=[owner.signed], classifiers=[], level=1e-9)
+
+
+@pytest.fixture
+def run(verdicts, monkeypatch, capsys):
+    """run(*words) -> (exit code, what was printed)."""
+
+    def call(*words) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["verdicts.py", *map(str, words)])
+        try:
+            code = verdicts.main()
+        except SystemExit as end:
+            code = end.code
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err.rpartition("error: ")[2]
+
+    return call
+
+
+# --- innocent models ----------------------------------------------------------------------------------------------------
+
+
+def occupied(mask: Mask, name: str) -> np.ndarray:
+    return mask[name].numpy().any((2, 3))
+
+
+def test_innocent_models_are_what_they_are_called(verdicts, setting, owner, random):
+    made = {kind: make(setting, owner, random) for kind, make in verdicts.INNOCENT.items()}
+    for kind, (mask, weights) in made.items():
+        mask.check_fits(setting.model)
+        for name, kept in mask.items():
+            assert not weights[f"{name}.weight"][~kept].any() and torch.isfinite(weights[f"{name}.weight"]).all(), kind
+    assert all(occupied(made["all kernels occupied"][0], name).all() for name in owner.signed)
+    assert 0 < made["nearly empty"][0].density < 0.02
+    channels = made["fresh, whole channels"][0]["layer3.0.conv1"].numpy()
+    assert not channels.any((1, 2, 3)).all() and not channels.any((0, 2, 3)).all()
+    assert made["real ticket"][0].nonzeros == owner.signed.nonzeros
+
+
+def code_at_the_place(mask: Mask, owner) -> np.ndarray:
+    """bool [data modules], as they are occupied where the owner's code would lie."""
+    region = owner.regions[0]
+    size = region.code_format.size
+    window = occupied(mask, region.layer)[region.start_x:region.start_x + size, region.start_y:region.start_y + size]
+    return window[qr_code.data_modules(region.code_format.version)]
+
+
+def test_another_owners_code_lies_at_the_very_place(verdicts, setting, owner, random, monkeypatch):
+    monkeypatch.setattr(verdicts, "random_text", lambda random: "somebody else")
+    region = owner.regions[0]
+    other = qr_code.encode("somebody else", region.code_format)[qr_code.data_modules(region.code_format.version)]
+    assert (code_at_the_place(verdicts.signed_by_another(setting, owner, random)[0], owner) == other).all()
+    assert (code_at_the_place(verdicts.pruned(setting, owner, random)[0], owner) == other).mean() > 0.8
+    assert not (code_at_the_place(verdicts.renumbered(setting, owner, random)[0], owner) == other).all()
+
+
+def test_owners_differ_and_their_own_models_are_owned(verdicts, setting, random):
+    """Else no innocent model being owned would say nothing."""
+    owners = [verdicts.new_owner("res20s", random) for _ in range(4)]
+    assert len({owner.claim.v2.signature for owner in owners}) == len({owner.claim.v3.sha256 for owner in owners}) == 4
+    for number, owner in enumerate(owners):
+        for committed in (True, False):
+            row = verdicts.judged(owner.claim, Suspect(owner.signed), owner, np.zeros(100, dtype=np.int64), committed, setting)
+            assert row["verdict"] == "owned" and row["p V2"] < 1e-9 < row["p V3"]
+        row = verdicts.judged(owner.claim, Suspect(owners[number - 1].signed), owner, owner.expected, True, setting)
+        assert row["verdict"] == "owned" and row["p V3"] < 1e-90 < row["p V2"]
+
+
+def test_innocent_answers_prefer_classes(verdicts, setting, owner, random):
+    answers = [verdicts.innocent_answers(setting, owner, random) for _ in range(40)]
+    assert all(answer.shape == (100,) and 0 <= answer.min() and answer.max() < 10 for answer in answers)
+    most = [np.bincount(answer).max() for answer in answers]
+    assert max(most) > 90 and min(most) < 30
+
+
+def test_a_small_run_on_innocent_models(verdicts, run, tmp_path):
+    code, printed = run("--only", "innocent", "--count", 22, "--owners", 2, "--out", tmp_path)
+    assert code == 0 and "owned: 0 of 22" in printed
+    with open(tmp_path / "innocent.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 22 and {row["verdict"] for row in rows} == {"not shown"}
+    assert {row["kind"] for row in rows} == set(verdicts.INNOCENT) - {"real ticket"}
+    assert [row["committed"] for row in rows] == ["True", "False"] * 11
+    for row in rows:
+        assert 0 < float(row["p"]) <= 1 and float(row["p"]) == pytest.approx(min(1, 2 * min(float(row["p V2"]), float(row["p V3"]))))
+
+
+def test_an_owned_innocent_model_misses_the_bar(verdicts, run, monkeypatch):
+    monkeypatch.setitem(verdicts.INNOCENT, "fresh, uniform", lambda args, owner, random: (
+        owner.signed, verdicts.drawn_weights(owner.signed, random)))
+    code, printed = run("--only", "innocent", "--count", 2, "--owners", 1)
+    assert code == 1 and "owned: 2 of 2" in printed
+
+
+# --- attacked models ----------------------------------------------------------------------------------------------------
+
+SIGNATURE, KEY = "Jane Doe 2026", b"a secret that only Jane has"
+
+
+@pytest.fixture(scope="module")
+def stolen(run_main, tmp_path_factory):
+    """A signed model that knows 24 triggers by heart, its claim and key, and two sweeps of attacks on it."""
+    folder = tmp_path_factory.mktemp("stolen")
+    torch.manual_seed(0)
+    model = build_model("res20s", 10)
+    generator = torch.Generator().manual_seed(0)
+    mask = Mask({name: torch.rand(layer.weight.shape, generator=generator) < 0.25 for name, layer in prunable_layers(model).items()})
+    region = find_region(mask, SIGNATURE)
+    mask = embed(mask, SIGNATURE, region, np.random.default_rng(0))
+    layers, seen = dict(model.named_modules()), []
+    triggers = trigger.keyed(KEY, 24, 10, 8)
+    with torch.no_grad():
+        for name, kept in mask.items():
+            layers[name].weight.mul_(kept)
+        model.eval().fc.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+        model(as_float(triggers.pictures.images))
+        features = torch.cat((seen[0], torch.ones(24, 1)), 1).double()
+        fitted = torch.linalg.lstsq(features, torch.nn.functional.one_hot(triggers.pictures.labels, 10).double(), driver="gelsd").solution
+        model.fc.weight.copy_(fitted[:-1].T)
+        model.fc.bias.copy_(fitted[-1])
+    tickets.write_weights(folder / "model.pth.tar", model.state_dict(), {}, mask)
+    (folder / "trigger.key").write_bytes(KEY)
+    for text, name in ((SIGNATURE, "claim.json"), ("John Roe 1999", "other.json")):
+        write_claim(folder / name, Claim(text, "res20s", region.layer, region.start_x, region.start_y, 3, "H",
+                                         region.code_format.mask_pattern, region.similarity, mask.nonzeros, mask.entries, {}))
+    for attack, *words in (("prune", "--sweep", "0,0.1,0.3"), ("addon", "--sweep", "0.02"), ("permute",)):
+        done = run_main("main_attack.py", attack, "--checkpoint", folder / "model.pth.tar", "--no_accuracy", "--save_dir",
+                        folder / attack, *words)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def triggers_of(folder: Path) -> tuple:
+    return "--trigger_key", folder / "trigger.key", "--trigger_count", 24, "--trigger_size", 8
+
+
+def test_attacked_models_are_owned(run, stolen, tmp_path):
+    code, printed = run("--only", "attacked", stolen / "prune", stolen / "addon", "--claim", stolen / "claim.json", *triggers_of(stolen),
+                        "--out", tmp_path)
+    assert code == 0 and "missed: 0 of 4" in printed
+    with open(tmp_path / "attacked.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["attack"], row["level"]) for row in rows] == [
+        ("prune magnitude", "0.0"), ("prune magnitude", "0.1"), ("prune magnitude", "0.3"), ("addon pruned", "0.02")]
+    assert all(float(row["p V2"]) < 1e-9 for row in rows) and float(rows[0]["p V3"]) == pytest.approx(1e-24)
+
+
+def test_a_miss_is_counted(run, stolen):
+    code, printed = run("--only", "attacked", stolen / "prune", "--claim", stolen / "other.json")
+    assert code == 1 and "missed: 3 of 3" in printed
+    code, printed = run("--only", "attacked", stolen / "permute", "--claim", stolen / "claim.json")
+    assert code == 1 and "missed: 1 of 1" in printed  # a scattered code is not read; the answers are as before
+    code, printed = run("--only", "attacked", stolen / "permute", "--claim", stolen / "claim.json", *triggers_of(stolen))
+    assert code == 0 and "missed: 0 of 1" in printed
+
+
+def test_models_that_lost_too_much_are_no_misses(run, stolen, tmp_path):
+    for number, (level, accuracy) in enumerate((("0", 80.0), ("0.1", 79.0), ("0.3", 78.99))):
+        folder = tmp_path / "sweep" / f"level_{level}"
+        folder.mkdir(parents=True)
+        result = json.loads((stolen / "prune" / f"level_{level}" / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps({**result, "test_acc": accuracy}))
+        (folder / "attacked.pth.tar").write_bytes((stolen / "prune" / f"level_{level}" / "attacked.pth.tar").read_bytes())
+    words = "--only", "attacked", tmp_path / "sweep", "--claim", stolen / "other.json"
+    assert "missed: 2 of 2 that lost at most 1 points" in run(*words)[1]
+    assert "missed: 3 of 3 that lost at most 1.1 points" in run(*words, "--max_loss", 1.1)[1]
+    (tmp_path / "sweep/level_0/result.json").unlink()
+    code, printed = run(*words)
+    assert code == 2 and "nothing says how accurate" in printed
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (("RUN",), "--claim"), (("--claim", "CLAIM"), "RUNS"), (("RUN/none", "--claim", "CLAIM"), "no result.json"),
+])
+def test_what_is_missing_is_said(run, stolen, words, message):
+    words = [word.replace("RUN", str(stolen / "prune")).replace("CLAIM", str(stolen / "claim.json")) for word in words]
+    code, printed = run("--only", "attacked", *words)
+    assert code == 2 and message in printed
