@@ -133,7 +133,7 @@ def _from_cache(folder: Path, fingerprint: str, counts: dict[str, int]) -> dict[
     for place in _cache_places(folder, fingerprint):
         if place.is_file():
             try:
-                tensors = checkpoint.load(place, "cache", trusted=True)
+                tensors = checkpoint.load(place, "cache")
             except UserError:
                 continue  # a damaged cache is decoded anew and written over
             if tensors.keys() == counts.keys() and all(

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pickle
+import re
 import warnings
 import zipfile
 
@@ -193,6 +194,107 @@ def test_saved_weights_are_copies(make_model):
     with torch.no_grad():
         network.fc.weight.zero_()
     assert saved["fc.weight"].any() and not saved["fc.weight"].requires_grad
+
+
+# --- what torch.save writes, read as torch reads it ---------------------------------------------------------------------
+
+
+class Call:
+    """Pickles as the call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def trained(make_model, optimizer) -> dict:
+    network = make_model(classes=10)
+    steps = optimizer(network.parameters())
+    network(torch.ones(2, 3, 32, 32)).sum().backward()
+    steps.step()
+    schedule = torch.optim.lr_scheduler.MultiStepLR(steps, [91, 136])
+    return {"state_dict": network.state_dict(), "optimizer": steps.state_dict(), "scheduler": schedule.state_dict(), "epoch": 182,
+            "best_acc1": torch.tensor(91.5), "history": [{"epoch": epoch, "val_acc": 90.0 + epoch} for epoch in range(3)],
+            "arch": "resnet20", "random": (torch.get_rng_state(), b"\x00\xff", 2**127 + 1), "none": None, "classes": {"a", "b"}}
+
+
+def views() -> dict:
+    whole = torch.arange(24.0).reshape(2, 3, 4)
+    return {"whole": whole, "row": whole[1], "transposed": whole.mT, "every other": whole[:, ::2], "expanded": torch.ones(1).expand(5, 7),
+            "again": whole, "channels last": torch.rand(2, 3, 4, 5).contiguous(memory_format=torch.channels_last),
+            "empty": torch.empty(0, 3), "scalar": torch.tensor(3), "parameter": torch.nn.Parameter(whole[0]), "conj": torch.ones(2) * 1j}
+
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+          torch.complex64)
+HONEST = {
+    "a training with SGD": lambda make: trained(make, lambda parameters: torch.optim.SGD(parameters, 0.1, momentum=0.9)),
+    "a training with AdamW": lambda make: trained(make, lambda parameters: torch.optim.AdamW(parameters, amsgrad=True)),
+    "DataParallel": lambda make: torch.nn.DataParallel(make(classes=10)).state_dict(),
+    "channels_last": lambda make: make(classes=10).to(memory_format=torch.channels_last).state_dict(),
+    "half": lambda make: make(classes=10).half().state_dict(), "bfloat16": lambda make: make(classes=10).bfloat16().state_dict(),
+    "parameters": lambda make: dict(make(classes=10).named_parameters()), "shared memory": lambda make: views(),
+    "dtypes": lambda make: {str(dtype): torch.ones(3, 2).to(dtype) for dtype in DTYPES},
+    "torch 0.3": lambda make: {"weight": Call(torch._utils._rebuild_tensor, torch.arange(6.0).storage(), 0, (2, 3), (3, 1))},
+}
+
+
+def assert_alike(found, expected) -> None:
+    assert type(found) is type(expected)
+    if isinstance(expected, torch.Tensor):
+        assert found.dtype == expected.dtype and found.stride() == expected.stride() and found.requires_grad == expected.requires_grad
+        assert torch.equal(found.detach().to(torch.complex128), expected.detach().to(torch.complex128))
+    elif isinstance(expected, dict):
+        assert list(found) == list(expected) and getattr(found, "__dict__", {}) == getattr(expected, "__dict__", {})
+        for name in expected:
+            assert_alike(found[name], expected[name])
+    elif isinstance(expected, (list, tuple)):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected):
+            assert_alike(one, other)
+    else:
+        assert found == expected
+
+
+def shared(content: dict) -> list[list[str]]:
+    """Which tensors lie in one storage."""
+    tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
+    return [[other for other in tensors if tensors[other].untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()]
+            for tensor in tensors.values()]
+
+
+def rewritten(path) -> None:
+    """As torch 1.6 wrote it: no byte order, nothing aligned, and storages under their addresses."""
+    with zipfile.ZipFile(path) as archive:
+        records = {entry.filename.partition("/")[2]: archive.read(entry) for entry in archive.infolist()}
+
+    def address(number: bytes) -> str:
+        return str(94_000_000_000_000 + int(number))
+
+    pickled = re.sub(rb"X[\1\2\3]\0\0\0(\d{1,3})(?=[qr])", lambda found: b"X\x0e\0\0\0" + address(found[1]).encode(), records.pop("data.pkl"))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model_best/data.pkl", pickled)
+        for name, content in records.items():
+            if name.startswith("data/"):
+                archive.writestr(f"model_best/data/{address(name[5:].encode())}", content)
+        archive.writestr("model_best/version", b"3\n")
+
+
+@pytest.mark.parametrize("written", ["zip", "legacy", "torch 1.6"])
+@pytest.mark.parametrize("content", HONEST)
+def test_what_torch_writes_is_read_as_torch_reads_it(content, written, make_model, tmp_path):
+    path = tmp_path / "model.pth.tar"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.save(HONEST[content](make_model), path, _use_new_zipfile_serialization=written != "legacy")
+        if written == "torch 1.6":
+            rewritten(path)
+        expected = torch.load(path, map_location="cpu", weights_only=True)
+    found = checkpoint.load(path)
+    assert_alike(found, expected)
+    assert shared(found) == shared(expected)
 
 
 # --- broken and hostile files: one line on stderr, exit code 2, nothing executed --------------------------------------

@@ -22,6 +22,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -397,7 +398,7 @@ def changed_archive(draw, whole: bytes) -> bytes:
         if how == "rename":
             name = draw(st.sampled_from((name.upper(), "/" + name, "../" + name, name + "/", name.replace("/", "\\"), name.split("/")[-1], "a" * 9999,
                                          "archive/data/0", "archive/data.pkl", "archive/constants.pkl", "archive/.format_version",
-                                         "archive/byteorder", "archive/version", "other/data.pkl", "", "\n", "é/data.pkl")))
+                                         "archive/byteorder", "archive/version", "other/data.pkl", "\n", "é/data.pkl")))
             entries[at] = name, content
         elif how == "repeat":
             entries.insert(draw(st.integers(0, len(entries))), (name, draw(st.sampled_from((content, b"", content[:-1], content[::-1])))))
@@ -880,14 +881,74 @@ def test_a_pickle_of_millions_of_operations_takes_no_time(folder, model):
     assert "cut off or no torch file" in refused_model(folder / "long.pth.tar", small(endless_list), model)
 
 
+# {"fc.bias": a tensor of 10 entries in a storage of %b}
+TENSOR = (b"\x80\x02}X\x07\x00\x00\x00fc.biasctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+          b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuJ%btQK\x00K\x0a\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtRs.")
+
+
 def test_a_record_is_as_large_as_it_says(folder, model):
-    tensor = (b"\x80\x02}X\x07\x00\x00\x00fc.biasctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
-              b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuJ%btQK\x00K\x0a\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtRs.")
-    assert "no 'conv1.weight'" in refused_model(folder / "a.pth.tar", small(tensor.replace(b"%b", (10).to_bytes(4, "little")),
+    assert "no 'conv1.weight'" in refused_model(folder / "a.pth.tar", small(TENSOR.replace(b"%b", (10).to_bytes(4, "little")),
                                                                           ("archive/data/0", bytes(40))), model)
     for entries in (9, 11, 1 << 20, (1 << 31) - 1):
-        content = small(tensor.replace(b"%b", entries.to_bytes(4, "little")), ("archive/data/0", bytes(40)))
+        content = small(TENSOR.replace(b"%b", entries.to_bytes(4, "little")), ("archive/data/0", bytes(40)))
         assert "cut off or no torch file" in refused_model(folder / "b.pth.tar", content, model)
+
+
+def with_header(whole: bytes, name: str, place: int, value: int) -> bytes:
+    """A four-byte field of a record's entry in the archive's directory changed."""
+    start = whole.rfind(name.encode()) - 46 + place
+    return whole[:start] + value.to_bytes(4, "little") + whole[start + 4:]
+
+
+@pytest.mark.parametrize("length", [39, 0, 41, (1 << 31) - 1])
+def test_a_record_takes_as_much_of_the_file_as_it_says(length, folder, model):
+    """One that took less was left for torch to notice; for one that took more, room was made."""
+    content = small(TENSOR.replace(b"%b", (10).to_bytes(4, "little")), ("archive/data/0", bytes(40)))
+    assert with_header(content, "archive/data/0", 20, 40) == with_header(content, "archive/data/0", 16, crc32(bytes(40))) == content
+    changed = with_header(content, "archive/data/0", 20, length)
+    changed = with_header(changed, "archive/data/0", 16, crc32(bytes(min(length, 40))))
+    assert "cut off or no torch file" in refused_model(folder / "length.pth.tar", changed, model)
+
+
+TEXT = b"X\x10\x27\x00\x00" + b"x" * 10_000
+PAIRS = b"](" + b"".join(b"M" + index.to_bytes(2, "little") + b"N\x86" for index in range(4000)) + b"e"
+ENTRIES = b"}(" + b"".join(b"M" + index.to_bytes(2, "little") + b"N" for index in range(4000)) + b"u"
+
+
+@pytest.mark.parametrize("content", [b"c_codecs\nencode\nq\0" + TEXT + b"X\x06\0\0\0latin1\x86q\x01",
+                                     b"ccollections\nOrderedDict\nq\0" + PAIRS + b"\x85q\x01",
+                                     b"ccollections\nCounter\nq\0" + ENTRIES + b"\x85q\x01",
+                                     b"c__builtin__\nset\nq\0](" + b"".join(b"M" + index.to_bytes(2, "little") for index in range(4000))
+                                     + b"e\x85q\x01"], ids=["bytes", "OrderedDict", "Counter", "set"])
+def test_what_is_there_once_is_not_copied_thousands_of_times(content, folder, model):
+    """One argument, named by two bytes, and called for again and again: 100 kB took gigabytes."""
+    hostile = small(b"\x80\x02](" + content + b"h\0h\1R" * 20_000 + b"e.")
+    assert len(hostile) < 150_000
+    assert "cut off or no torch file" in refused_model(folder / "copies.pth.tar", hostile, model)
+
+
+def test_calls_are_counted(folder, model):
+    """torch takes half a minute for a million."""
+    many_dicts = small(b"\x80\x02](ccollections\nOrderedDict\nq\0" + b"h\0)R" * 900_000 + b"e.")
+    assert "cut off or no torch file" in refused_model(folder / "calls.pth.tar", many_dicts, model)
+
+
+def test_hooks_are_empty_to_the_end(folder, model):
+    """Entries that were set after the tensor had taken the dict became its hooks."""
+    hooks = b"ccollections\nOrderedDict\n)Rq\x01"
+    tensor = TENSOR.replace(b"%b", (10).to_bytes(4, "little")).replace(b"ccollections\nOrderedDict\n)R", hooks)
+    records = "archive/data/0", bytes(40)
+    assert "no 'conv1.weight'" in refused_model(folder / "hooks.pth.tar", small(tensor, records), model)
+    filled = tensor[:-1] + b"X\x05\0\0\0otherh\x01K\0X\1\0\0\0ass."
+    assert "cut off or no torch file" in refused_model(folder / "hooks.pth.tar", small(filled, records), model)
+
+
+@pytest.mark.parametrize("sizes", [(1 << 40, 1 << 40), (1 << 40,) * 16, (1 << 32, 1 << 32), (0, 1 << 40, 1 << 40)])
+def test_entries_can_be_counted(sizes, folder, model):
+    """A tensor's number of entries, in 64 bits."""
+    shape = b"(" + b"".join(b"\x8a\x06" + size.to_bytes(6, "little") for size in sizes) + b"t(" + b"K\0" * len(sizes) + b"t"
+    tensor = TENSOR.replace(b"%b", (10).to_bytes(4, "little")).replace(b"K\x0a\x85K\x01\x85", shape)
+    assert "cut off or no torch file" in refused_model(folder / "sizes.pth.tar", small(tensor, ("archive/data/0", bytes(40))), model)
 
 
 @pytest.mark.parametrize("change", [

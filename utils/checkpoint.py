@@ -115,16 +115,12 @@ def shortened(name: str) -> str:
     return repr(name if len(name) <= 60 else name[:60] + "...")
 
 
-def load(path: str | Path, kind: str = "checkpoint", trusted: bool = False) -> dict[str, Any]:
+def load(path: str | Path, kind: str = "checkpoint") -> dict[str, Any]:
     """Read a `.pth.tar` from anybody: tensors and plain containers only, onto the CPU; no code in it ever runs, and it takes
-    no more memory than twice its size.
+    no more memory than its size and 200 MiB (see `utils.torch_files`).
 
-    Args:
-        kind: names what was expected, for the message.
-        trusted: written by this program for itself alone, so not checked first (see `utils.torch_files`), which takes memory.
-    Raises:
-        UserError: a file that is missing, cut off, no torch file, not a dict, or holds anything but tensors, numbers,
-            strings, lists and dicts.
+    `kind` names what was expected, for the message. Raises UserError for a file that is missing, cut off, changed, no
+    torch file, not a dict, or holds anything but tensors, numbers, strings, lists and dicts.
     """
     path = Path(path)
     if not path.is_file():
@@ -132,8 +128,7 @@ def load(path: str | Path, kind: str = "checkpoint", trusted: bool = False) -> d
     try:
         with warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("ignore")
-            content = torch.load(file if trusted else torch_files.plain(file, os.fstat(file.fileno()).st_size),
-                                 map_location="cpu", weights_only=True)
+            content = torch.load(torch_files.plain(file, os.fstat(file.fileno()).st_size), map_location="cpu", weights_only=True)
     except torch_files.Foreign as error:
         raise UserError(f"{path}: not a usable {kind}: it holds objects other than tensors, numbers, strings, lists and dicts "
                         f"({shortened(str(error))})") from None

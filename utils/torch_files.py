@@ -3,21 +3,28 @@
 `torch.load(weights_only=True)` runs no code of the file. But a small file can still make it call constructors until the memory
 is full, read beyond what the file holds, or hand back tensors and dicts whose methods the stranger chose. So a file is first
 read by the rules here, which know what `torch.save` writes of plain tensors, numbers, texts and containers, compute nothing, and
-make nothing larger than the file. What fits them is packed anew, so torch never sees the stranger's archive.
+make nothing larger than the file. What fits them is put together anew, so torch never sees the stranger's archive; tensors are
+read where they are, as a copy would take as long as all of torch's work.
 """
 
+import bisect
 import io
+import math
 import pickletools
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import torch
 
-MAX_PICKLE = 1 << 22  # bytes that say what the tensors are; a ResNet-50 takes 1/40 of that
+MAX_PICKLE = 1 << 21  # bytes that say what the tensors are; a ResNet-50 and its optimizer take 1/37 of that
 LARGEST_KEY = 1 << 32  # whole numbers as names; beyond 2 ** 61 some have one hash, and thousands of those take hours
-LARGEST_SIZE, MOST_DIMENSIONS = 1 << 40, 16
+LARGEST_SIZE, MOST_ENTRIES, MOST_DIMENSIONS = 1 << 40, 1 << 62, 16
+CHUNK = 1 << 20  # bytes
+MOST_CALLS = 1 << 16  # two for a tensor
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # before torch 1.6
 
 # bytes of an entry; other kinds (quantised ones) hold no weights that this project reads
@@ -64,10 +71,10 @@ class _Ordered(dict):
 
 
 def plain(file: BinaryIO, size: int) -> BinaryIO:
-    """The same content for `torch.load(weights_only=True)`, in memory, if it is plain.
+    """The same content for `torch.load(weights_only=True)`, if it is plain.
 
     Args:
-        file: at its beginning. size: its bytes.
+        file: at its beginning; to be left open, and alone, while the result is read. size: its bytes.
     Raises:
         Unfit: it is not. Or any error of `zipfile` and `pickletools`, for a file that is damaged.
     """
@@ -88,7 +95,7 @@ def _plain_archive(file: BinaryIO, size: int) -> BinaryIO:
             name = entry.filename.partition("/")[2]
             if name in entries:
                 raise Unfit("two records have one name")
-            if entry.compress_type != zipfile.ZIP_STORED:
+            if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
                 raise Unfit("a record is compressed")
             entries[name] = entry
         if sum(entry.file_size for entry in entries.values()) > size:
@@ -113,15 +120,13 @@ def _plain_archive(file: BinaryIO, size: int) -> BinaryIO:
         order = archive.read(entries["byteorder"]) if "byteorder" in entries else b"little"
         if order not in (b"little", b"big"):
             raise Unfit("its byte order is neither little nor big")
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as again:
-            again.writestr("archive/data.pkl", pickled)
-            again.writestr("archive/byteorder", order)
-            for key in storages:
-                again.writestr(f"archive/data/{key}", archive.read(entries[f"data/{key}"]))
-            again.writestr("archive/version", b"3\n")
-    packed.seek(0)
-    return packed
+    packed = _Archive(file)
+    packed.add("data.pkl", pickled)
+    packed.add("byteorder", order)
+    for key in storages:
+        packed.add_record(f"data/{key}", entries[f"data/{key}"])
+    packed.add("version", b"3\n")
+    return packed.finished()
 
 
 def _plain_legacy(file: BinaryIO, size: int) -> BinaryIO:
@@ -154,8 +159,10 @@ def _plain_legacy(file: BinaryIO, size: int) -> BinaryIO:
         at += 8 + storages[key].entries * storages[key].itemsize
     if at > size:
         raise Unfit("it is cut off")
-    file.seek(0)
-    return io.BytesIO(file.read(at))
+    whole = _Pieces(file)
+    whole.add(start[:at])  # as they were checked
+    whole.add_range(len(start), max(0, at - len(start)))
+    return io.BufferedReader(whole)
 
 
 def _storage(pid: tuple, known: Mapping[str, _Storage]) -> _Storage:
@@ -168,6 +175,106 @@ def _storage(pid: tuple, known: Mapping[str, _Storage]) -> _Storage:
     if known.get(key, found) != found:
         raise Unfit("one storage is described in two ways")
     return found
+
+
+# --- what torch gets --------------------------------------------------------------------------------------------------
+
+
+class _Pieces(io.RawIOBase):
+    """Pieces of memory and of a file, one behind the other. No file of the system's, so torch tries no other formats."""
+
+    def __init__(self, file: BinaryIO):
+        super().__init__()
+        self.size = 0
+        self._file, self._at = file, 0
+        self._pieces: list[bytes | int] = []  # an int: where it begins in the file
+        self._starts: list[int] = []
+
+    def add(self, content: bytes) -> None:
+        self._append(content, len(content))
+
+    def add_range(self, start: int, size: int) -> None:
+        self._append(start, size)
+
+    def _append(self, piece: bytes | int, size: int) -> None:
+        if size:
+            self._pieces.append(piece)
+            self._starts.append(self.size)
+            self.size += size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence])
+        return self._at
+
+    def readinto(self, buffer) -> int:
+        target, done = memoryview(buffer).cast("B"), 0
+        while done < len(target) and self._at < self.size:
+            index = bisect.bisect_right(self._starts, self._at) - 1
+            piece, skipped = self._pieces[index], self._at - self._starts[index]
+            end = self._starts[index + 1] if index + 1 < len(self._starts) else self.size
+            part = target[done:done + end - self._at]
+            if isinstance(piece, bytes):
+                part[:] = piece[skipped:skipped + len(part)]
+            else:
+                self._file.seek(piece + skipped)
+                if self._file.readinto(part) != len(part):
+                    raise Unfit("it is cut off")
+            done, self._at = done + len(part), self._at + len(part)
+        return done
+
+
+class _Archive:
+    """A zip, as torch writes it: nothing compressed, all sizes in 64 bits."""
+
+    ELSEWHERE = 0xFFFFFFFF  # the size stands in 64 bits behind the name
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._whole = file, _Pieces(file)
+        self._directory: list[bytes] = []
+
+    def add(self, name: str, content: bytes) -> None:
+        self._begin(name, len(content), zlib.crc32(content))
+        self._whole.add(content)
+
+    def add_record(self, name: str, entry: zipfile.ZipInfo) -> None:
+        """A record of the file, once its checksum is seen to hold. Raises Unfit where it does not."""
+        self._file.seek(entry.header_offset + 26)
+        start = entry.header_offset + 30 + sum(struct.unpack("<2H", self._file.read(4)))
+        self._file.seek(start)
+        left, checksum, chunk = entry.file_size, 0, memoryview(bytearray(min(CHUNK, entry.file_size)))
+        while left:
+            read = self._file.readinto(chunk[:left])
+            if not read:
+                raise Unfit("it is cut off")
+            left, checksum = left - read, zlib.crc32(chunk[:read], checksum)
+        if checksum != entry.CRC:
+            raise Unfit(f"record {name} was changed")
+        self._begin(name, entry.file_size, checksum)
+        self._whole.add_range(start, entry.file_size)
+
+    def _begin(self, name: str, size: int, checksum: int) -> None:
+        path, start = f"archive/{name}".encode(), self._whole.size
+        self._whole.add(struct.pack("<4s5H3L2H", b"PK\3\4", 45, 0, 0, 0, 33, checksum, self.ELSEWHERE, self.ELSEWHERE, len(path), 20)
+                        + path + struct.pack("<2H2Q", 1, 16, size, size))
+        self._directory.append(struct.pack("<4s6H3L5H2L", b"PK\1\2", 45, 45, 0, 0, 0, 33, checksum, self.ELSEWHERE, self.ELSEWHERE,
+                                           len(path), 28, 0, 0, 0, 0, self.ELSEWHERE)
+                               + path + struct.pack("<2H3Q", 1, 24, size, size, start))
+
+    def finished(self) -> BinaryIO:
+        start, records = self._whole.size, len(self._directory)
+        for entry in self._directory:
+            self._whole.add(entry)
+        end = self._whole.size
+        self._whole.add(struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, records, records, end - start, start)
+                        + struct.pack("<4sLQL", b"PK\6\7", 0, end, 1)
+                        + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, self.ELSEWHERE, self.ELSEWHERE, 0))
+        return io.BufferedReader(self._whole)
 
 
 # --- the pickle -------------------------------------------------------------------------------------------------------
@@ -186,7 +293,8 @@ def _read_pickle(stream: BinaryIO, storage: Callable[[Any], _Storage]) -> Any:
     stack: list[Any] = []
     outer: list[list[Any]] = []  # stacks below marks
     memo: dict[int, Any] = {}
-    for operation, value, _ in pickletools.genops(stream):
+    calls, copied, empty = 0, 0, []
+    for operation, value, position in pickletools.genops(stream):
         name = operation.name
         if name in VALUES:
             stack.append(value)
@@ -241,6 +349,11 @@ def _read_pickle(stream: BinaryIO, storage: Callable[[Any], _Storage]) -> Any:
             check, least, most = CALLS[function.path]
             if not least <= len(arguments) <= most:
                 raise Unfit(f"{function.path} with {len(arguments)} arguments")
+            contents = [held for held in arguments if isinstance(held, (str, tuple, list, dict))]
+            calls, copied = calls + 1, copied + sum(map(len, contents))
+            if calls > MOST_CALLS or copied > position:  # one list may be named, and copied, thousands of times
+                raise Unfit("it makes too much of what it holds")
+            empty += [held for held in contents if isinstance(held, dict) and not held]
             stack.append(check(*arguments))
         elif name == "BUILD":
             state = _pop(stack)
@@ -249,6 +362,8 @@ def _read_pickle(stream: BinaryIO, storage: Callable[[Any], _Storage]) -> Any:
         elif name == "BINPERSID":
             stack.append(storage(_pop(stack)))
         elif name == "STOP":
+            if any(empty):  # filled after the tensor whose hooks they are
+                raise Unfit("a tensor has hooks")
             return _pop(stack)
         elif name != "PROTO":
             raise Foreign(f"made by {name}")
@@ -334,9 +449,19 @@ def _check_sizes(*shapes: Any) -> None:
             raise Unfit("a tensor's size or stride is none")
 
 
+def _check_entries(size: tuple[int, ...]) -> None:
+    if math.prod(max(1, count) for count in size) > MOST_ENTRIES:
+        raise Unfit("a tensor has more entries than 64 bits can count")
+
+
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, metadata: Any = None) -> _Opaque:
     return _view(storage, storage.itemsize if isinstance(storage, _Storage) else 1, offset, size, stride, requires_grad, hooks,
                  metadata)
+
+
+def _bare_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> _Opaque:
+    """As torch 0.3 wrote it."""
+    return _tensor(storage, offset, size, stride, False, {})
 
 
 def _tensor_of_dtype(storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, dtype: Any,
@@ -351,6 +476,7 @@ def _view(storage: Any, itemsize: int, offset: Any, size: Any, stride: Any, requ
     if not isinstance(storage, _Storage) or len(size) != len(stride) or type(requires_grad) is not bool or hooks != {} \
             or not isinstance(hooks, dict) or metadata not in (None, {}):
         raise Unfit("a tensor is not described as torch does")
+    _check_entries(size)
     last = offset + sum((count - 1) * step for count, step in zip(size, stride))
     if 0 not in size and (last + 1) * itemsize > storage.entries * storage.itemsize:
         raise Unfit("a tensor reaches beyond its storage")
@@ -367,6 +493,7 @@ def _without_data(dtype: Any, size: Any, stride: Any, requires_grad: Any) -> _Op
     _check_sizes(size, stride)
     if len(size) != len(stride) or type(requires_grad) is not bool:
         raise Unfit("a tensor is not described as torch does")
+    _check_entries(size)
     _dtype(dtype)
     return _Opaque("tensor")
 
@@ -387,7 +514,8 @@ def _named(path: str) -> _Name:
 CALLS: dict[str, tuple[Callable[..., Any], int, int]] = {
     "collections OrderedDict": (_ordered, 0, 1), "collections Counter": (_counter, 0, 1), "__builtin__ set": (_set, 0, 1),
     "__builtin__ complex": (_complex, 2, 2), "_codecs encode": (_encoded, 2, 2), "torch device": (_device, 1, 2),
-    "torch Size": (_shape, 1, 1), "torch._utils _rebuild_tensor_v2": (_tensor, 6, 7),
+    "torch Size": (_shape, 1, 1), "torch._utils _rebuild_tensor": (_bare_tensor, 4, 4),
+    "torch._utils _rebuild_tensor_v2": (_tensor, 6, 7),
     "torch._utils _rebuild_tensor_v3": (_tensor_of_dtype, 7, 8), "torch._utils _rebuild_parameter": (_parameter, 3, 3),
     "torch._utils _rebuild_meta_tensor_no_storage": (_without_data, 4, 4),
 }
