@@ -11,10 +11,12 @@ attacked: every model that main_attack.py left in the folders RUNS and that lost
 against the level 0 of the same stolen model, judged with the owner's code (--claim) and trigger key (--trigger_key). The bar:
 every one is `owned`. Where accuracy was not measured, the model counts.
 
-Exit code 1 where a bar is missed.
+Exit code 1 where a bar is missed. With --out, innocent keeps each row as it comes; the same command again, or one with a larger
+--count, goes on behind them.
 """
 
 import argparse
+import contextlib
 import csv
 import sys
 import time
@@ -96,7 +98,8 @@ def new_owner(arch: str, random: np.random.Generator) -> Owner:
     signed = embed(mask, text, regions, random)
     first = regions[0]
     code = Claim(text, arch, first.layer, first.start_x, first.start_y, first.code_format.version,
-                 first.code_format.error_correction, first.code_format.mask_pattern, first.similarity, signed.nonzeros, signed.entries,
+                 first.code_format.error_correction, first.code_format.mask_pattern, first.similarity, signed.nonzeros,
+                 signed.entries,
                  state, tuple((copy.layer, copy.start_x, copy.start_y) for copy in regions[1:]),
                  0.02 if random.random() < 0.25 else None)
     initial = drawn_weights(signed, random)
@@ -104,7 +107,8 @@ def new_owner(arch: str, random: np.random.Generator) -> Owner:
                                       for name, kept in signed.items()}, KEY_SHARE)
     triggers = trigger.keyed(random.bytes(32), TRIGGERS, CLASSES, SIDE)
     claim = OwnerClaim(f"owner {text}", None, arch,
-                       v1=KeyMask(key_masks.fingerprint(signed, initial), mask_sha256(signed), key_masks.fingerprint(key, initial),
+                       v1=KeyMask(key_masks.fingerprint(signed, initial), mask_sha256(signed),
+                                  key_masks.fingerprint(key, initial),
                                   key.nonzeros),
                        v2=code, v3=Triggers(KEYED, triggers.fingerprint(), TRIGGERS, SIDE, CLASSES))
     return Owner(claim, signed, regions, tickets.ModelFile("key", None, key, initial, {"part": "key"}), triggers)
@@ -112,8 +116,8 @@ def new_owner(arch: str, random: np.random.Generator) -> Owner:
 
 def drawn_weights(mask: Mask, random: np.random.Generator) -> Weights:
     """Log-normal magnitudes with random signs where the mask is."""
-    return {f"{name}.weight": torch.from_numpy(0.1 * random.lognormal(0, 0.6, kept.shape) * random.choice([-1, 1], kept.shape)).float()
-            * kept for name, kept in mask.items()}
+    drawn = {name: 0.1 * random.lognormal(0, 0.6, kept.shape) * random.choice([-1, 1], kept.shape) for name, kept in mask.items()}
+    return {f"{name}.weight": torch.from_numpy(drawn[name]).float() * kept for name, kept in mask.items()}
 
 
 def with_weights(mask: Mask, random: np.random.Generator) -> tuple[Mask, Weights]:
@@ -179,7 +183,8 @@ def written_over(args, owner: Owner, random: np.random.Generator) -> tuple[Mask,
     mask, weights = signed_by_another(args, owner, random)
     place = owner.regions[0]
     return replace_code(mask, weights, random_text(random), place.layer, place.start_x, place.start_y, place.code_format.version,
-                        place.code_format.error_correction, place.code_format.mask_pattern, 0.1, bool(random.random() < 0.5), None,
+                        place.code_format.error_correction, place.code_format.mask_pattern, 0.1, bool(random.random() < 0.5),
+                        None,
                         int(random.integers(1 << 30)))
 
 
@@ -208,7 +213,8 @@ def nearly_empty(args, owner: Owner, random: np.random.Generator) -> tuple[Mask,
 INNOCENT: dict[str, Callable[..., tuple[Mask, Weights]]] = {
     "fresh, uniform": uniform, "fresh, sparser with depth": by_depth, "fresh, whole channels": by_channel, "real ticket": real,
     "another's code at the place": signed_by_another, "another's code elsewhere": signed_elsewhere,
-    "another's code, pruned by 20%": pruned, "another's code, add-on of 5%": added_to, "another's code, written over": written_over,
+    "another's code, pruned by 20%": pruned, "another's code, add-on of 5%": added_to,
+    "another's code, written over": written_over,
     "another's code, renumbered": renumbered, "all kernels occupied": full, "nearly empty": nearly_empty,
 }
 
@@ -224,14 +230,18 @@ def innocent_answers(args, owner: Owner, random: np.random.Generator) -> np.ndar
     return random.choice(CLASSES, TRIGGERS, p=liked)
 
 
-def innocent(args, random: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """One row per verdict."""
+def innocent(args, done: int) -> Iterator[dict[str, Any]]:
+    """One row per verdict, from number `done` on. Each pair has its own random numbers, so it is the same after any others."""
     args.model = build_model(args.arch, 2)
-    args.tickets = [tickets.read_model_file(path, args.model, head=False).need_mask("--ticket", args.model) for path in args.ticket]
+    args.tickets = [tickets.read_model_file(path, args.model, head=False).need_mask("--ticket", args.model)
+                    for path in args.ticket]
     args.classifiers = [classifier_of(path, args.arch) for path in args.ticket if has_weights(path, args.model)]
     kinds = [kind for kind in INNOCENT if kind != "real ticket" or args.tickets]
+    random = np.random.default_rng(args.seed)
     owners = [new_owner(args.arch, random) for _ in tqdm(range(args.owners), desc="owners", disable=None)]
-    for number in tqdm(range(-(-args.count // 2)), desc="pairs", disable=None):
+    pairs = -(-args.count // 2)
+    for number in tqdm(range(done // 2, pairs), desc="pairs", initial=done // 2, total=pairs, disable=None):
+        random = np.random.default_rng((args.seed, number))
         kind, owner = kinds[number % len(kinds)], owners[random.integers(len(owners))]
         mask, weights = INNOCENT[kind](args, owner, random)
         suspect = Suspect(mask, {name: weights[f"{name}.weight"] for name in mask} if random.random() < 0.8 else None)
@@ -250,6 +260,23 @@ def judged(claim: OwnerClaim, suspect: Suspect, owner: Owner, answers: np.ndarra
     return {"verdict": found.verdict, **{check.name: check.result for check in checks}, "p": float(found.p),
             "p V2": float(checks[1].p), "p V3": float(checks[2].p), "p of agreement alone": checks[1].figures["p_agreement"],
             "triggers right": checks[2].figures["correct"], "seconds": time.perf_counter() - start}
+
+
+def earlier_rows(path: Path, args) -> list[dict[str, Any]]:
+    """What an earlier run left in a CSV file, whole pairs only. Raises UserError where it had other settings."""
+    settings = {name: getattr(args, name) for name in ("arch", "owners", "ticket", "level", "seed")}
+    kept = path.with_suffix(".json")
+    if not path.is_file():
+        checkpoint.save_json(settings, kept)
+        return []
+    if checkpoint.load_json(kept) != settings:
+        raise UserError(f"--out {path.parent}: holds rows of other settings ({kept.name} says which); give another folder")
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+    rows = rows[:min(args.count + args.count % 2, len(rows) - len(rows) % 2)]
+    for row in rows:
+        row.update({name: float(row[name]) for name in ("p", "p V2", "p V3", "p of agreement alone", "seconds")})
+    return rows
 
 
 def has_weights(path: str, model) -> bool:
@@ -271,11 +298,12 @@ def report_innocent(rows: list[dict[str, Any]], args) -> bool:
     for kind in [*dict.fromkeys(row["kind"] for row in rows), "all"]:
         of_kind = [row for row in rows if kind in (row["kind"], "all")]
         print(f"{kind:<34}{len(of_kind):>9}{sum(row['verdict'] == verdict.OWNED for row in of_kind):>7}"
-              + "".join(f"{min(row[name] for row in of_kind):>{width}.1e}" for name, width in (("p", 12), ("p V2", 10), ("p V3", 10))))
+              + "".join(f"{min(row[name] for row in of_kind):>{width}.1e}"
+                        for name, width in (("p", 12), ("p V2", 10), ("p V3", 10))))
     alone, seconds = np.array([row["p of agreement alone"] for row in rows]), np.array([row["seconds"] for row in rows])
     print(f"\np of agreement alone, at the claimed place, uncorrected: smallest {alone.min():.1e}; below "
           + ", ".join(f"{share:g} in {100 * np.mean(alone < share):.2f}%" for share in QUANTILES))
-    print(f"a verdict takes {np.median(seconds):.2f} s (median; {seconds.max():.1f} s at most), all of them {seconds.sum():.0f} s")
+    print(f"a verdict takes {np.median(seconds):.2f} s (median; {seconds.max():.1f} s at most), all {seconds.sum():.0f} s")
     owned = sum(row["verdict"] == verdict.OWNED for row in rows)
     print(f"owned: {owned} of {len(rows)} at level {args.level:g}; the bar is 0")
     return not owned
@@ -301,7 +329,8 @@ def attacked_models(folders: list[str]) -> list[Attacked]:
     """
     found = []
     for folder in folders:
-        results = sorted(Path(folder).glob("level_*/result.json"), key=lambda path: float(path.parent.name.removeprefix("level_")))
+        results = sorted(Path(folder).glob("level_*/result.json"),
+                         key=lambda path: float(path.parent.name.removeprefix("level_")))
         if (Path(folder) / "result.json").is_file():
             results.append(Path(folder) / "result.json")
         if not results:
@@ -317,15 +346,15 @@ def attacked_models(folders: list[str]) -> list[Attacked]:
         loss = None
         if result["test_acc"] is not None:
             if stolen.get(result["checkpoint"]) is None:
-                raise UserError(f"{files.folder}: nothing says how accurate {result['checkpoint']} was; give a sweep of it with the "
-                                "level 0 too")
+                raise UserError(f"{files.folder}: nothing says how accurate {result['checkpoint']} was; give a sweep of it with "
+                                "the level 0 too")
             loss = stolen[result["checkpoint"]] - result["test_acc"]
         models.append(Attacked(files, result, loss))
     return models
 
 
-def attacked(args, random: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """One row per model that works."""
+def attacked(args, done: int) -> Iterator[dict[str, Any]]:
+    """One row per model that works. done: none, as these take no time."""
     if args.claim is None and args.trigger_key is None:
         raise UserError("--claim: give the owner's claim of embed_qrcode.py, or --trigger_key, or both")
     if not args.runs:
@@ -351,7 +380,8 @@ def attacked(args, random: np.random.Generator) -> Iterator[dict[str, Any]]:
         p_values = {f"p {check.name}": scientific(check.p) for check in checks}
         result = stolen.result
         yield {"attack": " ".join(str(result[name]) for name in ("attack", "how", "share_of") if result.get(name)),
-               "level": result["level"], "test_acc": result["test_acc"], "loss": stolen.loss, "p V2": None, "p V3": None, **p_values,
+               "level": result["level"], "test_acc": result["test_acc"], "loss": stolen.loss, "p V2": None, "p V3": None,
+               **p_values,
                "verdict": found.verdict, "model": path}
 
 
@@ -366,6 +396,28 @@ def report_attacked(rows: list[dict[str, Any]], args) -> bool:
     missed = sum(row["verdict"] != verdict.OWNED for row in rows)
     print(f"missed: {missed} of {len(rows)} that lost at most {args.max_loss:g} points; the bar is 0")
     return not missed
+
+
+@contextlib.contextmanager
+def rows_file(path: Path | None, rows: list[dict[str, Any]]) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """write(row), to a CSV file that begins with `rows`; nowhere without a path."""
+    if path is None:
+        yield lambda row: None
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [])
+
+        def write(row: dict[str, Any]) -> None:
+            if not writer.fieldnames:
+                writer.fieldnames = list(row)
+                writer.writeheader()
+            writer.writerow(row)
+            file.flush()
+
+        for row in rows:
+            write(row)
+        yield write
 
 
 SECTIONS = {"innocent": (innocent, report_innocent), "attacked": (attacked, report_attacked)}
@@ -391,20 +443,18 @@ def main() -> int:
     args = parser.parse_args()
     measure, report = SECTIONS[args.only]
     torch.manual_seed(args.seed)
+    path = Path(args.out) / f"{args.only}.csv" if args.out else None
     try:
-        rows = list(measure(args, np.random.default_rng(args.seed)))
+        rows = earlier_rows(path, args) if path and args.only == "innocent" else []
+        with rows_file(path, rows) as write:
+            for row in measure(args, len(rows)):
+                rows.append(row)
+                write(row)
     except UserError as error:
         parser.error(str(error))
     if not rows:
         parser.error(f"nothing to judge: no model lost at most {args.max_loss:g} points")
     holds = report(rows, args)
-    if args.out:
-        path = Path(args.out) / f"{args.only}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
     return 0 if holds else 1
 
 

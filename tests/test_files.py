@@ -222,13 +222,15 @@ def trained(make_model, optimizer) -> dict:
 
 def views() -> dict:
     whole = torch.arange(24.0).reshape(2, 3, 4)
-    return {"whole": whole, "row": whole[1], "transposed": whole.mT, "every other": whole[:, ::2], "expanded": torch.ones(1).expand(5, 7),
-            "again": whole, "channels last": torch.rand(2, 3, 4, 5).contiguous(memory_format=torch.channels_last),
-            "empty": torch.empty(0, 3), "scalar": torch.tensor(3), "parameter": torch.nn.Parameter(whole[0]), "conj": torch.ones(2) * 1j}
+    return {"whole": whole, "row": whole[1], "transposed": whole.mT, "every other": whole[:, ::2],
+            "expanded": torch.ones(1).expand(5, 7), "again": whole,
+            "channels last": torch.rand(2, 3, 4, 5).contiguous(memory_format=torch.channels_last),
+            "empty": torch.empty(0, 3), "scalar": torch.tensor(3), "parameter": torch.nn.Parameter(whole[0]),
+            "conj": torch.ones(2) * 1j}
 
 
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
-          torch.complex64)
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+          torch.uint8, torch.bool, torch.complex64)
 HONEST = {
     "a training with SGD": lambda make: trained(make, lambda parameters: torch.optim.SGD(parameters, 0.1, momentum=0.9)),
     "a training with AdamW": lambda make: trained(make, lambda parameters: torch.optim.AdamW(parameters, amsgrad=True)),
@@ -244,7 +246,8 @@ HONEST = {
 def assert_alike(found, expected) -> None:
     assert type(found) is type(expected)
     if isinstance(expected, torch.Tensor):
-        assert found.dtype == expected.dtype and found.stride() == expected.stride() and found.requires_grad == expected.requires_grad
+        assert found.dtype == expected.dtype and found.stride() == expected.stride()
+        assert found.requires_grad == expected.requires_grad
         assert torch.equal(found.detach().to(torch.complex128), expected.detach().to(torch.complex128))
     elif isinstance(expected, dict):
         assert list(found) == list(expected) and getattr(found, "__dict__", {}) == getattr(expected, "__dict__", {})
@@ -273,7 +276,8 @@ def rewritten(path) -> None:
     def address(number: bytes) -> str:
         return str(94_000_000_000_000 + int(number))
 
-    pickled = re.sub(rb"X[\1\2\3]\0\0\0(\d{1,3})(?=[qr])", lambda found: b"X\x0e\0\0\0" + address(found[1]).encode(), records.pop("data.pkl"))
+    pickled = re.sub(rb"X[\1\2\3]\0\0\0(\d{1,3})(?=[qr])", lambda found: b"X\x0e\0\0\0" + address(found[1]).encode(),
+                     records.pop("data.pkl"))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model_best/data.pkl", pickled)
         for name, content in records.items():

@@ -127,7 +127,8 @@ def model():
 @pytest.fixture(scope="module")
 def mask(model) -> Mask:
     generator = torch.Generator().manual_seed(1)
-    return Mask({name: torch.rand(layer.weight.shape, generator=generator) < 0.3 for name, layer in prunable_layers(model).items()})
+    return Mask({name: torch.rand(layer.weight.shape, generator=generator) < 0.3
+                 for name, layer in prunable_layers(model).items()})
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,8 @@ def bool_bytes(tensor: torch.Tensor, byte: int) -> torch.Tensor:
     return torch.full(tensor.shape, byte, dtype=torch.uint8).view(torch.bool)
 
 
-DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32,
+DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.bfloat16,
+          torch.float32,
           torch.float64, torch.complex64, torch.complex128, torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint32)
 TENSORS: dict[str, Callable[[torch.Tensor], object]] = {
     **{str(dtype): lambda t, dtype=dtype: t.to(dtype) for dtype in DTYPES},
@@ -198,17 +200,20 @@ TENSORS: dict[str, Callable[[torch.Tensor], object]] = {
     "channels last": lambda t: t.contiguous(memory_format=torch.channels_last),
     "huge, of one entry": lambda t: torch.ones(1).expand(10**6, 10**6),
     "a gigabyte, of one entry": lambda t: torch.ones(1).expand(2**28),
-    "without dimensions": lambda t: torch.tensor(1.0), "empty": lambda t: torch.empty(0), "empty in one dimension": lambda t: t[:0],
+    "without dimensions": lambda t: torch.tensor(1.0), "empty": lambda t: torch.empty(0),
+    "empty in one dimension": lambda t: t[:0],
     "a dimension more": lambda t: t[None], "flat": lambda t: t.reshape(-1), "a row less": lambda t: t[1:],
     "many dimensions": lambda t: torch.ones((1,) * 40),
-    "parameter": lambda t: torch.nn.Parameter(t.float()), "frozen parameter": lambda t: torch.nn.Parameter(t, requires_grad=False),
+    "parameter": lambda t: torch.nn.Parameter(t.float()),
+    "frozen parameter": lambda t: torch.nn.Parameter(t, requires_grad=False),
     "buffer": lambda t: torch.nn.Buffer(t), "needs a gradient": lambda t: t.float().requires_grad_(),
     "negated": lambda t: torch._neg_view(t.float()), "negated bool": lambda t: torch._neg_view(t.float()) > 0,
     "conjugated": lambda t: t.to(torch.complex64).conj(), "imaginary part": lambda t: t.to(torch.complex64).conj().imag,
     "meta": lambda t: t.to("meta"), "huge meta": lambda t: torch.empty(10**9, 10**6, device="meta"),
     "sparse": lambda t: t.to_sparse(), "rows": lambda t: t.reshape(len(t), -1).to_sparse_csr(),
     "quantised": lambda t: torch.quantize_per_tensor(t.float(), 0.1, 0, torch.qint8),
-    "quantised by channel": lambda t: torch.quantize_per_channel(t.float(), torch.ones(len(t)), torch.zeros(len(t)), 0, torch.quint8),
+    "quantised by channel": lambda t: torch.quantize_per_channel(t.float(), torch.ones(len(t)), torch.zeros(len(t)), 0,
+                                                                 torch.quint8),
     "nested": lambda t: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
     "bits": lambda t: t.to(torch.uint8).view(torch.bits8),
     **{f"with its own {name}": lambda t, name=name: with_attribute(t, name)
@@ -238,36 +243,47 @@ VALUES: dict[str, Callable[[], object]] = {
     "a device": lambda: torch.device("cpu"), "a cuda device": lambda: torch.device("cuda", 7), "recursive": recursive,
     "a class": lambda: torch.nn.Parameter, "deep lists": lambda: endless(400, list), "deep dicts": lambda: endless(400, dict),
     "deep tuples": lambda: endless(400, tuple), "a numpy number": lambda: np.float64(1.0), "an array": lambda: np.ones(3),
-    "a generator": torch.Generator, "a network": lambda: torch.nn.Linear(2, 2), "a slice": lambda: slice(1), "range": lambda: range(3),
+    "a generator": torch.Generator, "a network": lambda: torch.nn.Linear(2, 2), "a slice": lambda: slice(1),
+    "range": lambda: range(3),
 }
 CALLS: dict[str, Callable[[Path], Call]] = {
-    "os.system": lambda folder: Call(os.system, f"touch {folder / MARKER}"), "eval": lambda folder: Call(eval, f"open({str(folder / MARKER)!r}, 'w')"),
-    "exec": lambda folder: Call(exec, f"open({str(folder / MARKER)!r}, 'w')"), "open": lambda folder: Call(open, str(folder / MARKER), "w"),
+    "os.system": lambda folder: Call(os.system, f"touch {folder / MARKER}"),
+    "eval": lambda folder: Call(eval, f"open({str(folder / MARKER)!r}, 'w')"),
+    "exec": lambda folder: Call(exec, f"open({str(folder / MARKER)!r}, 'w')"),
+    "open": lambda folder: Call(open, str(folder / MARKER), "w"),
     "getattr": lambda folder: Call(getattr, "", "join"), "bytearray": lambda folder: Call(bytearray, 10**9),
     "import": lambda folder: Call(__import__, "antigravity"), "Tensor": lambda folder: Call(torch.Tensor, 30000, 30000),
     "FloatTensor": lambda folder: Call(torch.FloatTensor, 10, 10), "a storage": lambda folder: Call(torch.UntypedStorage, 10**9),
-    "a typed storage": lambda folder: Call(torch.storage.TypedStorage, 10**9), "a parameter": lambda folder: Call(torch.nn.Parameter),
-    "Counter of a tensor": lambda folder: Call(collections.Counter, EXPANDED), "set of a tensor": lambda folder: Call(set, EXPANDED),
+    "a typed storage": lambda folder: Call(torch.storage.TypedStorage, 10**9),
+    "a parameter": lambda folder: Call(torch.nn.Parameter),
+    "Counter of a tensor": lambda folder: Call(collections.Counter, EXPANDED),
+    "set of a tensor": lambda folder: Call(set, EXPANDED),
     "OrderedDict of a tensor": lambda folder: Call(collections.OrderedDict, EXPANDED[:, None].expand(-1, 2)),
     "shape of a tensor": lambda folder: Call(torch.Size, EXPANDED),
     "converted": lambda folder: Call(torch._utils._rebuild_device_tensor_from_cpu_tensor, EXPANDED, torch.float64, "cpu", False),
     "a sparse tensor": lambda folder: Call(torch._utils._rebuild_sparse_tensor, torch.sparse_coo,
                                          (torch.zeros(1, 1, dtype=torch.long).expand(1, 10**8), EXPANDED[:10**8], (1,), None)),
-    "a wrapper": lambda folder: Call(torch._utils._rebuild_wrapper_subclass, torch.nn.Parameter, torch.float32, (10, 64), (64, 1), 0,
+    "a wrapper": lambda folder: Call(torch._utils._rebuild_wrapper_subclass, torch.nn.Parameter, torch.float32, (10, 64), (64, 1),
+                                     0,
                                    torch.strided, torch.device("cpu"), False),
     "of a type": lambda folder: Call(torch._tensor._rebuild_from_type_v2, torch._utils._rebuild_parameter, torch.Tensor,
                                    (torch.ones(10), False, collections.OrderedDict()), {"is_floating_point": 3}),
     "items of its own": lambda folder: Call(collections.OrderedDict, state={"items": 3, "get": 3, "keys": set, "_metadata": {}}),
     "hex of hex": lambda folder: Call(__import__("_codecs").encode, Call(__import__("_codecs").encode, b"x" * 99, "hex"), "hex"),
     "a device": lambda folder: Call(torch.device, "cuda:99"), "a device of no name": lambda folder: Call(torch.device, "\n" * 99),
-    "complex": lambda folder: Call(complex, "1j"), "meta": lambda folder: Call(torch._utils._rebuild_meta_tensor_no_storage, torch.float32,
+    "complex": lambda folder: Call(complex, "1j"),
+    "meta": lambda folder: Call(torch._utils._rebuild_meta_tensor_no_storage, torch.float32,
                                                                              (10, 64), (64, 1), False),
     "colliding": lambda folder: Call(dict, [(index * (2**61 - 1), 0) for index in range(2000)]),
 }
-NAMES = ("fc.bias", "fc.weight", "conv1.weight", "bn1.running_var", "bn1.num_batches_tracked", "normalize.std", "layer1.0.bn1.bias",
-         f"{LAYER}.weight", f"{LAYER}.weight_orig", f"{LAYER}.weight_mask", "layer2.0.conv2.weight_mask", "layer3.2.conv2.weight_orig",
-         "conv1.weight_mask", "conv1.weight_orig", "fc.weight_mask", "layer7.weight", "a\nb", "\x1b[31m", "\x00", "\u202e", "x" * 10000,
-         "../../etc/passwd", "/", "", ".", ".weight", "weight_mask", "module.", "module.fc.bias", "state_dict", "init_weight", "__class__",
+NAMES = ("fc.bias", "fc.weight", "conv1.weight", "bn1.running_var", "bn1.num_batches_tracked", "normalize.std",
+         "layer1.0.bn1.bias",
+         f"{LAYER}.weight", f"{LAYER}.weight_orig", f"{LAYER}.weight_mask", "layer2.0.conv2.weight_mask",
+         "layer3.2.conv2.weight_orig",
+         "conv1.weight_mask", "conv1.weight_orig", "fc.weight_mask", "layer7.weight", "a\nb", "\x1b[31m", "\x00", "\u202e",
+         "x" * 10000,
+         "../../etc/passwd", "/", "", ".", ".weight", "weight_mask", "module.", "module.fc.bias", "state_dict", "init_weight",
+         "__class__",
          "\ud800", "ＦＣ.bias", 0, -1, 2**70, None, True, 1.5, ("fc", "bias"), b"fc.bias")
 WRAPS: dict[str, Callable[[dict], object]] = {
     "as it is": lambda state: state, "under state_dict": lambda state: {"state_dict": state, "epoch": 3, "best_sa": 91.5},
@@ -279,7 +295,8 @@ WRAPS: dict[str, Callable[[dict], object]] = {
     "masks alone": lambda state: {name: held for name, held in state.items() if str(name).endswith("_mask")},
     "twice": lambda state: {"state_dict": {"state_dict": state}}, "in a list": lambda state: [state],
     "in a tuple": lambda state: (state, state), "values alone": lambda state: list(state.values()), "nothing": lambda state: None,
-    "with facts": lambda state: {"state_dict": state, "part": "key", "x" * 500: 1, "arch": "res50\n", "density": float("nan"), "n": 10**99},
+    "with facts": lambda state: {"state_dict": state, "part": "key", "x" * 500: 1, "arch": "res50\n", "density": float("nan"),
+                                 "n": 10**99},
 }
 
 
@@ -323,7 +340,8 @@ def changed_content(draw, packed: dict, folder: Path) -> bytes:
             state.pop(name, None)
         else:
             state[name] = state.get(draw(st.sampled_from(NAMES)), like)
-    content = WRAPS[draw(st.sampled_from((*["as it is", "under state_dict", "masks alone", "in both", "of DataParallel"] * 3, *WRAPS)))](state)
+    content = WRAPS[draw(st.sampled_from((*["as it is", "under state_dict", "masks alone", "in both", "of DataParallel"] * 3,
+                                          *WRAPS)))](state)
     if isinstance(content, dict) and draw(st.integers(0, 9)) == 9:
         content[draw(st.sampled_from(("state_dict", "init_weight", "epoch", 5)))] = draw(st.sampled_from(sorted(VALUES)).map(
             lambda kind: VALUES[kind]()) | st.sampled_from(sorted(CALLS)).map(lambda kind: CALLS[kind](folder)))
@@ -342,10 +360,14 @@ def operations(pickled: bytes) -> list[bytes]:
     return [pickled[start:end] for start, end in zip(starts, starts[1:])]
 
 
-SNIPPETS = (b"c__builtin__\nbytearray\n", b"cos\nsystem\n", b"ctorch\nTensor\n", b"ccollections\nOrderedDict\n", b"ctorch\nFloatStorage\n",
-            b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nfloat32\n", b"ctorch.storage\nUntypedStorage\n", b")", b"]", b"}", b"(", b"t",
-            b"\x85", b"\x86", b"\x87", b"R", b"b", b"Q", b"s", b"u", b"a", b"e", b"N", b"\x88", b".", b"0", b"1", b"2", b"\x81", b"\x8f",
-            b"\x94", b"\x95" + b"\xff" * 8, b"j\xff\xff\xff\xff", b"r\xff\xff\xff\xff", b"h\x00", b"q\x00", b"K\x00", b"J\xff\xff\xff\xff",
+SNIPPETS = (b"c__builtin__\nbytearray\n", b"cos\nsystem\n", b"ctorch\nTensor\n", b"ccollections\nOrderedDict\n",
+            b"ctorch\nFloatStorage\n",
+            b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nfloat32\n", b"ctorch.storage\nUntypedStorage\n", b")", b"]", b"}",
+            b"(", b"t",
+            b"\x85", b"\x86", b"\x87", b"R", b"b", b"Q", b"s", b"u", b"a", b"e", b"N", b"\x88", b".", b"0", b"1", b"2", b"\x81",
+            b"\x8f",
+            b"\x94", b"\x95" + b"\xff" * 8, b"j\xff\xff\xff\xff", b"r\xff\xff\xff\xff", b"h\x00", b"q\x00", b"K\x00",
+            b"J\xff\xff\xff\xff",
             b"J\xff\xff\xff\x7f", b"\x8a\x09" + b"\x00" * 8 + b"\x01", b"\x8a\xff" + b"\x7f" * 255, b"X\x01\x00\x00\x00a",
             b"X\xff\xff\xff\xff", b"U\x02\xc3\xa9", b"G\x7f\xf0\x00\x00\x00\x00\x00\x00", b"I" + b"9" * 5000 + b"\n", b"\x80\x05",
             b"cbuiltins\neval\n", b"c\\x6f\\x73\nsystem\n", b"P0\n", b"\x8b\xff\xff\xff\x7f")
@@ -356,7 +378,8 @@ def changed_pickle(draw, pickled: bytes) -> bytes:
     # what comes first or last decides more than what is among the hundreds of tensors between
     place = st.integers(0, len(parts) - 1) | st.integers(0, 30) | st.integers(max(0, len(parts) - 40), len(parts) - 1)
     for _ in range(draw(st.integers(1, 4))):
-        at, how = min(draw(place), len(parts) - 1), draw(st.sampled_from(("number", "insert", "replace", "remove", "repeat", "swap")))
+        at = min(draw(place), len(parts) - 1)
+        how = draw(st.sampled_from(("number", "insert", "replace", "remove", "repeat", "swap")))
         if how == "number":
             numbers = [index for index, part in enumerate(parts) if part[:1] in b"KMJ" and index >= at] or [at]
             value = draw(st.sampled_from((-1, 0, 1, 2, 255, 2304, 2**16, 2**27, 2**30, 2**31 - 1)) | st.integers(0, 3000))
@@ -396,23 +419,27 @@ def changed_archive(draw, whole: bytes) -> bytes:
         name, content = entries[min(at, len(entries) - 1)]
         how = draw(st.sampled_from(("rename", "repeat", "remove", "content", "compress", "bomb", "pickle")))
         if how == "rename":
-            name = draw(st.sampled_from((name.upper(), "/" + name, "../" + name, name + "/", name.replace("/", "\\"), name.split("/")[-1], "a" * 9999,
+            name = draw(st.sampled_from((name.upper(), "/" + name, "../" + name, name + "/", name.replace("/", "\\"),
+                                         name.split("/")[-1], "a" * 9999,
                                          "archive/data/0", "archive/data.pkl", "archive/constants.pkl", "archive/.format_version",
                                          "archive/byteorder", "archive/version", "other/data.pkl", "\n", "é/data.pkl")))
             entries[at] = name, content
         elif how == "repeat":
-            entries.insert(draw(st.integers(0, len(entries))), (name, draw(st.sampled_from((content, b"", content[:-1], content[::-1])))))
+            entries.insert(draw(st.integers(0, len(entries))),
+                           (name, draw(st.sampled_from((content, b"", content[:-1], content[::-1])))))
         elif how == "remove" and len(entries) > 1:
             del entries[at]
         elif how == "content":
-            entries[at] = name, draw(st.sampled_from((b"", content[:-4], content + b"\0" * 4, b"big", b"little", b"1", b"9" * 30, b"\xff")))
+            entries[at] = name, draw(st.sampled_from((b"", content[:-4], content + b"\0" * 4, b"big", b"little", b"1", b"9" * 30,
+                                                      b"\xff")))
         elif how == "compress":
             compressed += (name,)
         elif how == "bomb":
             entries[at] = name, bytes(1 << 24)
             compressed += (name,)
         else:
-            entries = [(n, changed_pickle(draw, c) if n.endswith("data.pkl") and c.endswith(b".") and len(c) < 10**6 and c[:1] == b"\x80"
+            entries = [(n, changed_pickle(draw, c) if n.endswith("data.pkl") and c.endswith(b".") and len(c) < 10**6
+                        and c[:1] == b"\x80"
                         else c) for n, c in entries]
             break
     return archived(entries, compressed)
@@ -563,9 +590,12 @@ CLASSES = 10
 @st.composite
 def lists_of_predictions(draw) -> bytes:
     rows = [["image", "predicted_label"], *([name, str(draw(st.integers(0, 9)))] for name in PICTURES)]
-    odd = st.sampled_from(("", " ", "\t", '"', '""', "'", ",", "\0", "\n", "\r", "\u2028", "\x1c", "\ufeff", "x" * 200000, "1" * 5000, "-1", "-0",
-                           "+1", "1.0", "1e3", "1_0", "0x1", "٣", "²", "nan", "inf", "None", "10", "9" * 18, "9" * 19, "00001", "0000.png ", "=1+1",
-                           "../0000.png", "0000.PNG", "\x1b[31m", "\u202e", *PICTURES)) | st.text(max_size=5) | st.integers().map(str)
+    odd = st.sampled_from(("", " ", "\t", '"', '""', "'", ",", "\0", "\n", "\r", "\u2028", "\x1c", "\ufeff", "x" * 200000,
+                           "1" * 5000, "-1", "-0",
+                           "+1", "1.0", "1e3", "1_0", "0x1", "٣", "²", "nan", "inf", "None", "10", "9" * 18, "9" * 19, "00001",
+                           "0000.png ", "=1+1",
+                           "../0000.png", "0000.PNG", "\x1b[31m", "\u202e",
+                           *PICTURES)) | st.text(max_size=5) | st.integers().map(str)
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, len(rows) - 1))
         how = draw(st.sampled_from(("value", "append", "remove", "repeat", "swap", "add", "lose", "row")))
@@ -593,13 +623,15 @@ def lists_of_predictions(draw) -> bytes:
         text = io.StringIO()
         try:
             csv.writer(text, quoting=draw(st.sampled_from((csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC))),
-                       delimiter=draw(st.sampled_from(",,,,;\t")), lineterminator=draw(st.sampled_from(("\n", "\r\n", "\r")))).writerows(rows)
+                       delimiter=draw(st.sampled_from(",,,,;\t")),
+                       lineterminator=draw(st.sampled_from(("\n", "\r\n", "\r")))).writerows(rows)
         except csv.Error:
             pass
         written = text.getvalue()
     else:
         written = draw(st.sampled_from(("\n", "\r\n", "\r", "\n\n"))).join(map(",".join, rows))
-    content = written.encode(draw(st.sampled_from((*["utf-8"] * 12, "utf-8-sig", "utf-16", "utf-32", "latin-1", "cp037"))), "replace")
+    content = written.encode(draw(st.sampled_from((*["utf-8"] * 12, "utf-8-sig", "utf-16", "utf-32", "latin-1", "cp037"))),
+                             "replace")
     return changed_bytes(draw, content) if draw(st.integers(0, 3)) == 0 else content
 
 
@@ -644,10 +676,12 @@ class Owner:
 @pytest.fixture(scope="module")
 def owner(folder) -> Owner:
     key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-    code = Claim("Jane Doe 2026", "res20s", "layer2.0.conv2", 3, 1, 3, "H", 2, 0.5, 100, 400, {"bit_generator": "PCG64", "state": {
+    code = Claim("Jane Doe 2026", "res20s", "layer2.0.conv2", 3, 1, 3, "H", 2, 0.5, 100, 400, {
+        "bit_generator": "PCG64", "state": {
         "state": 2**127 + 1, "inc": 7}}, (("layer2.1.conv1", 0, 0),), 0.001)
     claim = owner_claim.OwnerClaim("Jane Doe", key.public_key().public_bytes_raw().hex(), "res20s",
-                                   owner_claim.Fidelity("cifar10", None, "0" * 64, 91.0, 1), owner_claim.KeyMask("1" * 64, "2" * 64, "3" * 64, 9),
+                                   owner_claim.Fidelity("cifar10", None, "0" * 64, 91.0, 1),
+                                   owner_claim.KeyMask("1" * 64, "2" * 64, "3" * 64, 9),
                                    code, owner_claim.Triggers("keyed", "4" * 64, 100, 32, 10))
     values = owner_claim.to_fields(claim)
     private = commitment.salted(values)
@@ -658,16 +692,22 @@ def owner(folder) -> Owner:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8)
-    | st.sampled_from((10**400, -10**400, 2**63, 1e308, -0.0, 0.5, "", "x" * 3000, "\0", "\n", "\u202e", "H", "res50", "layer2.0.conv2", "0" * 64,
-                       [["layer2.0.conv2", 0, 0]] * 40, [["layer2.0.conv2", 0, 10**30]], [["x" * 99999, 0, 0]], [[]], [[[]]], [["a", True, 0]])),
+    | st.sampled_from((10**400, -10**400, 2**63, 1e308, -0.0, 0.5, "", "x" * 3000, "\0", "\n", "\u202e", "H", "res50",
+                       "layer2.0.conv2", "0" * 64,
+                       [["layer2.0.conv2", 0, 0]] * 40, [["layer2.0.conv2", 0, 10**30]], [["x" * 99999, 0, 0]], [[]], [[[]]],
+                       [["a", True, 0]])),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=5)
 ALIKE = {  # to exchange a value for one of its kind, which the next check sees
-    int: st.sampled_from((-1, 0, 1, 2, 7, 8, 40, 41, 512, 513, 10_000, 1 << 20, (1 << 20) + 1, 1 << 40, 1 << 63, 10**400)) | st.integers(),
+    int: st.sampled_from((-1, 0, 1, 2, 7, 8, 40, 41, 512, 513, 10_000, 1 << 20, (1 << 20) + 1, 1 << 40, 1 << 63, 10**400))
+    | st.integers(),
     float: st.sampled_from((-1.0, -0.0, 0.0, 0.5, 1.0, 1 + 2**-52, 100.0, 101.0, 1e30, 1e31, 1e308)) | st.floats(0, 100),
-    str: st.sampled_from(("", "H", "L", "cifar10", "res18", "layer2.0.conv2", "layer9", "\0", "\n", "\u202e", "0" * 64, "f" * 64, "F" * 64,
+    str: st.sampled_from(("", "H", "L", "cifar10", "res18", "layer2.0.conv2", "layer9", "\0", "\n", "\u202e", "0" * 64, "f" * 64,
+                          "F" * 64,
                          "0" * 63, "x" * 24, "x" * 25, "x" * 3000, "é" * 12, "é" * 13)) | st.text(max_size=30),
-    list: st.lists(st.tuples(st.sampled_from(("layer2.0.conv2", "x" * 2000)), st.integers(-1, 1 << 21), st.integers(0, 40)).map(list), max_size=40),
-    dict: st.dictionaries(st.text(max_size=3), st.integers() | st.floats(0, 1) | st.dictionaries(st.text(max_size=2), st.integers() | st.none()),
+    list: st.lists(st.tuples(st.sampled_from(("layer2.0.conv2", "x" * 2000)), st.integers(-1, 1 << 21),
+                             st.integers(0, 40)).map(list), max_size=40),
+    dict: st.dictionaries(st.text(max_size=3), st.integers() | st.floats(0, 1)
+                          | st.dictionaries(st.text(max_size=2), st.integers() | st.none()),
                           max_size=3),
 }
 
@@ -676,9 +716,12 @@ def another(value: object) -> st.SearchStrategy:
     return st.one_of(*[ALIKE[type(value)]] * 3, JSON) if type(value) in ALIKE else JSON
 
 
-FRAGMENTS = ("1e999", "-1e999", "NaN", "Infinity", "9" * 5000, "-" + "9" * 4299, "1E400", "-0", "0.0", "true", "null", '"\\ud800"', '"\\udfff\\ud800"',
-             '"\\u0000"', '"\\n"', '""', '"' + "x" * 9999 + '"', "[]", "{}", "[" * 3000, '{"a":' * 3000, "[" * 300 + "]" * 300, '{"a": 1, "a": 2}',
-             '{"\\ud800": 1}', "1 2", "'a'", "01", "+1", ".5", "0x1", "//", "\ufeff", "\0", ",", ":", '"', "}", "]", '{"salt": "00", "value": 1}')
+FRAGMENTS = ("1e999", "-1e999", "NaN", "Infinity", "9" * 5000, "-" + "9" * 4299, "1E400", "-0", "0.0", "true", "null",
+             '"\\ud800"', '"\\udfff\\ud800"',
+             '"\\u0000"', '"\\n"', '""', '"' + "x" * 9999 + '"', "[]", "{}", "[" * 3000, '{"a":' * 3000, "[" * 300 + "]" * 300,
+             '{"a": 1, "a": 2}',
+             '{"\\ud800": 1}', "1 2", "'a'", "01", "+1", ".5", "0x1", "//", "\ufeff", "\0", ",", ":", '"', "}", "]",
+             '{"salt": "00", "value": 1}')
 
 
 @st.composite
@@ -687,7 +730,8 @@ def changed_json(draw, text: bytes) -> bytes:
     content = text.decode()
     for _ in range(draw(st.integers(1, 3))):
         lines = content.splitlines()
-        at, how = draw(st.integers(0, len(lines) - 1)), draw(st.sampled_from(("value", "name", "line", "repeat", "remove", "bytes", "swap")))
+        at = draw(st.integers(0, len(lines) - 1))
+        how = draw(st.sampled_from(("value", "name", "line", "repeat", "remove", "bytes", "swap")))
         name, colon, _ = lines[at].partition(": ")
         comma = "," * lines[at].endswith(",")
         if how == "value" and colon:
@@ -734,7 +778,8 @@ def claim_and_commitment(folder, owner):
             claim = commitment.salted(values)
             try:
                 made = commitment.commit(claim, owner.key if draw(st.integers(0, 5)) < 5 else None)
-                private, public = commitment._text(commitment._private_content(claim)), commitment._text(commitment._public_content(made))
+                private = commitment._text(commitment._private_content(claim))
+                public = commitment._text(commitment._public_content(made))
             except ValueError:
                 return  # no JSON
         if how in ("claim", "both"):
@@ -810,7 +855,8 @@ READERS = ("model_file", "predictions", "claim_and_commitment", "code_claim")
 
 
 def many(check: Callable, examples: int) -> None:
-    settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))(given(st.data())(check))()
+    settings(max_examples=examples, deadline=None, database=None,
+             suppress_health_check=list(HealthCheck))(given(st.data())(check))()
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -904,12 +950,14 @@ def with_header(whole: bytes, name: str, place: int, value: int) -> bytes:
 def test_a_record_takes_as_much_of_the_file_as_it_says(length, folder, model):
     """One that took less was left for torch to notice; for one that took more, room was made."""
     content = small(TENSOR.replace(b"%b", (10).to_bytes(4, "little")), ("archive/data/0", bytes(40)))
-    assert with_header(content, "archive/data/0", 20, 40) == with_header(content, "archive/data/0", 16, crc32(bytes(40))) == content
+    assert with_header(content, "archive/data/0", 20, 40) == content
+    assert with_header(content, "archive/data/0", 16, crc32(bytes(40))) == content
     changed = with_header(content, "archive/data/0", 20, length)
     changed = with_header(changed, "archive/data/0", 16, crc32(bytes(min(length, 40))))
     assert "cut off or no torch file" in refused_model(folder / "length.pth.tar", changed, model)
 
 
+NUMBERS = b"".join(b"M" + index.to_bytes(2, "little") for index in range(4000))
 TEXT = b"X\x10\x27\x00\x00" + b"x" * 10_000
 PAIRS = b"](" + b"".join(b"M" + index.to_bytes(2, "little") + b"N\x86" for index in range(4000)) + b"e"
 ENTRIES = b"}(" + b"".join(b"M" + index.to_bytes(2, "little") + b"N" for index in range(4000)) + b"u"
@@ -918,7 +966,7 @@ ENTRIES = b"}(" + b"".join(b"M" + index.to_bytes(2, "little") + b"N" for index i
 @pytest.mark.parametrize("content", [b"c_codecs\nencode\nq\0" + TEXT + b"X\x06\0\0\0latin1\x86q\x01",
                                      b"ccollections\nOrderedDict\nq\0" + PAIRS + b"\x85q\x01",
                                      b"ccollections\nCounter\nq\0" + ENTRIES + b"\x85q\x01",
-                                     b"c__builtin__\nset\nq\0](" + b"".join(b"M" + index.to_bytes(2, "little") for index in range(4000))
+                                     b"c__builtin__\nset\nq\0](" + NUMBERS
                                      + b"e\x85q\x01"], ids=["bytes", "OrderedDict", "Counter", "set"])
 def test_what_is_there_once_is_not_copied_thousands_of_times(content, folder, model):
     """One argument, named by two bytes, and called for again and again: 100 kB took gigabytes."""
@@ -948,14 +996,16 @@ def test_entries_can_be_counted(sizes, folder, model):
     """A tensor's number of entries, in 64 bits."""
     shape = b"(" + b"".join(b"\x8a\x06" + size.to_bytes(6, "little") for size in sizes) + b"t(" + b"K\0" * len(sizes) + b"t"
     tensor = TENSOR.replace(b"%b", (10).to_bytes(4, "little")).replace(b"K\x0a\x85K\x01\x85", shape)
-    assert "cut off or no torch file" in refused_model(folder / "sizes.pth.tar", small(tensor, ("archive/data/0", bytes(40))), model)
+    hostile = small(tensor, ("archive/data/0", bytes(40)))
+    assert "cut off or no torch file" in refused_model(folder / "sizes.pth.tar", hostile, model)
 
 
 @pytest.mark.parametrize("change", [
     lambda entries: archived([(name, bytes(1 << 30) if name.endswith("data/0") else content) for name, content in entries],
                              tuple(name for name, _ in entries)),
     lambda entries: archived([*entries, entries[-3]]),
-    lambda entries: archived([(name.replace("byteorder", "BYTEORDER").replace("data.pkl", "Data.pkl"), content) for name, content in entries]),
+    lambda entries: archived([(name.replace("byteorder", "BYTEORDER").replace("data.pkl", "Data.pkl"), content)
+                              for name, content in entries]),
     lambda entries: archived([(name, b"middle" if name.endswith("byteorder") else content) for name, content in entries]),
 ], ids=["a compressed gigabyte", "a record twice", "other capitals", "no byte order"])
 def test_archives_that_torch_does_not_write(change, folder, model, templates):
@@ -992,7 +1042,8 @@ def test_bools_that_are_neither_0_nor_1_count_as_1(byte, folder, model, packed):
 def test_weights_under_a_mask_are_refused(folder, model, packed):
     """X.weight beside X.weight_mask: which of the two is the model was left open."""
     state = {name.replace("weight_orig", "weight"): tensor for name, tensor in packed.items()}
-    assert f"{LAYER}.weight is not zero where {LAYER}.weight_mask is" in refused_model(folder / "both.pth.tar", saved(state), model)
+    message = refused_model(folder / "both.pth.tar", saved(state), model)
+    assert f"{LAYER}.weight is not zero where {LAYER}.weight_mask is" in message
     (folder / "both.pth.tar").write_bytes(saved({**plain_weights(packed), **{name: kept for name, kept in packed.items()
                                                                              if name.endswith("_mask")}}))
     assert check_model_file(folder / "both.pth.tar", model, True).mask is not None
@@ -1020,21 +1071,28 @@ def test_a_long_name_is_shortened(folder, model, packed):
 def test_nothing_of_a_refused_file_is_left(folder, model, templates):
     """torch kept the sparse tensors of a file that failed, and refused the next one for them."""
     indices = torch.tensor([[5]])
-    bad = {"a": Call(torch._utils._rebuild_sparse_tensor, torch.sparse_coo, (indices, torch.ones(1), (1,), None)), "b": Call(eval, "1")}
+    bad = {"a": Call(torch._utils._rebuild_sparse_tensor, torch.sparse_coo, (indices, torch.ones(1), (1,), None)),
+           "b": Call(eval, "1")}
     refused_model(folder / "sparse.pth.tar", saved(bad), model)
     (folder / "valid.pth.tar").write_bytes(templates["pruned"])
     assert check_model_file(folder / "valid.pth.tar", model, True).weights is not None
 
 
 @pytest.mark.parametrize("change", [
-    lambda text: text.replace('"similarity": 0.5', '"similarity": NaN'), lambda text: text.replace('"similarity": 0.5', '"similarity": 1e999'),
+    lambda text: text.replace('"similarity": 0.5', '"similarity": NaN'),
+    lambda text: text.replace('"similarity": 0.5', '"similarity": 1e999'),
     lambda text: text.replace('"similarity": 0.5', '"similarity": 2'), lambda text: text.replace('"inc": 7', '"inc": 1e999'),
-    lambda text: text.replace('"inc": 7', '"inc": "\\ud800"'), lambda text: text.replace('"inc": 7', '"inc": ' + "[" * 400 + "]" * 400),
-    lambda text: text.replace('"start_x": 3', '"start_x": 3,\n"start_x": 4'), lambda text: text.replace('"start_x": 3', '"start_x": ' + "9" * 4299),
-    lambda text: text.replace('"threshold": 0.001', '"threshold": 1' + "0" * 400), lambda text: text.replace('"res20s"', '"' + "x" * 10**6 + '"'),
-    lambda text: text.replace('"layer2.0.conv2"', '"' + "x" * 10**6 + '"'), lambda text: text.replace('"entries": 400', '"entries": 4'),
+    lambda text: text.replace('"inc": 7', '"inc": "\\ud800"'),
+    lambda text: text.replace('"inc": 7', '"inc": ' + "[" * 400 + "]" * 400),
+    lambda text: text.replace('"start_x": 3', '"start_x": 3,\n"start_x": 4'),
+    lambda text: text.replace('"start_x": 3', '"start_x": ' + "9" * 4299),
+    lambda text: text.replace('"threshold": 0.001', '"threshold": 1' + "0" * 400),
+    lambda text: text.replace('"res20s"', '"' + "x" * 10**6 + '"'),
+    lambda text: text.replace('"layer2.0.conv2"', '"' + "x" * 10**6 + '"'),
+    lambda text: text.replace('"entries": 400', '"entries": 4'),
     lambda text: text[:-2] + ',"' + "x" * 10**6 + '": 1}\n', lambda text: text + " " * (1 << 26),
-], ids=["NaN", "infinite", "a similarity of 2", "an infinite state", "half a letter", "a deep state", "an entry twice", "a huge place",
+], ids=["NaN", "infinite", "a similarity of 2", "an infinite state", "half a letter", "a deep state", "an entry twice",
+        "a huge place",
         "a huge threshold", "a long network", "a long layer", "more weights than there are", "a long name", "a huge file"])
 def test_claims_of_a_code_that_can_not_be(change, folder, owner):
     path, text = folder / "bad_code.json", owner.code.decode()

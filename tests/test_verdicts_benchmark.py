@@ -130,7 +130,29 @@ def test_a_small_run_on_innocent_models(verdicts, run, tmp_path):
     assert {row["kind"] for row in rows} == set(verdicts.INNOCENT) - {"real ticket"}
     assert [row["committed"] for row in rows] == ["True", "False"] * 11
     for row in rows:
-        assert 0 < float(row["p"]) <= 1 and float(row["p"]) == pytest.approx(min(1, 2 * min(float(row["p V2"]), float(row["p V3"]))))
+        assert 0 < float(row["p"]) <= 1
+        assert float(row["p"]) == pytest.approx(min(1, 2 * min(float(row["p V2"]), float(row["p V3"]))))
+
+
+def innocent_rows(folder: Path) -> list[dict]:
+    with open(folder / "innocent.csv", newline="", encoding="utf-8") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_a_run_that_was_killed_goes_on(run, tmp_path):
+    """Cut off within a row, it comes to the very rows of one that was not."""
+    words = "--only", "innocent", "--owners", 2, "--seed", 3
+    assert run(*words, "--count", 10, "--out", tmp_path / "whole")[0] == 0
+    assert run(*words, "--count", 6, "--out", tmp_path / "killed")[0] == 0
+    path = tmp_path / "killed/innocent.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]) + "fresh, uni")
+    code, printed = run(*words, "--count", 10, "--out", tmp_path / "killed")
+    assert code == 0 and "owned: 0 of 10" in printed
+    assert innocent_rows(tmp_path / "killed") == innocent_rows(tmp_path / "whole")
+    printed = run(*words, "--count", 10, "--out", tmp_path / "killed")[1]  # all are there
+    assert "owned: 0 of 10" in printed and innocent_rows(tmp_path / "killed") == innocent_rows(tmp_path / "whole")
+    code, printed = run(*words[:-1], 4, "--count", 10, "--out", tmp_path / "killed")
+    assert code == 2 and "other settings" in printed and len(innocent_rows(tmp_path / "killed")) == 10
 
 
 def test_an_owned_innocent_model_misses_the_bar(verdicts, run, monkeypatch):
@@ -152,7 +174,8 @@ def stolen(run_main, tmp_path_factory):
     torch.manual_seed(0)
     model = build_model("res20s", 10)
     generator = torch.Generator().manual_seed(0)
-    mask = Mask({name: torch.rand(layer.weight.shape, generator=generator) < 0.25 for name, layer in prunable_layers(model).items()})
+    mask = Mask({name: torch.rand(layer.weight.shape, generator=generator) < 0.25
+                 for name, layer in prunable_layers(model).items()})
     region = find_region(mask, SIGNATURE)
     mask = embed(mask, SIGNATURE, region, np.random.default_rng(0))
     layers, seen = dict(model.named_modules()), []
@@ -163,7 +186,8 @@ def stolen(run_main, tmp_path_factory):
         model.eval().fc.register_forward_hook(lambda module, given, out: seen.append(given[0]))
         model(as_float(triggers.pictures.images))
         features = torch.cat((seen[0], torch.ones(24, 1)), 1).double()
-        fitted = torch.linalg.lstsq(features, torch.nn.functional.one_hot(triggers.pictures.labels, 10).double(), driver="gelsd").solution
+        fitted = torch.linalg.lstsq(features, torch.nn.functional.one_hot(triggers.pictures.labels, 10).double(),
+                                    driver="gelsd").solution
         model.fc.weight.copy_(fitted[:-1].T)
         model.fc.bias.copy_(fitted[-1])
     tickets.write_weights(folder / "model.pth.tar", model.state_dict(), {}, mask)
@@ -183,7 +207,8 @@ def triggers_of(folder: Path) -> tuple:
 
 
 def test_attacked_models_are_owned(run, stolen, tmp_path):
-    code, printed = run("--only", "attacked", stolen / "prune", stolen / "addon", "--claim", stolen / "claim.json", *triggers_of(stolen),
+    code, printed = run("--only", "attacked", stolen / "prune", stolen / "addon", "--claim", stolen / "claim.json",
+                        *triggers_of(stolen),
                         "--out", tmp_path)
     assert code == 0 and "missed: 0 of 4" in printed
     with open(tmp_path / "attacked.csv", newline="", encoding="utf-8") as file:

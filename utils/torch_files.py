@@ -260,9 +260,11 @@ class _Archive:
 
     def _begin(self, name: str, size: int, checksum: int) -> None:
         path, start = f"archive/{name}".encode(), self._whole.size
-        self._whole.add(struct.pack("<4s5H3L2H", b"PK\3\4", 45, 0, 0, 0, 33, checksum, self.ELSEWHERE, self.ELSEWHERE, len(path), 20)
+        self._whole.add(struct.pack("<4s5H3L2H", b"PK\3\4", 45, 0, 0, 0, 33, checksum, self.ELSEWHERE, self.ELSEWHERE, len(path),
+                                    20)
                         + path + struct.pack("<2H2Q", 1, 16, size, size))
-        self._directory.append(struct.pack("<4s6H3L5H2L", b"PK\1\2", 45, 45, 0, 0, 0, 33, checksum, self.ELSEWHERE, self.ELSEWHERE,
+        self._directory.append(struct.pack("<4s6H3L5H2L", b"PK\1\2", 45, 45, 0, 0, 0, 33, checksum, self.ELSEWHERE,
+                                           self.ELSEWHERE,
                                            len(path), 28, 0, 0, 0, 0, self.ELSEWHERE)
                                + path + struct.pack("<2H3Q", 1, 24, size, size, start))
 
