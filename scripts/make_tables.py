@@ -109,10 +109,13 @@ class Table:
             for column, value in (shown if texts else raw)(measure, theirs, ours).items()} for labels, values in self.rows]
 
     def markdown(self) -> str:
+        """As it is shown: without the paper's numbers and differences of what the paper does not have."""
         rows = self.columns(texts=True)
-        columns = list(rows[0]) if rows else list(self.labels)
-        return "\n".join("| " + " | ".join(cells) + " |"
-                         for cells in (columns, ["---"] * len(columns), *(row.values() for row in rows)))
+        always = (*self.labels, *(measure.name for measure in self.measures))
+        columns = [column for column in (rows[0] if rows else self.labels)
+                   if column in always or any(row[column] for row in rows)]
+        return "\n".join("| " + " | ".join(cells) + " |" for cells in (
+            columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)))
 
 
 def raw(measure: Measure, theirs: Any, ours: list) -> dict[str, Any]:
@@ -306,17 +309,17 @@ TABLES: dict[str, Callable[[Sweep, Mapping[str, Any]], Table]] = {
     "table8": table8, "text_numbers": text_numbers}
 
 
-# --- figures: each writes PNGs with their CSVs into `out`, and returns the PNGs -------------------------------------------
+# --- figures: each writes PNGs with their CSVs into `out`, and returns the PNGs by cell ------------------------------------
 
 
-def figure1(sweep: Sweep, out: Path) -> list[Path]:
+def figure1(sweep: Sweep, out: Path) -> dict[str, Path]:
     """Weights per kernel of the signed layer, before and after signing, of each cell's first seed."""
     from models import build_model
     from ownership.claim import read_claim
     from pruner import tickets
     from utils import plots
 
-    made = []
+    made = {}
     for cell in sweep.cells("ticket"):
         signed = next((path for seed in sweep.seeds(cell) for path in sorted(seed.glob("signed/*.claim.json"))), None)
         if signed is None:
@@ -330,7 +333,7 @@ def figure1(sweep: Sweep, out: Path) -> list[Path]:
         plots.mask_before_and_after(before, after, claim.layer, (claim.start_x, claim.start_y, claim.code_format.size), png)
         write_csv(png, [{"output channel": row, "input channel": column, "before": int(before[row, column]),
                          "after": int(after[row, column])} for row, column in zip(*map(list, indices(before.shape)))])
-        made.append(png)
+        made[cell] = png
     return made
 
 
@@ -341,13 +344,13 @@ def indices(shape: tuple[int, int]):
     return (part.ravel().tolist() for part in np.indices(shape))
 
 
-def key_figure(name: str, stages: Mapping[str, bool]) -> Callable[[Sweep, Path], list[Path]]:
+def key_figure(name: str, stages: Mapping[str, bool]) -> Callable[[Sweep, Path], dict[str, Path]]:
     """Figure 2 or 5: accuracy by the key's share, one picture per cell. stages: of which folders, whether forged."""
 
-    def draw(sweep: Sweep, out: Path) -> list[Path]:
+    def draw(sweep: Sweep, out: Path) -> dict[str, Path]:
         from utils import plots
 
-        made = []
+        made = {}
         for cell in sweep.cells(f"{list(stages)[-1]}/*"):
             rows = [summary("whole ticket", 0.0, False, sweep.results(cell, "whole"))]
             for stage, forged in stages.items():
@@ -358,7 +361,7 @@ def key_figure(name: str, stages: Mapping[str, bool]) -> Callable[[Sweep, Path],
             png = figure_file(out, name, cell)
             plots.accuracy_by_key_ratio(rows, png)
             write_csv(png, rows)
-            made.append(png)
+            made[cell] = png
         return made
 
     return draw
@@ -375,25 +378,34 @@ def summary(split: str, ratio: float, forged: bool, results: Sequence[Mapping[st
 def code_figure(name: str, stage: str, takes: Callable[[str, str], bool] = lambda network, dataset: True):
     """Figure 3, 4 or 6: codes as extracted at each level. takes: whether a network and data set are in this figure."""
 
-    def draw(sweep: Sweep, out: Path) -> list[Path]:
-        from utils import plots
+    def draw(sweep: Sweep, out: Path) -> dict[str, Path]:
+        from utils import checkpoint, plots
 
-        made = []
+        made = {}
         for cell in filter(lambda cell: takes(*cell.split("/")), sweep.cells(f"{stage}/level_*")):
             first = next((seed for seed in sweep.seeds(cell) if any(seed.glob(f"{stage}/level_*/code.png"))), None)
             if first is None:  # attacked without a claim
                 continue
             pictures = sorted(first.glob(f"{stage}/level_*/code.png"), key=level_of)
+            titles = [f"{percent(level_of(path))}\n{readers(checkpoint.load_json(path.with_name('result.json')))}"
+                      for path in pictures]
             png = figure_file(out, name, cell)
-            plots.row_of_pictures(pictures, [percent(level_of(path)) for path in pictures], png)
+            plots.row_of_pictures(pictures, titles, png)
             keys = ("seed", "level", "test_acc", "code_lost", "code_ones", "code_added", "code_zeros", "p_corrected")
             results = [one for level in sweep.levels(cell, stage) for one in sweep.at_level(cell, stage, level)]
             write_csv(png, [{key: one.get(key) for key in keys} | {key: value for key, value in one.items()
                                                                    if key.startswith(READ_BY)} for one in results])
-            made.append(png)
+            made[cell] = png
         return made
 
     return draw
+
+
+def readers(result: Mapping[str, Any]) -> str:
+    """Who reads the signature, a line each."""
+    asked = {column.removeprefix(READ_BY): value for column, value in result.items() if column.startswith(READ_BY)}
+    able = [reader for reader, value in asked.items() if value]
+    return "read by all" if asked and len(able) == len(asked) else "read by " + ",\n".join(able or ["nobody"])
 
 
 def level_of(path: Path) -> float:
@@ -416,7 +428,7 @@ def but(network: str) -> Callable[[str, str], bool]:
 
 
 # a network of the paper is in its own figure, any other sweep in both
-FIGURES: dict[str, tuple[str, Callable[[Sweep, Path], list[Path]]]] = {
+FIGURES: dict[str, tuple[str, Callable[[Sweep, Path], dict[str, Path]]]] = {
     "fig1": ("Figure 1: weights per kernel before and after signing", figure1),
     "fig2": ("Figure 2: tickets retrained without their keys (scheme V1)", key_figure("fig2", {"locked": False})),
     "fig3": ("Figure 3: codes of ResNet-20 under magnitude pruning",
@@ -450,10 +462,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, (title, draw) in FIGURES.items():
         if args.only in ("all", name):
             made = draw(sweep, out)
-            text += ["", f"## {title}", "", *(f"![{png.stem}]({png.name})" for png in made)] if made else \
-                ["", f"## {title}", "", "Not run."]
+            text += ["", f"## {title}"]
+            for cell, png in made.items():
+                text += ["", f"![{' on '.join(named(cell))}]({png.name})", "", f"*{' on '.join(named(cell))}.*"]
+            if not made:
+                text += ["", "Not run."]
             if args.only != "all":
-                print("\n".join(map(str, made)) or f"{title}: not run")
+                print("\n".join(map(str, made.values())) or f"{title}: not run")
     if args.only == "all":
         checkpoint.save_text("\n".join(text) + "\n", out / "results.md")
         print(out / "results.md")
@@ -463,13 +478,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def circumstances(sweep: Sweep) -> list[str]:
-    """Lines that say with what the runs were made: code, versions, machines, epochs of training."""
+    """Lines that say with what the runs were made: seeds, epochs of training, code, versions, machines."""
     from utils import checkpoint
 
     runs = [checkpoint.load_json(path) for path in sorted(sweep.folder.glob("*/*/seed*/**/run.json"))]
     last = [run["sessions"][-1] for run in runs]
     epochs = sorted({run["arguments"]["epochs"] for run in runs if run["script"] != "main_attack.py"})
-    facts = {"runs": [len(runs)], "epochs of a training": epochs,
+    facts = {"runs": [len(runs)], "seeds": sorted({run["arguments"]["seed"] for run in runs}), "epochs of a training": epochs,
              **{name: sorted({session[name] for session in last}) for name in ("git", "torch", "machine")}}
     return [f"- {name}: {', '.join(map(str, values))}" for name, values in facts.items() if values]
 

@@ -249,7 +249,7 @@ def test_the_original_imp_command_finds_a_ticket(run_main, make_dataset, tmp_pat
 
 def printed_commands() -> list[tuple[str, str]]:
     """(where, command) of every `python SCRIPT ...` in the documentation, continued lines joined."""
-    texts = {path.name: path.read_text(encoding="utf-8") for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]}
+    texts = {path.name: path.read_text(encoding="utf-8") for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]}
     texts |= {script: ast.get_docstring(ast.parse((ROOT / script).read_text(encoding="utf-8"))) for script in SCRIPTS}
     found = []
     for where, text in texts.items():

@@ -9,6 +9,9 @@ import itertools
 import json
 import math
 import os
+import platform
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -695,6 +698,10 @@ def test_the_directory_records_arguments_and_versions(search_run):
     assert arguments["decreasing_lr"] == [2, 4]
     (session,) = record["sessions"]
     assert session["torch"] == torch.__version__ and session["command"][0] == "main_imp.py"
+    if platform.machine() == "x86_64" and (lscpu := shutil.which("lscpu")):
+        told = subprocess.run([lscpu], env={"LC_ALL": "C"}, capture_output=True, text=True, check=True).stdout
+        model, = re.findall(r"^Model name:\s*(.*?)\s*$", told, re.MULTILINE)
+        assert session["machine"] == f"{model}, 1 thread"
     commit = session["git"].removesuffix("+changes")
     if (ROOT / ".git").exists():
         subprocess.run(["git", "-C", ROOT, "cat-file", "-e", f"{commit}^{{commit}}"], check=True)

@@ -22,8 +22,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 SWEEPS = sorted(path.stem for pattern in ("table[0-9].sh", "fig[0-9].sh", "text_numbers.sh")
                 for path in (ROOT / "scripts").glob(pattern))
 PROFILES = ("paper", "short", "smoke")
-OWN = ("PROFILE", "LAUNCH", "JOBS", "RUNS", "SEEDS", "CELLS", "LEVELS", "EPOCHS", "TICKET", "TRAINING", "KIND", "TRIGGER_SET",
-       "TRIGGERS_PER_BATCH", "FINETUNING", "NETWORK", "TRANSFERS")
+OWN = ("PROFILE", "LAUNCH", "JOBS", "RUNS", "SEEDS", "CELLS", "LEVELS", "EPOCHS", "TICKET", "TRAINING", "KIND",
+       "TRIGGERS_PER_BATCH", "TRIGGER_SET", "FINETUNING", "OTHER_SIGNATURE", "NETWORK", "TRANSFERS")
 
 
 def bash(script: str, **settings) -> subprocess.CompletedProcess:
@@ -571,6 +571,29 @@ def test_the_markdown_shows_what_the_csv_holds(sweep, tables):
     ours = sweep[1]["res20s/cifar10", "ticket", "dense_acc"]
     assert f"| {np.mean(ours):.2f} +- {np.std(ours, ddof=1):.2f}% (n 3) | {np.mean(ours) - 91.67:+.2f} |" in text
     assert "| ResNet-20 | CIFAR-100 | 66.36% |  |  | 66.39% |  |  | 19.901% |  |  | (6,0,4,7) |  |" in text
+    # shown are all columns with something in them, and ours in any case
+    for name, rows in made.items():
+        heads = (out / f"{name}.md").read_text(encoding="utf-8").splitlines()[0].strip("| ").split(" | ")
+        kept = [column.removesuffix(", mean") for column in rows[0] if not column.endswith((", n", ", std")) and (
+            any(row[column] for row in rows) or not column.endswith((", paper", ", difference")))]
+        assert heads == kept
+    assert "triggers right" in (out / "text_numbers.md").read_text() and "triggers right, paper" in made["text_numbers"][0]
+    assert "triggers right, paper" not in (out / "text_numbers.md").read_text()
+
+
+def test_the_markdown_says_with_what_the_runs_were_made(tmp_path, run_main):
+    for seed, script, stage, epochs, machine in ((2, "main_imp.py", "ticket", 12, "one"), (1, "main_imp.py", "ticket", 12, "two"),
+                                                 (1, "main_attack.py", "tuned/cifar100", 7, "one")):
+        folder = tmp_path / f"runs/res20s/cifar10/seed{seed}/{stage}"
+        folder.mkdir(parents=True)
+        sessions = [{"git": git, "torch": "2.11.0", "machine": machine} for git in ("older", "newer")]
+        (folder / "run.json").write_text(json.dumps(
+            {"script": script, "arguments": {"seed": seed, "epochs": epochs}, "sessions": sessions}))
+    done = run_main("make_tables.py", "--runs", tmp_path / "runs", "--out", tmp_path / "tables")
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "tables/results.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line.startswith("- ")] == [
+        "- runs: 3", "- seeds: 1, 2", "- epochs of a training: 12", "- git: newer", "- torch: 2.11.0", "- machine: one, two"]
 
 
 def test_one_table_alone_and_folders_without_runs(sweep, run_main, refused, tmp_path):
@@ -582,6 +605,16 @@ def test_one_table_alone_and_folders_without_runs(sweep, run_main, refused, tmp_
 
 
 # --- figures ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("able, told", [
+    ((True, True, True), "read by all"), ((False, False, False), "read by nobody"),
+    ((True, False, True), "read by ZXing,\nordered statistics"), ((False, False, True), "read by ordered statistics")])
+def test_figures_say_who_reads_a_code(able, told):
+    from make_tables import readers
+
+    names = ("read by ZXing", "read by zbar", "read by ordered statistics")
+    assert readers({"test_acc": 90.0, **dict(zip(names, able))}) == told
 
 
 def test_figures_and_their_numbers(run_main, make_model, tmp_path):
@@ -620,7 +653,7 @@ def test_figures_and_their_numbers(run_main, make_model, tmp_path):
     found = {}
     for number in range(1, 7):
         file = out / f"fig{number}_res20s_digits.png"
-        assert Image.open(file).width > 300 and f"]({file.name})" in (out / "results.md").read_text()
+        assert Image.open(file).width > 300 and f"![ResNet-20 on digits]({file.name})" in (out / "results.md").read_text()
         found[number] = list(csv.DictReader(file.with_suffix(".csv").open(newline="")))
     claim = json.loads(next(seed.glob("signed/*.claim.json")).read_text())
     counts = np.array([int(row["before"]) for row in found[1]])

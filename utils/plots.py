@@ -84,9 +84,10 @@ def accuracy_by_key_ratio(rows: Sequence[Mapping[str, Any]], path: str | Path) -
 
     Args:
         rows: with `split`, `key_ratio` (0 for the whole ticket), `forged`, `test_acc` (percent) and `std` (or None);
-            one line per split, solid without the key and dashed with a forged one.
+            one line per split, solid without the key and dashed with a forged one. At least 5 points are shown, so that
+            what a few pictures more or less make does not look like an effect.
     """
-    figure, axes = _figure(6, 4)
+    figure, axes = _figure(7.5, 4)
     lines: dict[tuple[bool, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["key_ratio"]:
@@ -100,8 +101,10 @@ def accuracy_by_key_ratio(rows: Sequence[Mapping[str, Any]], path: str | Path) -
                       [row["std"] or 0 for row in points], fmt="o--" if forged else "o-", color=colours[split],
                       capsize=2, label=f"{split}, forged key" if forged else split)
     axes.set(xlabel="key, % of the ticket's weights", ylabel="test accuracy, %")
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, high - 5), high)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)  # eight lines leave no free corner
     _save(figure, path)
 
 
@@ -123,7 +126,8 @@ def row_of_pictures(pictures: Sequence[str | Path], titles: Sequence[str], path:
     """Pictures side by side with their titles, as the codes of the paper's Figures 3, 4 and 6."""
     from PIL import Image
 
-    figure, panels = _figure(1.7 * len(pictures), 2, ncols=len(pictures), squeeze=False)
+    height = 2 + 0.15 * max(title.count("\n") for title in titles)
+    figure, panels = _figure(1.7 * len(pictures), height, ncols=len(pictures), squeeze=False)
     for axes, picture, title in zip(panels[0], pictures, titles):
         axes.imshow(Image.open(picture), cmap="gray", vmin=0, vmax=255)
         axes.set_title(title, fontsize=9)

@@ -169,6 +169,15 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
+        "machine": f"{processor()}, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
                    + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
     }
+
+
+def processor() -> str:
+    """The processor's model where Linux says it, elsewhere its kind."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
