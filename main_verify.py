@@ -28,14 +28,14 @@ or is contradicted by a file. Of two claims the later is judged as if it had not
 owns. What each check proves and assumes: docs/verification.md.
 """
 
-from argparse import Namespace
 from collections.abc import Sequence
 
 from datasets import DATASETS
 from utils import cli
 
 
-# flags that may be given for each claim
+# files of one claim each; what may be given for each claim, in any order
+OF_ONE_CLAIM = ("key", "merged", "trigger_dir", "trigger_key", "predictions")
 PER_CLAIM = ("commitment", "key", "merged", "trigger_dir", "trigger_key", "aligned_to")
 
 
@@ -137,456 +137,76 @@ def parse_args(argv: Sequence[str] | None):
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
-    from ownership import rivals, verdict
+    from ownership import arbiter, rivals, sorting
+    from ownership.inputs import Inputs
+    from ownership.verdict import OWNED
     from utils.errors import UserError
 
-    files = Files()
-    opened = open_claims(args, files)
-    if args.aligned_to and not any(one.refused or one.claim.v1 or one.claim.v2 for one in opened):
-        raise UserError("--aligned_to: has no use without V1 or V2 in a claim")
-    given, unused = ([alone(args)], []) if len(opened) == 1 else sort_files(args, opened, files)
-    sides = []
-    for one, its_files in zip(opened, given):
-        earlier_rival = any(side.committed and side.refused is None for side in sides)
-        sides.append(judge(its_files, one, earlier_rival, files))
+    inputs = Inputs()
+    opened = sorting.open_claims(args.claim, args.commitment or [], args.suspect, inputs)
+    given, unused = sorting.sort_files(given_for_all(args), {flag: getattr(args, flag) or [] for flag in OF_ONE_CLAIM}, opened,
+                                       inputs)
+    sides = arbiter.judge_in_order(opened, given, inputs)
     refusals = [str(side.refused) for side in sides if side.refused is not None]
 
     if len(sides) == 1:
-        owned = sides[0].verdict.verdict == verdict.OWNED
-        write_results(args, sides[0], files.inputs)
+        owned = sides[0].verdict.verdict == OWNED
+        write_verdict(args, sides[0], inputs)
         print_verdict(sides[0])
     else:
         own_models = None
         if args.own and refusals:
             unused.append("--own was not looked at: a claim is refused, so there are no two marks to look for")
         elif args.own:
-            own_models = look_at_own_models(args, sides, given, files)
+            own_models = rivals.look_at_own_models(args.own, sides, given, inputs)
         found = rivals.compare(sides, own_models, unused)
         owned = found.owner is not None
-        write_comparison(args, found, files.inputs)
+        write_comparison(args, found, inputs)
         print_comparison(found)
     if len(refusals) == len(sides):
         raise UserError("; ".join(refusals))
     return cli.EXIT_OK if owned else cli.EXIT_NO_MATCH
 
 
-class Files:
-    """What was read. Pictures are loaded and accuracies measured once, whichever claim needs them.
+def given_for_all(args):
+    """What was given for every claim alike, see `ownership.inputs.Given`; --aligned_to too: it is tried for all."""
+    from ownership.inputs import Given
 
-    inputs: (flag, name, SHA-256), each file once. accuracies: (path, network, SHA-256 of the pictures) -> percent.
-    """
-
-    def __init__(self):
-        self.inputs: list[tuple[str, str, str]] = []
-        self.accuracies: dict[tuple[str, str, str], float] = {}
-        self._pictures: dict[int | None, tuple] = {}
-
-    def note(self, flag: str, path: str, digest: str | None = None) -> None:
-        """A file, or with a digest of its own anything else."""
-        from utils import checkpoint
-
-        row = flag, path, digest or checkpoint.sha256(path)
-        if row not in self.inputs:
-            self.inputs.append(row)
-
-    def pictures(self, dataset: str, folder: str | None, image_size: int | None):
-        """A data set, and the SHA-256 of its test pictures."""
-        from datasets import load_dataset
-        from datasets.pictures import fingerprint
-
-        if image_size not in self._pictures:
-            data = load_dataset(dataset, folder, image_size)
-            self._pictures[image_size] = data, fingerprint((data.test.images, data.test.labels))
-        return self._pictures[image_size]
+    return Given(suspect=args.suspect, endpoint=args.endpoint, mean=args.mean, std=args.std, dataset=args.dataset, data=args.data,
+                 aligned_to=tuple(args.aligned_to or ()), aligned_committed=args.aligned_committed, device=args.device,
+                 restarts=args.restarts, max_false=args.max_false)
 
 
-# --- the claims, and which file belongs to which ------------------------------------------------------------------------
-
-
-def open_claims(args, files: Files) -> list:
-    """Each claim with its commitment, or why it is refused."""
-    from ownership import commitment, owner_claim
-    from ownership.rivals import Opened
-    from utils.errors import UserError
-
-    opened = []
-    for path, published in zip(args.claim, commitments_of(args)):
-        try:
-            private, public = commitment.open_claim(path, published, "owner_key")
-            claim, refused = owner_claim.from_fields(private.values, path), None
-        except commitment.Refused as error:
-            claim, public, refused = None, None, error
-        opened.append(Opened(path, published, claim, public, refused))
-        for flag, name in (("--claim", path), ("--commitment", published)):
-            if name is not None:
-                files.note(flag, name)
-    if len(opened) == 2 and not any(one.refused for one in opened):
-        if opened[0].public is None and opened[1].public is not None:
-            raise UserError(f"--claim {args.claim[0]}: no --commitment is its own, so nothing shows that it is the earlier; name "
-                            "the other one first")
-        opened = refuse_other_networks(args, opened)
-    return opened
-
-
-def commitments_of(args) -> list[str | None]:
-    """The commitment of each claim, told by its root."""
-    from ownership import commitment, rivals
+def write_verdict(args, side, inputs) -> None:
+    """The files that --json and --report ask for."""
+    from ownership.report import write_report
+    from ownership.report_json import origin_as_json, verdict_as_json
     from utils import checkpoint
-    from utils.errors import UserError
+    from utils.run_dir import versions
 
-    published = args.commitment or []
-    if len(args.claim) == 1:
-        return published or [None]
-    claims, roots = [], []
-    for path in args.claim:
-        try:
-            private, stated = commitment.read_claim(path)
-            claims.append((commitment.root_of(private.leaves()), stated))
-        except commitment.Refused:  # open_claims will say why
-            claims.append((None, None))
-    for path in published:
-        try:
-            roots.append(commitment.read_commitment(path).root)
-        except commitment.Refused:
-            roots.append(None)
-    for flag, paths, found in (("claim", args.claim, [root for root, _ in claims]), ("commitment", published, roots)):
-        # a root stands for all content; where there is none, the bytes do
-        if len(paths) == 2 and len({root or checkpoint.sha256(path) for root, path in zip(found, paths)}) == 1:
-            raise UserError(f"--{flag}: {paths[0]} and {paths[1]} are the same {flag}; name the two rivals' files")
-    return [None if index is None else published[index] for index in rivals.pair_commitments(claims, roots)]
+    made_with = versions() if args.json or args.report else {}
+    if args.json:
+        checkpoint.save_json({**verdict_as_json(side.verdict, side.facts), **origin_as_json(inputs.rows, made_with)}, args.json)
+    if args.report:
+        write_report(args.report, side.verdict, side.facts, inputs.rows, made_with)
 
 
-def refuse_other_networks(args, opened: list) -> list:
-    """Of two claims about different networks the suspect contradicts one; if both, it is no model that can be read."""
-    from dataclasses import replace
+def write_comparison(args, found, inputs) -> None:
+    """Likewise, for two claims."""
+    from ownership.report import write_comparison_report
+    from ownership.report_json import comparison_as_json, origin_as_json
+    from utils import checkpoint
+    from utils.run_dir import versions
 
-    from models import build_model
-    from ownership.commitment import Refused
-    from ownership.suspect import read_suspect
-    from utils.errors import UserError
-
-    if args.suspect is None or len({one.claim.arch for one in opened}) == 1:
-        return opened
-    errors = []
-    for one in opened:
-        try:
-            read_suspect(args.suspect, build_model(one.claim.arch, num_classes=2))
-            errors.append(None)
-        except UserError as error:
-            errors.append(error)
-    if all(errors):
-        raise errors[0]
-    return [one if error is None else replace(one, claim=None, public=None, refused=Refused(
-        f"{one.path}: is about {one.claim.arch}, which the suspect is not ({error})")) for one, error in zip(opened, errors)]
-
-
-def alone(args, **its_own) -> Namespace:
-    """The command line as it would be with one claim: no lists but --aligned_to, which any claim may use. no_pictures: why the
-    claim's accuracy is not measured."""
-    single = {flag: getattr(args, flag)[0] if getattr(args, flag) else None for flag in ("claim", *PER_CLAIM, "predictions")}
-    return Namespace(**{**vars(args), **single, "aligned_to": args.aligned_to or [], "no_pictures": None, **its_own})
-
-
-def sort_files(args, opened: list, files: Files) -> tuple[list[Namespace], list[str]]:
-    """Each claim's own command line: of the files that were given those which its digests name. And what is left over beside a
-    refused claim, as notes; with both claims open it is an error."""
-    from ownership.rivals import NAMES
-    from utils.errors import UserError
-
-    of_one = ("key", "merged", "trigger_dir", "trigger_key")
-    theirs = [dict.fromkeys(of_one) for _ in opened]
-    unused = []
-    for flag in of_one:
-        for path in getattr(args, flag) or ():
-            whose = owners_of(flag, path, opened)
-            if not whose:
-                unused.append(f"--{flag} {path}: belongs to neither claim ({BELONGS_BY[flag]})")
-            for number in whose:
-                if theirs[number][flag] is not None:
-                    raise UserError(f"--{flag} {path}: the {NAMES[number]} claim has its own in {theirs[number][flag]}")
-                theirs[number][flag] = path
-    if args.dataset is not None:
-        reasons, errors = [], []
-        for one in opened:
-            try:
-                reasons.append(other_pictures(args, one.claim, files))
-            except UserError as error:  # a size of pictures that this data set can't have is one claim's fault
-                reasons.append(f"the test pictures can't be had as the claim names them ({error})")
-                errors.append(error)
-        if errors and all(reasons):
-            raise errors[0]
-        for its_own, why in zip(theirs, reasons):
-            its_own |= {} if why is None else {"dataset": None, "no_pictures": why}
-        if all(reasons):
-            unused.append(f"--dataset {args.dataset}: neither claim is about these test pictures")
-    if unused and not any(one.refused for one in opened):
-        raise UserError(unused[0])
-    if args.predictions is not None:
-        for its_own, path in zip(theirs, args.predictions):
-            its_own["predictions"] = path
-    return [alone(args, claim=one.path, commitment=one.commitment_path, **its_own)
-            for one, its_own in zip(opened, theirs)], [f"{text}; it was not used" for text in unused]
-
-
-BELONGS_BY = {"key": "v1.key_sha256", "merged": "v1.ticket_mask_sha256", "trigger_dir": "v3.sha256", "trigger_key": "v3.sha256"}
-
-
-def owners_of(flag: str, path: str, opened: list) -> list[int]:
-    """The claims whose digest names a file. Raises UserError for one that can't be read as any of theirs."""
-    from datasets.trigger import keyed, load_exported, read_key
-    from models import build_model
-    from ownership.owner_claim import mask_sha256
-    from ownership.suspect import read_suspect
-    from pruner import key_masks, tickets
-    from utils.errors import UserError
-
-    def belongs(claim) -> bool:
-        if flag == "trigger_dir":
-            return claim.v3 is not None and load_exported(path).fingerprint() == claim.v3.sha256
-        if flag == "trigger_key":
-            key, v3 = read_key(path), claim.v3
-            return v3 is not None and keyed(key, v3.pictures, v3.num_classes, v3.size).fingerprint() == v3.sha256
-        if claim.v1 is None:
-            return False
-        model = build_model(claim.arch, num_classes=2)
-        if flag == "merged":
-            return mask_sha256(read_suspect(path, model).mask) == claim.v1.ticket_mask_sha256
-        key = tickets.read_model_file(path, model, head=False)
-        if key.facts.get("part") != "key" or key.mask is None or key.initial is None:
-            raise UserError(f"--key {path}: is not the key part of a split ticket")
-        return key_masks.fingerprint(key.mask, key.initial) == claim.v1.key_sha256
-
-    whose, errors = [], []
-    for number, one in enumerate(opened):
-        try:
-            if one.claim is not None and belongs(one.claim):
-                whose.append(number)
-        except UserError as error:  # of another network than this claim's, perhaps
-            errors.append(error)
-    if errors and not whose:
-        raise errors[0]
-    return whose
-
-
-def other_pictures(args, claim, files: Files) -> str | None:
-    """Why a claim's accuracy is not measured on the pictures that were given, None if it is."""
-    if claim is None or claim.fidelity is None:
-        return "the claim says nothing of accuracy"
-    if claim.fidelity.dataset != args.dataset:
-        return f"the claim is about {claim.fidelity.dataset}"
-    _, digest = files.pictures(args.dataset, args.data, claim.fidelity.image_size)
-    return None if digest == claim.fidelity.test_sha256 else f"the claim is about other test pictures of {args.dataset}"
-
-
-# --- one claim --------------------------------------------------------------------------------------------------------
-
-
-def judge(args, opened, earlier_rival: bool, files: Files):
-    """The verdict on one claim, see `ownership.rivals.Side`. earlier_rival: another claim was committed to before."""
-    from ownership import verdict
-    from ownership.commitment import Refused
-    from ownership.rivals import Side
-
-    facts = {"suspect": args.suspect or args.predictions or args.endpoint}
-    claim, public = opened.claim, opened.public
-    if claim is None:
-        return Side(opened, verdict.refusal(str(opened.refused), args.max_false), facts, refused=opened.refused)
-    claimed = [*(["F"] if claim.fidelity else []), *claim.schemes]
-    facts |= {"claimed by": claim.owner, "claims": ", ".join(claimed) or "nothing",
-              "commitment": public.root.hex() if public else "none given",
-              "signed by": claim.owner_key if public and claim.owner_key else "nobody"}
-    committed, later, refused = public is not None, public is not None and earlier_rival, None
-    try:
-        checks = run_checks(args, claim, committed, later, files)
-        found = verdict.decide(claim, checks, committed, committed and public.signature is not None, args.max_false, later)
-    except Refused as error:
-        found, refused = verdict.refusal(str(error), args.max_false), error
-    return Side(opened, found, facts, later, refused)
-
-
-def run_checks(args, claim, committed: bool, later: bool, files: Files) -> list:
-    """F, V1, V2 and V3, those of the claim, as far as the given files allow. A later claim counts as not committed to."""
-    from ownership import verdict
-    from utils.errors import UserError
-
-    committed = committed and not later
-    for flag, scheme in (("key", "V1"), ("trigger_dir", "V3"), ("trigger_key", "V3")):
-        if getattr(args, flag) is not None and scheme not in claim.schemes:
-            raise UserError(f"--{flag}: the claim has no {scheme}")
-    if args.suspect is None:
-        checks = [verdict.not_run(name, "needs the suspect's file") for name in ("F", "V1", "V2")
-                  if name in claim.schemes or (name == "F" and claim.fidelity)]
-        return [*checks, *check_triggers(args, claim, committed, files)]
-
-    from models import build_model
-    from ownership.suspect import read_suspect
-
-    suspect = read_suspect(args.suspect, build_model(claim.arch, num_classes=2))
-    files.note("--suspect", args.suspect)
-    aligned = align_to_owner(args, claim, suspect, committed, files)
-    data = load_test_pictures(args, claim, files)
-    checks = []
-    if claim.fidelity:
-        checks.append(check_fidelity(args, claim, data, args.suspect, files) if data else
-                      verdict.not_run("F", args.no_pictures or "needs --dataset"))
-    if claim.v1:
-        checks.append(check_key(args, claim, suspect, data, aligned, committed, later, files))
-    if claim.v2:
-        checks.append(verdict.code(claim.v2, suspect, committed, args.max_false, args.restarts, aligned))
-    return [*checks, *check_triggers(args, claim, committed, files)]
-
-
-def align_to_owner(args, claim, suspect, committed: bool, files: Files) -> list:
-    """The suspect in the numbering of each --aligned_to, for V1 and V2."""
-    from models import build_model
-    from ownership.verdict import align_to
-
-    aligned = []
-    for path in args.aligned_to if claim.v1 or claim.v2 else ():
-        model = build_model(claim.arch, num_classes=2)
-        aligned.append(align_to(path, suspect, model, claim, committed, args.aligned_committed))
-        files.note("--aligned_to", path)
-    return aligned
-
-
-def load_test_pictures(args, claim, files: Files):
-    """The claim's data set, or None where it is not given. Raises Refused where its test pictures are others."""
-    from ownership.commitment import Refused
-    from utils.errors import UserError
-
-    if args.dataset is None:
-        return None
-    if claim.fidelity is None:
-        raise UserError("--dataset: the claim says nothing of accuracy; leave it out")
-    if claim.fidelity.dataset != args.dataset:
-        raise UserError(f"--dataset {args.dataset}: the claim is about {claim.fidelity.dataset}")
-    data, digest = files.pictures(args.dataset, args.data, claim.fidelity.image_size)
-    if digest != claim.fidelity.test_sha256:
-        raise Refused("--data: its test pictures are not those that the claim names (fidelity.test_sha256)")
-    files.note("--dataset", f"{args.dataset}, test pictures", digest)
-    return data
-
-
-def check_fidelity(args, claim, data, path: str, files: Files):
-    """F of the model in a file."""
-    from ownership import verdict
-    from ownership.suspect_model import accuracy_of, load_trained
-    from utils.errors import UserError
-
-    what = path, claim.arch, claim.fidelity.test_sha256
-    if what not in files.accuracies:
-        try:
-            model = load_trained(path, claim.arch, data.num_classes, data.mean, data.std)
-        except UserError as error:  # readable but for its classifier: what is in its masks can be checked all the same
-            return verdict.not_run("F", str(error))
-        files.accuracies[what] = accuracy_of(model, data.test, args.device)
-    return verdict.fidelity(claim.fidelity, files.accuracies[what])
-
-
-def check_key(args, claim, suspect, data, aligned: list, committed: bool, later: bool, files: Files):
-    """V1."""
-    from models import build_model
-    from ownership import verdict
-    from ownership.suspect import read_suspect
-    from pruner import tickets
-
-    if args.key is None:
-        return verdict.not_run("V1", "needs the owner's --key")
-    model = build_model(claim.arch, num_classes=2)
-    key = tickets.read_model_file(args.key, model, head=False)
-    files.note("--key", args.key)
-    merged = merged_mask = None
-    if args.merged is not None:
-        merged_mask = read_suspect(args.merged, model).mask
-        merged = check_fidelity(args, claim, data, args.merged, files) if data else None
-        files.note("--merged", args.merged)
-    return verdict.key_mask(claim.v1, suspect.mask, key, committed, merged, merged_mask, aligned, later)
-
-
-def check_triggers(args, claim, committed: bool, files: Files) -> list:
-    """V3, in a list: empty where it is not claimed."""
-    from datasets.trigger import keyed, load_exported, read_key
-    from ownership import black_box, verdict
-    from ownership.commitment import Refused
-    from ownership.open_inference import Service, model_address, query_endpoint
-    from utils.errors import UserError
-
-    claimed = claim.v3
-    if claimed is None:
-        if args.suspect is None:
-            raise UserError(f"--claim {args.claim}: has no V3, which is all that answers can show")
-        return []
-    triggers = None
-    for flag, load in (("trigger_dir", load_exported), ("trigger_key", lambda path: keyed(
-            read_key(path), claimed.pictures, claimed.num_classes, claimed.size))):
-        path = getattr(args, flag)
-        if path is None:
-            continue
-        given = load(path)
-        if given.fingerprint() != claimed.sha256:
-            wrong = "is not" if flag == "trigger_dir" else "does not give"
-            raise Refused(f"--{flag} {path}: {wrong} the trigger set that the claim names (v3.sha256)")
-        triggers = triggers or given  # the exported one has the names that were sent
-    if triggers is None:
-        return [verdict.not_run("V3", "needs --trigger_key")]
-    files.note("trigger set", f"{claimed.kind}, {claimed.pictures} pictures", claimed.sha256)
-    names, num_classes = triggers.names, triggers.num_classes
-    if args.suspect is not None:
-        try:
-            answers = black_box.predict(args.suspect, claim.arch, num_classes, triggers.pictures, names, args.mean, args.std)
-        except UserError as error:
-            return [verdict.not_run("V3", str(error))]
-    elif args.predictions is not None:
-        answers = black_box.read_predictions(args.predictions, names, num_classes)
-        files.note("--predictions", args.predictions)
-    else:
-        answers = query_endpoint(model_address(args.endpoint), Service(), triggers.pictures.images.numpy(), names, num_classes)
-    expected = triggers.pictures.labels.numpy()
-    return [verdict.triggers(claimed, expected, answers, args.trigger_key is not None, committed, args.max_false)]
-
-
-# --- two claims -------------------------------------------------------------------------------------------------------
-
-
-def look_at_own_models(args, sides: list, given: list[Namespace], files: Files):
-    """V2 and V3 of both claims on both claimants' own models. No commitment counts: it is to show what dates can't."""
-    from dataclasses import replace
-
-    from ownership import verdict
-    from ownership.rivals import OwnModels
-
-    def look(its_files: Namespace, claim, path: str):
-        checks = check_marks(its_files, claim, path, files)
-        return replace(verdict.decide(claim, checks, False, False, args.max_false), notes=())
-
-    found = tuple(tuple(look(its_files, side.claim, path) for path in args.own) for side, its_files in zip(sides, given))
-    for path in args.own:
-        files.note("--own", path)
-    return OwnModels(tuple(args.own), found)
-
-
-def check_marks(args, claim, path: str, files: Files) -> list:
-    """V2 and V3 of one claim on the model in a file."""
-    from models import build_model
-    from ownership import verdict
-    from ownership.commitment import Refused
-    from ownership.suspect import read_suspect
-
-    own, checks = read_suspect(path, build_model(claim.arch, num_classes=2)), []
-    if claim.v2:
-        try:
-            checks.append(verdict.code(claim.v2, own, False, args.max_false, args.restarts,
-                                       align_to_owner(args, claim, own, False, files)))
-        except Refused as error:  # seen only here where the suspect can't be looked into
-            checks.append(verdict.not_run("V2", str(error)))
-    as_suspect = Namespace(**{**vars(args), "suspect": path, "predictions": None, "endpoint": None})
-    return [*checks, *check_triggers(as_suspect, claim, False, files)]
-
-
-# --- results ----------------------------------------------------------------------------------------------------------
+    made_with = versions() if args.json or args.report else {}
+    if args.json:
+        checkpoint.save_json({**comparison_as_json(found), **origin_as_json(inputs.rows, made_with)}, args.json)
+    if args.report:
+        write_comparison_report(args.report, found, inputs.rows, made_with)
 
 
 def print_verdict(side) -> None:
+    """What is known of the claim, each check, and the verdict."""
     from ownership.black_box import scientific
 
     found = side.verdict
@@ -618,60 +238,6 @@ def print_comparison(found) -> None:
         print()
     for name, value in (*rivals.rows(found), *(("note", note) for note in found.notes), ("conclusion", found.conclusion)):
         print(f"{name + ':':<15}{cli.one_line(value)}")
-
-
-def write_results(args, side, inputs: list) -> None:
-    """The files that --json and --report ask for."""
-    from ownership.report import write_report
-    from utils import checkpoint
-    from utils.run_dir import versions
-
-    made_with = versions() if args.json or args.report else {}
-    if args.json:
-        checkpoint.save_json({**verdict_as_json(side.verdict, side.facts), **origin_as_json(inputs, made_with)}, args.json)
-    if args.report:
-        write_report(args.report, side.verdict, side.facts, inputs, made_with)
-
-
-def write_comparison(args, found, inputs: list) -> None:
-    """Likewise, for two claims."""
-    from ownership.report import write_comparison_report
-    from ownership.rivals import NAMES
-    from utils import checkpoint
-    from utils.run_dir import versions
-
-    made_with = versions() if args.json or args.report else {}
-    if args.json:
-        own, name_of = found.own_models, {None: None, **dict(enumerate(NAMES))}
-        checkpoint.save_json({
-            "conclusion": found.conclusion,
-            "claims": [{"claim": side.opened.path, "commitment": side.opened.commitment_path, "later": side.later,
-                        **verdict_as_json(side.verdict, side.facts)} for side in found.sides],
-            "rivals": {"owner": name_of[found.owner], "regions": found.regions and vars(found.regions),
-                       "accuracy": vars(found.accuracy), "own_models": own and {
-                           "files": own.files, "supports": name_of[own.supports],
-                           "shows": [[own.shows(claim, model) for model in range(2)] for claim in range(2)],
-                           "verdicts": [[verdict_as_json(one) for one in row] for row in own.found]},
-                       "notes": found.notes},
-            **origin_as_json(inputs, made_with)}, args.json)
-    if args.report:
-        write_comparison_report(args.report, found, inputs, made_with)
-
-
-def verdict_as_json(found, facts: dict[str, str] | None = None) -> dict:
-    from ownership.black_box import SMALLEST, log10
-
-    def numbers(p) -> dict:
-        return {"p": None if p is None else max(SMALLEST, float(p)), "log10_p": None if p is None else log10(p)}
-
-    checks = [{"check": check.name, "result": check.result, "found": check.detail, **numbers(check.p), **check.figures}
-              for check in found.checks]
-    return {"verdict": found.verdict, "level": found.level, **numbers(found.p), "notes": list(found.notes),
-            **({"facts": facts} if facts else {}), "checks": checks}
-
-
-def origin_as_json(inputs: list, made_with: dict) -> dict:
-    return {"inputs": [dict(zip(("input", "name", "sha256"), row)) for row in inputs], "versions": made_with}
 
 
 if __name__ == "__main__":

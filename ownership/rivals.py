@@ -6,61 +6,21 @@ make a key for a mask. Alone such a claim is refuted by its date, which must be 
 later one is therefore judged as if it had not been committed to (see `ownership.verdict.decide`).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ownership.arbiter import Side, check_marks
 from ownership.black_box import scientific
 from ownership.claim import Claim
-from ownership.commitment import Commitment, Refused
-from ownership.owner_claim import OwnerClaim
-from ownership.verdict import NOT_RUN, OWNED, REFUSED, Check, Verdict
+from ownership.inputs import Given, Inputs
+from ownership.verdict import NOT_RUN, OWNED, REFUSED, Check, Verdict, decide
 from pruner import qr_code
 from pruner.embedding import Place
 
 NAMES = ("first", "second")  # in the order in which their commitments were published
 LARGEST_SIDE = 1 << 21  # of a layer, channels
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A claim's files. commitment_path: None where there is none. claim, public: None where the claim is refused."""
-
-    path: str
-    commitment_path: str | None
-    claim: OwnerClaim | None
-    public: Commitment | None
-    refused: Refused | None = None
-
-
-@dataclass(frozen=True)
-class Side:
-    """A claim and what became of it.
-
-    facts: for people, by name. later: judged as the later of two. refused: why, if it was, when opened or by a check.
-    """
-
-    opened: Opened
-    verdict: Verdict
-    facts: Mapping[str, str]
-    later: bool = False
-    refused: Refused | None = None
-
-    @property
-    def claim(self) -> OwnerClaim | None:
-        """None where it did not open."""
-        return self.opened.claim
-
-    @property
-    def committed(self) -> bool:
-        """Whether it opened a commitment."""
-        return self.opened.public is not None
-
-    @property
-    def code(self) -> Check | None:
-        """V2, where it was run."""
-        return next((check for check in self.verdict.checks if check.codes), None)
 
 
 @dataclass(frozen=True)
@@ -117,31 +77,24 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-# --- before: which file belongs to which claim ------------------------------------------------------------------------
-
-
-def pair_commitments(claims: Sequence[tuple[bytes | None, bytes | None]],
-                     commitments: Sequence[bytes | None]) -> list[int | None]:
-    """Which commitment is whose.
+def look_at_own_models(files: Sequence[str], sides: Sequence[Side], given: Sequence[Given], inputs: Inputs) -> OwnModels:
+    """V2 and V3 of both claims on both claimants' own models. No commitment counts: it is to show what dates can't.
 
     Args:
-        claims: the root that each claim's fields give, and the one that its file states; None where it can't be read.
-        commitments: their roots, likewise. At most as many as claims.
-    Returns:
-        for each claim the number of the commitment that it opens; failing that, of the one whose root it states; of those that
-        are then left over the next. None where there is none left.
+        files: their models, first the first claimant's.
+        sides, given: both claims, which opened, and what was given for each.
+    Raises:
+        Refused, UserError: as `ownership.arbiter.check_marks`.
     """
-    found: list[int | None] = [None] * len(claims)
-    for kind in (0, 1):
-        for number, roots in enumerate(claims):
-            if found[number] is None and roots[kind] is not None:
-                found[number] = next((index for index, root in enumerate(commitments)
-                                      if root == roots[kind] and index not in found), None)
-    left = [index for index in range(len(commitments)) if index not in found]
-    return [left.pop(0) if index is None and left else index for index in found]
 
+    def look(side: Side, its_own: Given, path: str) -> Verdict:
+        checks = check_marks(side.opened, replace(its_own, suspect=path, predictions=None, endpoint=None), inputs)
+        return replace(decide(side.claim, checks, committed=False, signed=False, level=its_own.max_false), notes=())
 
-# --- after: the comparison --------------------------------------------------------------------------------------------
+    found = tuple(tuple(look(side, its_own, path) for path in files) for side, its_own in zip(sides, given))
+    for path in files:
+        inputs.note("--own", path)
+    return OwnModels(tuple(files), found)
 
 
 def compare(sides: Sequence[Side], own_models: OwnModels | None = None, notes: Sequence[str] = ()) -> Comparison:

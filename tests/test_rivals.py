@@ -17,7 +17,7 @@ from attacks.forge import forge
 from attacks.permute import permute
 from datasets import trigger
 from models import build_model
-from ownership import commitment, rivals
+from ownership import arbiter, commitment, inputs, rivals, sorting
 from ownership.claim import Claim, write_claim
 from ownership.owner_claim import Fidelity, OwnerClaim
 from ownership.verdict import NOT_SHOWN, OWNED, REFUSED, Check, Verdict
@@ -180,11 +180,11 @@ def test_conclusions(first, second):
     assert text == expected[first, second]
 
 
-def side(found: str, name: str, committed: bool = True, fidelity=None, accuracy: float | None = None) -> rivals.Side:
+def side(found: str, name: str, committed: bool = True, fidelity=None, accuracy: float | None = None) -> arbiter.Side:
     checks = () if accuracy is None else (Check("F", "met", "", figures={"accuracy": accuracy}),)
     claim = OwnerClaim(name, None, "res20s", fidelity)
-    return rivals.Side(rivals.Opened(name, None, claim, SimpleNamespace() if committed else None),
-                       Verdict(found, checks, None, 1e-9, ()), {})
+    return arbiter.Side(arbiter.Opened(name, None, claim, SimpleNamespace() if committed else None),
+                        Verdict(found, checks, None, 1e-9, ()), {})
 
 
 def test_without_commitments_nothing_tells_which_is_the_earlier(run_main, owner, thief):
@@ -265,7 +265,7 @@ A, B, C = (bytes([number]) * 32 for number in range(3))
     ([(None, None), (B, B)], [None, B], [0, 1]), ([(None, None), (None, None)], [A, B], [0, 1]),
     ([(A, A), (B, B)], [None], [0, None]), ([(A, A), (B, B)], [C, A], [1, 0])])
 def test_commitments_go_to_whom_they_belong(claims, commitments, expected):
-    assert rivals.pair_commitments(claims, commitments) == expected
+    assert sorting.pair_commitments(claims, commitments) == expected
 
 
 def test_claims_about_another_network_are_refused(run_main, owner, thief, tmp_path):
@@ -294,6 +294,23 @@ def test_keys_and_sets_go_to_the_claim_that_names_them(dispute, owner, thief, tm
     assert triggers[0]["correct"] == TRIGGERS > 12 > triggers[1]["correct"]
     assert [check["check"] for check in found["claims"][0]["checks"]] == ["F", "V1", "V2", "V3"]
     assert len({row["sha256"] for row in found["inputs"] if row["input"] == "trigger set"}) == 2
+
+
+def test_what_both_claims_need_is_read_once(dispute, owner, thief, monkeypatch):
+    """The suspect by both claims; a key's file and a trigger set to tell whose they are, and to check them."""
+    read = []
+    for name, original in (("read_suspect", inputs.read_suspect), ("tickets.read_model_file", tickets.read_model_file),
+                           ("trigger.load_exported", trigger.load_exported), ("trigger.keyed", trigger.keyed)):
+        monkeypatch.setattr(f"ownership.inputs.{name}", lambda what, *words, name=name, original=original, **more: (
+            read.append((name, what)), original(what, *words, **more))[1])
+    done = dispute("jane", "again", "--key", owner / "key.pth.tar", "--trigger_dir", owner / "triggers", "--trigger_key",
+                   owner / "trigger.key")
+    assert done.returncode == 0, done.stderr
+    of_key = [what for name, what in read if name == "tickets.read_model_file" and what == str(owner / "key.pth.tar")]
+    assert len(of_key) == 1
+    assert [(name, what) for name, what in read if name != "tickets.read_model_file"] == [
+        ("trigger.load_exported", str(owner / "triggers")), ("trigger.keyed", (owner / "trigger.key").read_bytes().strip()),
+        ("read_suspect", str(thief / "again.pth.tar"))]
 
 
 def test_answers_of_both_sets(dispute, run_main, owner, thief, refused, tmp_path):
