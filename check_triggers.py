@@ -35,16 +35,8 @@ def parse_args(argv: Sequence[str] | None):
     parser.add_argument("--trigger_key", type=cli.text, default=None, metavar="FILE",
                         help="of a keyed set: check that this key gives this very set")
 
-    group = parser.add_argument_group("the suspect: one of --checkpoint, --predictions, --endpoint")
-    group.add_argument("--checkpoint", type=cli.text, default=None, metavar="FILE", help="the suspect's model")
+    group = cli.add_suspect_flags(parser, "--checkpoint", holds="model")
     group.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="its network")
-    group.add_argument("--mean", type=cli.listed(cli.non_negative_float), default=None, metavar="R,G,B",
-                       help="of its training pictures, on the scale 0 to 1, where the file does not say")
-    group.add_argument("--std", type=cli.listed(cli.positive_float), default=None, metavar="R,G,B", help="likewise")
-    group.add_argument("--predictions", type=cli.text, default=None, metavar="CSV",
-                       help="gathered from a service: columns image and predicted_label, every picture once")
-    group.add_argument("--endpoint", type=cli.text, default=None, metavar="URL",
-                       help="of the model at a service: http://host:port/v2/models/NAME[/versions/V]")
 
     group = parser.add_argument_group("how to ask an --endpoint")
     group.add_argument("--model_name", type=cli.text, default=None, metavar="NAME",

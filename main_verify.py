@@ -48,18 +48,7 @@ def parse_args(argv: Sequence[str] | None):
                         help="the commitment.json that was published (default: none; then nothing shows when the claim was "
                              "made)")
 
-    group = parser.add_argument_group("the suspect: one of --suspect, --predictions, --endpoint")
-    group.add_argument("--suspect", "--checkpoint", type=cli.text, default=None, metavar="FILE",
-                       help="its model, ticket or masks")
-    group.add_argument("--mean", type=cli.listed(cli.non_negative_float), default=None, metavar="R,G,B",
-                       help="of its training pictures, on the scale 0 to 1, where the file does not say (for V3)")
-    group.add_argument("--std", type=cli.listed(cli.positive_float), default=None, metavar="R,G,B", help="likewise")
-    group.add_argument("--predictions", type=cli.text, action="append", default=None, metavar="CSV",
-                       help="its answers on the trigger set: columns image and predicted_label; of two claims one list each, in "
-                            "the claims' order")
-    group.add_argument("--endpoint", type=cli.text, default=None, metavar="URL",
-                       help="its address, where it speaks the Open Inference Protocol; where a token or more time is needed, "
-                            "gather with check_triggers.py --save_predictions")
+    group = cli.add_suspect_flags(parser, "--suspect", "--checkpoint", holds="model, ticket or masks", claims=True)
     group.add_argument("--aligned_to", type=cli.text, action="append", default=None, metavar="FILE",
                        help="the owner's model, ticket or mask file: try V1 and V2 also with a renumbering of the suspect's "
                             "channels undone (docs/renumbered_channels.md)")

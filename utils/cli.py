@@ -246,6 +246,30 @@ def check_trigger_flags(parser: ArgumentParser, args: argparse.Namespace, kinds:
             parser.error(f"argument --trigger_set: {args.trigger_set} needs --{flag}")
 
 
+def add_suspect_flags(parser: ArgumentParser, *file_flags: str, holds: str, claims: bool = False) -> argparse._ArgumentGroup:
+    """The suspect: its file, its answers, or its address.
+
+    Args:
+        file_flags: names of the flag for its file. holds: what that file may be, for the help text.
+        claims: answers may be given for each of several claims, so they are parsed to a list.
+    Returns:
+        the group, for a script's own flags about the suspect.
+    """
+    group = parser.add_argument_group(f"the suspect: one of {file_flags[0]}, --predictions, --endpoint")
+    group.add_argument(*file_flags, type=text, default=None, metavar="FILE", help=f"its {holds}")
+    group.add_argument("--mean", type=listed(non_negative_float), default=None, metavar="R,G,B",
+                       help="of its training pictures, on the scale 0 to 1, where the file does not say (for V3)")
+    group.add_argument("--std", type=listed(positive_float), default=None, metavar="R,G,B", help="likewise")
+    group.add_argument("--predictions", type=text, action="append" if claims else "store", default=None, metavar="CSV",
+                       help="its answers on the trigger set: columns image and predicted_label, every picture once"
+                            + ("; of two claims one list each, in the claims' order" if claims else ""))
+    group.add_argument("--endpoint", type=text, default=None, metavar="URL",
+                       help="its address at a service that speaks the Open Inference Protocol: "
+                            "http://host:port/v2/models/NAME[/versions/V]; where a token or more time is needed, check_triggers.py "
+                            "has flags for that, and --save_predictions")
+    return group
+
+
 # flags that may differ between a run and its resumption: they say where and how fast, not what (of the pictures and of
 # files given, the contents are compared)
 RUN_ONLY_FLAGS = frozenset({"save_dir", "device", "compile", "ignored", "data", "init", "mask_dir", "pretrained", "key",
