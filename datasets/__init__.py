@@ -15,6 +15,18 @@ if TYPE_CHECKING:
 MIN_SIDE = 8  # pixels; the networks halve a picture up to three times
 
 
+class ImageSizeError(UserError):
+    """Pictures that can't be had in the size that was asked for.
+
+    why: without the flag, for somebody who asked in another way.
+    """
+
+    def __init__(self, image_size: int | None, why: str, mend: str = ""):
+        where = "" if image_size is None else f"--image_size {image_size}: "
+        super().__init__(f"{where}{why}" + (f"; {mend}" if mend else ""))
+        self.why = why
+
+
 @dataclass(frozen=True)
 class Source:
     """One data set of the registry.
@@ -71,6 +83,7 @@ def load_dataset(name: str, root: str | None = None, image_size: int | None = No
         image_size: pictures become this many pixels high and wide, where the loader can do that (imagefolder can).
         limit: keep this many training pictures, drawn with `seed`, as evenly over the classes as possible.
     Raises:
+        ImageSizeError: a UserError, for a size that they can't have.
         UserError: the pictures are missing, unreadable, or too few for `limit`; or they are not what training relies on
             (`check_dataset`).
     """

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from datasets import ImageSizeError
 from datasets.pictures import Dataset, Pictures
 from utils.errors import UserError
 
@@ -31,7 +32,7 @@ def _load(name: str, torchvision_name: str, root: str | None, image_size: int | 
     import torchvision.datasets
 
     if image_size not in (None, 32):
-        raise UserError(f"--image_size {image_size}: {name} is 32x32; leave the flag out")
+        raise ImageSizeError(image_size, f"{name} is 32x32", "leave the flag out")
     folder = Path(root or f"datasets/{name}")
     dataset_class = getattr(torchvision.datasets, torchvision_name)
     parts = {}

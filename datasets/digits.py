@@ -2,19 +2,19 @@
 
 import torch
 
+from datasets import ImageSizeError
 from datasets.pictures import Dataset, Pictures, hold_out, statistics
-from utils.errors import UserError
 
 
 def load_digits(root: str | None, image_size: int | None) -> Dataset:
     """The digits in three equal channels; a fifth is for test, a tenth of the rest for validation, both stratified.
 
-    `root` is not used. Raises UserError for another `image_size` than 8.
+    `root` is not used. Raises ImageSizeError for another `image_size` than 8.
     """
     from sklearn import datasets as sklearn_datasets
 
     if image_size not in (None, 8):
-        raise UserError(f"--image_size {image_size}: digits are 8x8; leave the flag out")
+        raise ImageSizeError(image_size, "digits are 8x8", "leave the flag out")
     digits = sklearn_datasets.load_digits()
     images = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)
     pictures = Pictures(images[..., None].expand(-1, -1, -1, 3).contiguous(), torch.from_numpy(digits.target).long())

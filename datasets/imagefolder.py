@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from datasets import ImageSizeError
 from datasets.decoding import read_rgb
 from datasets.pictures import Dataset, Pictures, hold_out, statistics
 from utils import checkpoint
@@ -34,9 +35,9 @@ def load_imagefolder(root: str | None, image_size: int | None) -> Dataset:
         raise UserError("--data: imagefolder needs the folder that holds train/ and test/")
     folder = Path(root)
     if image_size is not None and image_size < MIN_SIDE:
-        raise UserError(f"--image_size {image_size}: must be at least {MIN_SIDE}")
+        raise ImageSizeError(image_size, f"must be at least {MIN_SIDE}")
     if image_size is not None and image_size > MAX_SIDE:
-        raise UserError(f"--image_size {image_size}: must be at most {MAX_SIDE}")
+        raise ImageSizeError(image_size, f"must be at most {MAX_SIDE}")
     classes = _classes(folder)
     files = {part: _files(folder / part, classes) for part in ("train", "test")}
 
@@ -48,7 +49,7 @@ def load_imagefolder(root: str | None, image_size: int | None) -> Dataset:
             warnings.simplefilter("ignore")
             tensors = {part: _decode([path for path, _ in files[part]], image_size) for part in files}
         if tensors["train"].shape[1:] != tensors["test"].shape[1:]:
-            raise UserError(f"--data {folder}: train/ and test/ differ in picture size; give --image_size N")
+            raise ImageSizeError(None, f"--data {folder}: train/ and test/ differ in picture size", "give --image_size N")
         _to_cache(folder, fingerprint, tensors)
 
     parts = {part: Pictures(tensors[part], torch.tensor([label for _, label in files[part]])) for part in files}
@@ -95,16 +96,18 @@ def _decode(paths: list[Path], image_size: int | None) -> torch.Tensor:
     first = _read(paths[0], image_size)
     height, width = first.shape[:2]
     if height != width or height < MIN_SIDE:
-        raise UserError(f"{paths[0]}: is {width}x{height}; give --image_size N (at least {MIN_SIDE}) to make all square")
+        raise ImageSizeError(None, f"{paths[0]}: is {width}x{height}",
+                             f"give --image_size N (at least {MIN_SIDE}) to make all square")
     if len(paths) * first.size > 0.8 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-        raise UserError(f"{len(paths)} pictures of {width}x{height} do not fit into memory; give a smaller --image_size")
+        raise ImageSizeError(None, f"{len(paths)} pictures of {width}x{height} do not fit into memory",
+                             "give a smaller --image_size")
     images = np.empty((len(paths), *first.shape), dtype=np.uint8)
 
     def fill(index: int) -> None:
         image = _read(paths[index], image_size)
         if image.shape != first.shape:
-            raise UserError(f"{paths[index]}: is {image.shape[1]}x{image.shape[0]}, others are {width}x{height}; "
-                            "give --image_size N")
+            raise ImageSizeError(None, f"{paths[index]}: is {image.shape[1]}x{image.shape[0]}, others are {width}x{height}",
+                                 "give --image_size N")
         images[index] = image
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from datasets import ImageSizeError
 from datasets.pictures import Dataset
 from datasets.trigger import TriggerSet
 from models import build_model
@@ -176,11 +177,21 @@ def load_test_pictures(opened: Opened, given: Given, inputs: Inputs) -> Dataset 
         raise UserError("--dataset: the claim says nothing of accuracy; leave it out")
     if fidelity.dataset != given.dataset:
         raise UserError(f"--dataset {given.dataset}: the claim is about {fidelity.dataset}")
-    data, digest = inputs.pictures(given.dataset, given.data, fidelity.image_size)
+    try:
+        data, digest = inputs.pictures(given.dataset, given.data, fidelity.image_size)
+    except ImageSizeError as error:
+        raise wrong_size(opened, error) from None
     if digest != fidelity.test_sha256:
         raise Refused("--data: its test pictures are not those that the claim names (fidelity.test_sha256)")
     inputs.note("--dataset", f"{given.dataset}, test pictures", digest)
     return data
+
+
+def wrong_size(opened: Opened, error: ImageSizeError) -> UserError:
+    """The same error for somebody who gave a claim, and no flag for the size of its pictures."""
+    size = opened.claim.fidelity.image_size
+    return UserError(f"--claim {opened.path}: the test pictures can't be had as it names them (fidelity.image_size "
+                     f"{'null' if size is None else size}): {error.why}")
 
 
 def check_fidelity(claim: OwnerClaim, given: Given, data: Dataset, path: str, inputs: Inputs) -> Check:

@@ -32,6 +32,7 @@ TOKEN_BYTES = 1 << 16
 WHOLE = frozenset(("UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"))
 REAL = frozenset(("FP16", "BF16", "FP32", "FP64"))
 BUSY = 503
+ASKING = "check_triggers.py"  # has the flags that say how a service is asked; other scripts ask it in one way
 OTHERWISE = "or gather the predictions yourself and give --predictions"
 
 
@@ -77,7 +78,7 @@ class Service:
                 cause = error.reason if isinstance(error, urllib.error.URLError) else error
                 if isinstance(cause, TimeoutError):
                     raise UserError(f"{address}: no complete answer within {self.timeout:g} seconds; see "
-                                    "--timeout") from None
+                                    f"--timeout of {ASKING}") from None
                 if isinstance(cause, ConnectionError) and attempt < self.retries:
                     continue
                 reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
@@ -148,7 +149,7 @@ def model_address(url: str, model_name: str | None = None) -> Address:
     """The model's address, from itself or from a server's and the model's name. Raises UserError for anything else."""
     if "@" in url.partition("://")[2].partition("/")[0]:
         raise UserError("--endpoint: holds a user or password, which others see on a command line; give --token_env or "
-                        "--token_file")
+                        f"--token_file to {ASKING}")
     try:
         parts = urllib.parse.urlsplit(url)
         usable = bool(parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0))
@@ -161,7 +162,8 @@ def model_address(url: str, model_name: str | None = None) -> Address:
     named = re.search(r"/v2/models/[^/]+(/versions/[^/]+)?$", path)
     if bool(named) == (model_name is not None):
         raise UserError(f"--endpoint {url}: " + ("names the model already; leave out --model_name" if named else
-                                                 "does not end in /v2/models/NAME; give --model_name NAME"))
+                                                 "does not end in /v2/models/NAME; name the model there, or with "
+                                                 f"--model_name of {ASKING}"))
     if model_name is not None:
         path = f"{path.removesuffix('/v2/models').removesuffix('/v2')}/v2/models/{_quoted(model_name)}"
     return Address(f"{parts.scheme}://{parts.netloc}{path}")
@@ -246,7 +248,7 @@ def choose_output(address: Address, metadata: dict[str, Any], output: str | None
         raise UserError(f"--output {output}: the model has {', '.join(map(repr, names))[:200]}")
     if output is None and len(names) > 1:
         raise UserError(f"{address}: has {len(names)} outputs ({', '.join(map(repr, names))[:200]}); choose one with "
-                        "--output")
+                        f"--output of {ASKING}")
     return output if output is not None else names[0] if names else None
 
 
@@ -259,7 +261,7 @@ def read_labels(address: Address, answer: dict[str, Any], output: str | None, na
     """
     outputs = answer.get("outputs")
     if not isinstance(outputs, list) or len(outputs) != 1 or not isinstance(outputs[0], dict):
-        raise UserError(f"{address}: the answer must have one output; choose one with --output")
+        raise UserError(f"{address}: the answer must have one output; choose one with --output of {ASKING}")
     name, datatype, shape, data = (outputs[0].get(key) for key in ("name", "datatype", "shape", "data"))
     if output is not None and name != output:
         raise UserError(f"{address}: the answer's output is {str(name)[:80]!r}, not {output!r}")
@@ -304,7 +306,7 @@ def query_endpoint(address: Address, service: Service, images: np.ndarray, names
     given = read_input(address, metadata, images.shape[1:3])
     wanted = choose_output(address, metadata, output)
     if given.batch is not None and given.batch > batch:
-        raise UserError(f"{address}: takes {given.batch} pictures at once, no fewer; give --batch {given.batch}")
+        raise UserError(f"{address}: takes {given.batch} pictures at once, no fewer; give --batch {given.batch} to {ASKING}")
     size = given.batch or batch
     limit = ANSWER_BYTES + BYTES_PER_NUMBER * size * num_classes
     labels = []

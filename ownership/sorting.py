@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from datasets import ImageSizeError
 from ownership import arbiter, commitment, rivals
 from ownership.arbiter import Opened
 from ownership.commitment import Refused
@@ -187,7 +188,7 @@ def why_not_measured(common: Given, opened: Sequence[Opened], inputs: Inputs) ->
             reasons.append(other_pictures(common, one.claim, inputs))
         except UserError as error:
             reasons.append(f"the test pictures can't be had as the claim names them ({error})")
-            errors.append(error)
+            errors.append(arbiter.wrong_size(one, error) if isinstance(error, ImageSizeError) else error)
     if errors and all(reasons):
         raise errors[0]
     return reasons

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import stat
+from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
 from html.parser import HTMLParser
@@ -18,18 +19,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
+from test_black_box import hangs, serving
 
 from attacks.permute import permute
 from attacks.prune import prune
 from datasets import load_dataset, trigger
 from datasets.pictures import as_float
 from models import build_model
-from ownership import commitment, owner_claim, verdict
+from ownership import commitment, open_inference, owner_claim, verdict
 from ownership.black_box import write_predictions
 from ownership.claim import Claim, write_claim
 from ownership.commitment import Refused, open_claim
 from ownership.evidence import Evidence, p_value, parity_parts
 from ownership.extraction import Extraction
+from ownership.open_inference import Service
 from ownership.report import draw, write_report
 from ownership.soft_decoding import SoftReading
 from ownership.suspect import Suspect
@@ -959,3 +962,48 @@ def test_a_value_that_can_not_be_written_is_an_error_of_the_caller():
         commitment.salted({"x": float("nan")}).leaves()
     with pytest.raises(UserError):
         owner_claim.from_fields({}, "claim")
+
+
+# --- messages name what this script has -------------------------------------------------------------------------------
+
+
+def test_a_size_that_the_data_set_can_not_have_is_the_claims(owner, verify, refused, tmp_path):
+    from PIL import Image
+
+    private, _ = commitment.read_claim(owner / "claim.json")
+    for part in ("train", "test"):
+        for name, size in (("cat", (12, 12)), ("dog", (12, 12)), ("dog", (13, 12))):
+            (tmp_path / "pictures" / part / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", size).save(tmp_path / "pictures" / part / name / f"{size[0]}.png")
+    for number, (dataset, size, why) in enumerate((
+            ("digits", 9, "(fidelity.image_size 9): digits are 8x8"), ("cifar10", 8, "(fidelity.image_size 8): cifar10 is 32x32"),
+            ("imagefolder", 7, "(fidelity.image_size 7): must be at least 8"),
+            ("imagefolder", None, "dog/13.png: is 13x12, others are 12x12"))):
+        made = commitment.salted({**private.values, "owner_key": None, "fidelity.dataset": dataset, "fidelity.image_size": size})
+        claim, public = commitment.write(tmp_path / str(number), made, commitment.commit(made))
+        message = refused(verify("--suspect", owner / "own.pth.tar", "--dataset", dataset, "--data", tmp_path / "pictures",
+                                 "--restarts", 0, claim=claim, commitment=public))
+        assert f"--claim {claim}: the test pictures can't be had" in message and message.rstrip().endswith(why)
+        assert "--image_size" not in message
+
+
+def metadata(batch: int, outputs: int):
+    """A service that says what its model takes and gives, and answers nothing."""
+    content = {"inputs": [{"name": "pictures", "datatype": "FP32", "shape": [batch, 3, 8, 8]}],
+               "outputs": [{"name": f"output{number}"} for number in range(outputs)]}
+    return lambda *_: (200, json.dumps(content).encode())
+
+
+@pytest.mark.parametrize(("answer", "path", "flag"), [
+    (hangs, "/v2/models/m", "--timeout"), (metadata(64, 1), "/v2/models/m", "--batch"),
+    (metadata(-1, 2), "/v2/models/m", "--output"), (metadata(-1, 0), "/v2/models/m", "--output"),
+    (metadata(-1, 1), "/", "--model_name"), (None, "http://a:b@c", "--token_env")])
+def test_what_an_endpoint_needs_is_a_flag_of_the_other_script(verify, owner, refused, run_main, monkeypatch, answer, path, flag):
+    monkeypatch.setattr(open_inference, "Service", lambda: Service(0.3, 0))
+    with serving(answer) if answer else nullcontext("") as url:
+        message = refused(verify("--endpoint", f"{url}{path}", "--trigger_key", owner / "trigger.key"))
+    flags = {script: set(re.findall(r"^  (--\w+)", run_main(script, "--help").stdout, re.M))
+             for script in ("main_verify.py", "check_triggers.py")}
+    named = set(re.findall(r"--\w+", message))
+    assert flag in named - flags["main_verify.py"] <= flags["check_triggers.py"]
+    assert re.search(rf"{flag}[\w -]* (of|to) check_triggers\.py", message)
