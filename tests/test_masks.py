@@ -1,5 +1,7 @@
 """Masks: what they accept, what they count, and how they hold a model."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.utils import prune
 
 from pruner.masks import Mask, MaskedWeights, pack_state, prunable_layers
+from pruner.tickets import read_model_file
 from utils.errors import UserError
 
 
@@ -39,6 +42,16 @@ def test_zeros_and_ones_of_any_dtype_are_counted(values, dtype):
 def test_anything_but_zeros_and_ones_is_refused(value):
     with pytest.raises(UserError, match="layer a: must hold zeros and ones only"):
         Mask({"a": torch.tensor([0.0, 1.0, value], dtype=torch.float64)})
+
+
+def test_a_file_of_anything_else_is_named(make_model, tmp_path):
+    model = make_model()
+    mask = {f"{name}.weight_mask": layer.to(torch.uint8) for name, layer in Mask.dense(model).items()}
+    mask["layer2.0.conv1.weight_mask"][0, 0, 0, 0] = 3
+    path = tmp_path / "odd.pth.tar"
+    torch.save(mask, path)
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: mask of layer layer2.0.conv1: must hold zeros"):
+        read_model_file(path, model)
 
 
 def test_density_is_measured_over_the_masked_layers(make_model):
