@@ -190,14 +190,10 @@ def read_predictions(path: str | Path, names: Sequence[str], num_classes: int) -
 
 
 def _read_text(path: str | Path, pictures: int) -> str:
-    """A text file of a size that fits the set; never takes more memory than that."""
+    """A text file of a size that fits the set."""
     limit = BYTES_BESIDE + BYTES_PER_PICTURE * pictures
-    try:
-        with open(path, "rb") as file:
-            content = file.read(limit + 1)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error})") from None
-    if len(content) > limit:
+    content = checkpoint.read_bounded(path, limit)
+    if content is None:
         raise UserError(f"{path}: is larger than any list of predictions for {pictures} pictures")
     if b"\0" in content:
         raise UserError(f"{path}: no text file (it holds NUL bytes); save it as CSV in UTF-8")

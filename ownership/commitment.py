@@ -245,14 +245,8 @@ def open_claim(path: str | Path, commitment_path: str | Path | None,
 
 
 def _read_bounded(path: str | Path, limit: int) -> bytes:
-    try:
-        if not Path(path).is_file():
-            raise UserError(f"{path}: no such file")
-        with open(path, "rb") as file:
-            content = file.read(limit + 1)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error})") from None
-    if len(content) > limit:
+    content = checkpoint.read_bounded(path, limit, regular=True)
+    if content is None:
         raise Refused(f"{path}: is larger than {limit} bytes, so not what it should be")
     return content
 

@@ -584,6 +584,23 @@ def test_a_full_disk_is_one_line(run_main, refused, tmp_path, monkeypatch):
     assert run_main("main_imp.py", *SHORT, "--save_dir", tmp_path / "run").returncode == 0
 
 
+@pytest.mark.parametrize("regular", [False, True])
+def test_a_file_is_read_to_its_bound(tmp_path, regular):
+    (tmp_path / "file").write_bytes(b"12345")
+    assert checkpoint.read_bounded(tmp_path / "file", 5, regular) == b"12345"
+    assert checkpoint.read_bounded(tmp_path / "file", 4, regular) is None
+    for path, why in ((tmp_path / "none", "none: no such file" if regular else r"none: can't be read \(No such file"),
+                      (tmp_path, "no such file" if regular else r"can't be read \(Is a directory"),
+                      ("a\0b", "no such file" if regular else "embedded null byte")):
+        with pytest.raises(UserError, match=why):
+            checkpoint.read_bounded(path, 5, regular)
+    if regular:
+        with pytest.raises(UserError, match="/dev/zero: no such file"):
+            checkpoint.read_bounded("/dev/zero", 5, regular)
+    else:
+        assert checkpoint.read_bounded("/dev/zero", 5) is None, "endless, yet read"
+
+
 def test_json_is_strict_and_readable(tmp_path):
     path = tmp_path / "r.json"
     checkpoint.save_json({"accuracy": 91.5, "name": "Zürich"}, path)

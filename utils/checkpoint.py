@@ -148,3 +148,18 @@ def sha256(path: str | Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def read_bounded(path: str | Path, limit: int, regular: bool = False) -> bytes | None:
+    """A stranger's file as it is, or None where it has more than `limit` bytes; never takes more memory than that.
+
+    Raises UserError for one that can't be read; with `regular`, also for devices, pipes and folders.
+    """
+    try:
+        if regular and not Path(path).is_file():
+            raise UserError(f"{path}: no such file")
+        with open(path, "rb") as file:
+            content = file.read(limit + 1)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error})") from None
+    return content if len(content) <= limit else None
