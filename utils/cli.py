@@ -265,8 +265,8 @@ def add_suspect_flags(parser: ArgumentParser, *file_flags: str, holds: str, clai
                             + ("; of two claims one list each, in the claims' order" if claims else ""))
     group.add_argument("--endpoint", type=text, default=None, metavar="URL",
                        help="its address at a service that speaks the Open Inference Protocol: "
-                            "http://host:port/v2/models/NAME[/versions/V]; where a token or more time is needed, check_triggers.py "
-                            "has flags for that, and --save_predictions")
+                            "http://host:port/v2/models/NAME[/versions/V]; where a token or more time is needed, "
+                            "check_triggers.py has flags for that, and --save_predictions")
     return group
 
 
