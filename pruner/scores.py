@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from tqdm import tqdm
 
 from pruner.channel_graph import (NOTHING, PARALLEL_EDGES, ChannelGraph, Edges, Step, channel_graph, kernel_strengths,
                                   per_kernel, surviving_edges)
@@ -18,6 +19,7 @@ from pruner.masks import Mask
 from utils.errors import UserError
 
 Scores = dict[str, torch.Tensor]
+LONG_SEARCH = 2 * 10**10  # channels times kernels: half a minute of one core or more
 
 
 @dataclass
@@ -192,6 +194,9 @@ def betweenness(scoring: Scoring) -> Scores:
     if len(np.unique(edges.source * graph.nodes + edges.target)) < len(edges.source):
         raise UserError(PARALLEL_EDGES)
     if scoring.betweenness_samples is None:
+        if graph.nodes * len(edges.source) > LONG_SEARCH:  # networkit shows no progress
+            print(f"betweenness: exact, {graph.nodes} searches over {len(edges.source)} kernels take minutes; "
+                  "--betweenness_samples estimates it", flush=True)
         values = edge_betweenness(graph.nodes, edges)
     else:
         values = sampled_edge_betweenness(graph.nodes, edges, scoring.betweenness_samples, scoring.seed)
@@ -224,7 +229,7 @@ def sampled_edge_betweenness(nodes: int, edges: Edges, samples: int, seed: int) 
     values = np.zeros(len(edges.source))
     ends = edges.source * nodes + edges.target
     order = np.argsort(ends)
-    for source in sources:
+    for source in tqdm(sources, desc="betweenness", unit="source", leave=False, disable=None):
         distance, before = dijkstra(matrix, indices=source, return_predecessors=True)
         reached = np.flatnonzero((before >= 0) & (np.arange(nodes) != source))
         edge = order[np.searchsorted(ends, before[reached].astype(np.int64) * nodes + reached, sorter=order)]

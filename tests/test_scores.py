@@ -142,6 +142,16 @@ def test_betweenness_of_a_whole_resnet20(make_model):
         assert torch.allclose(scores[kept], wanted[kept], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("limit, samples, said", [(0, None, True), (0, 5, False), (None, None, False)])
+def test_a_long_search_says_so_and_how_to_shorten_it(make_model, monkeypatch, capsys, limit, samples, said):
+    model = make_model("res20s", classes=10)
+    if limit is not None:
+        monkeypatch.setattr("pruner.scores.LONG_SEARCH", limit)
+    SCORES["betweenness"](Scoring(model, sparse(model, 0.02, 0), betweenness_samples=samples))
+    printed = capsys.readouterr().out
+    assert ("--betweenness_samples estimates it" in printed) == said and bool(printed) == said
+
+
 def test_sampled_betweenness_is_unbiased(make_model):
     model = make_model("res20s", classes=10)
     graph, strengths = Scoring(model, sparse(model, 0.1, 0)).graph()
