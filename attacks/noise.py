@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from pruner.masks import Mask
+from utils.randomness import draw_positions
 
 
 def draw_entries(candidates: Mapping[str, torch.Tensor], count: int,
@@ -19,16 +20,11 @@ def draw_entries(candidates: Mapping[str, torch.Tensor], count: int,
     Returns:
         layer name -> bool tensor of the same shape, True at the drawn entries.
     """
-    places = {name: np.flatnonzero(layer.numpy()) for name, layer in candidates.items()}
-    ends = np.cumsum([len(place) for place in places.values()])
-    drawn = np.sort(random.choice(ends[-1], count, replace=False))
-    chosen, start = {}, 0
-    for (name, place), end in zip(places.items(), ends):
-        layer = np.zeros(candidates[name].numel(), dtype=bool)
-        layer[place[drawn[(drawn >= start) & (drawn < end)] - start]] = True
-        chosen[name] = torch.from_numpy(layer).reshape(candidates[name].shape)
-        start = end
-    return chosen
+    chosen = {name: np.zeros(layer.shape, dtype=bool) for name, layer in candidates.items()}
+    positions = draw_positions([layer.numpy() for layer in candidates.values()], count, random)
+    for layer, drawn in zip(chosen.values(), positions):
+        layer.flat[drawn] = True
+    return {name: torch.from_numpy(layer) for name, layer in chosen.items()}
 
 
 def draw_in_kernels(kernels: np.ndarray, each: int, area: int, random: np.random.Generator) -> np.ndarray:

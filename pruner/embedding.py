@@ -11,6 +11,7 @@ from pruner import qr_code
 from pruner.masks import Mask
 from pruner.qr_code import CodeFormat
 from utils.errors import UserError
+from utils.randomness import draw_positions
 
 # the paper's 29x29 code; smaller ones hold short texts too, but mend far fewer damaged modules
 PREFERRED_VERSION = 3
@@ -224,15 +225,9 @@ def _change(arrays: list[np.ndarray], frozen: list[np.ndarray], missing: int, ra
     Returns:
         the change in set entries, between 0 and `missing`.
     """
-    if not missing:
-        return 0
     wanted = missing < 0  # entries that are set can be cleared, and the other way round
-    places = [np.flatnonzero((array == wanted) & ~fixed) for array, fixed in zip(arrays, frozen)]
-    ends = np.cumsum([len(place) for place in places])
-    count = min(abs(missing), int(ends[-1]) if len(ends) else 0)
-    drawn = np.sort(random.choice(ends[-1], count, replace=False)) if count else np.zeros(0, dtype=int)
-    start = 0
-    for array, place, end in zip(arrays, places, ends):
-        array.reshape(-1)[place[drawn[(drawn >= start) & (drawn < end)] - start]] = not wanted
-        start = end
+    free = [(array == wanted) & ~fixed for array, fixed in zip(arrays, frozen)]
+    count = min(abs(missing), sum(int(array.sum()) for array in free))
+    for array, positions in zip(arrays, draw_positions(free, count, random)):
+        array.flat[positions] = not wanted
     return count if missing > 0 else -count

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune as torch_prune
@@ -25,6 +25,7 @@ from pruner.key_masks import split as split_key
 from pruner.masks import Mask, prunable_layers
 from utils.engine import Engine
 from utils.errors import UserError
+from utils.randomness import draw_positions
 
 SIGNATURE, OTHER = "Jane Doe 2026", "a thief"
 PLAIN = {"noise": 0.1, "insider": False, "weights_per_kernel": None, "seed": 1}
@@ -148,10 +149,11 @@ def test_every_entry_of_the_registry_has_its_function_and_its_flags():
 @settings(max_examples=80)
 @given(seed=st.integers(0, 10**6), density=st.floats(0.1, 1.0), level=st.floats(0.0, 0.99),
        how=st.sampled_from(("magnitude", "random")))
+@example(seed=94, density=0.125, level=0.0, how="magnitude")  # a ticket without weights, of which none are removed
 def test_pruning_removes_exactly_its_share(seed, density, level, how):
     mask, weights = random_ticket(seed, density)
     count = round(level * mask.nonzeros)
-    if count >= mask.nonzeros:
+    if count and count >= mask.nonzeros:
         with pytest.raises(UserError, match="--level"):
             prune(mask, weights, level, how, seed)
         return
@@ -226,6 +228,23 @@ def test_the_seed_decides(signed):
                                              mask_pattern=0, **PLAIN | {"seed": seed})):
         assert attack(1)[0] == attack(1)[0] and same(attack(1)[1], attack(1)[1])
         assert attack(1)[0] != attack(2)[0]
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 10**6), density=st.sampled_from((0.0, 0.1, 0.7, 1.0)), arrays=st.integers(0, 4),
+       share=st.sampled_from((0.0, 0.3, 1.0)))
+def test_positions_are_drawn_as_if_several_arrays_were_one(seed, density, arrays, share):
+    rng = np.random.default_rng(seed)
+    candidates = [rng.random(tuple(rng.integers(0, 6, rng.integers(1, 4)))) < density for _ in range(arrays)]
+    joined = np.concatenate([np.zeros(0, dtype=bool), *(array.ravel() for array in candidates)])
+    count = round(share * joined.sum())
+    drawn = draw_positions(candidates, count, np.random.default_rng(seed))
+    assert len(drawn) == arrays
+    chosen = [np.isin(np.arange(array.size), positions) for array, positions in zip(candidates, drawn)]
+    wanted = np.zeros(len(joined), dtype=bool)
+    wanted[np.argwhere(joined)[np.random.default_rng(seed).choice(int(joined.sum()), count, replace=False)]] = True
+    assert wanted.sum() == count == sum(map(len, drawn))
+    assert np.array_equal(np.concatenate([np.zeros(0, dtype=bool), *chosen]), wanted)
 
 
 def test_random_positions_are_uniform_over_all_layers(signed):

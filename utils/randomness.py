@@ -1,6 +1,7 @@
-"""Seeds, and every random state a resumed run needs."""
+"""Seeds, every random state a resumed run needs, and draws from several arrays together."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,3 +40,20 @@ def set_state(state: dict[str, Any], generator: torch.Generator) -> None:
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+
+
+def draw_positions(candidates: Sequence[np.ndarray], count: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """Draw positions without repetition, uniformly over several arrays together.
+
+    Args:
+        candidates: bool arrays of any shapes, True where a position may be drawn.
+        count: how many, at most as many as there are candidates.
+        generator: draws; with a count of 0 it stays as it is.
+    Returns:
+        for each array, int64 [drawn there]: positions in the flattened array, rising.
+    """
+    places = [np.flatnonzero(array) for array in candidates]
+    starts = np.cumsum([0, *map(len, places)])
+    drawn = np.sort(generator.choice(starts[-1], count, replace=False))
+    parts = np.split(drawn, np.searchsorted(drawn, starts[1:-1]))
+    return [place[part - start] for place, part, start in zip(places, parts, starts)]
