@@ -5,13 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import attack_runs
 from attacks import FORGERIES
 from attacks.second_claim import SecondClaim
 from attacks.victim import Victim
 from ownership.claim import Claim, write_claim
 from ownership.evidence import agreement, places_for
 from ownership.suspect import Suspect
-from pruner import key_masks, qr_code, tickets
+from pruner import key_masks, qr_code
 from pruner.masks import Mask
 from utils.run_dir import AttackFiles, RunDir
 
@@ -61,16 +62,10 @@ def write(args: argparse.Namespace, victim: Victim, made: SecondClaim) -> dict[s
                 "version": code_format.version, "error_correction": code_format.error_correction,
                 "mask_pattern": code_format.mask_pattern, "similarity": similarity,
                 **{f"stolen_{name}": value for name, value in before.items()}, **after}
-    if forgery.writes and victim.masks_only:
-        tickets.write_masks(paths["model"], mask)
-    elif forgery.writes:
-        tickets.write_weights(paths["model"], made.weights, {
-            "arch": args.arch, "num_classes": len(made.weights[f"{tickets.HEAD}.weight"]), "attack": f"{args.attack} {args.by}",
-            "seed": args.seed, "density": mask.density, "nonzeros": mask.nonzeros}, mask)
-    changed = {"removed": sum(int((kept & ~mask[name]).sum()) for name, kept in victim.mask.items()),
-               "added": sum(int((~kept & mask[name]).sum()) for name, kept in victim.mask.items())} if forgery.writes else {}
-    return {**row, **changed, "nonzeros": mask.nonzeros, "entries": mask.entries, "density": mask.density,
-            "checkpoint": args.checkpoint, **{name: str(path) for name, path in paths.items()}}
+    if forgery.writes:
+        attack_runs.write_model(args, victim, made, paths["model"], f"{args.attack} {args.by}", {})
+        row |= attack_runs.changes(victim.mask, mask)
+    return {**row, **attack_runs.size(mask), "checkpoint": args.checkpoint, **{name: str(path) for name, path in paths.items()}}
 
 
 def of_the_code(mask: Mask, made: SecondClaim) -> dict[str, float]:

@@ -36,16 +36,13 @@ Numbers are measured on what was written: a weight counts if it is not zero, in 
 The same command goes on where it was killed, fine-tuning after its last epoch; finished levels are skipped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attacks import ATTACKS, FORGERIES
+from attacks import ATTACKS, FORGERIES, FORMAT, PLACE
 from datasets import DATASETS, TRIGGER_SETS
 from models import ARCHITECTURES
 from utils import cli
-
-PLACE = ("max_name", "start_x", "start_y")
-FORMAT = ("version", "error_correction", "mask_pattern")
 
 
 def parse_args(argv: Sequence[str] | None):
@@ -159,283 +156,65 @@ def parse_args(argv: Sequence[str] | None):
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
-    from dataclasses import replace
-
-    from attacks.victim import class_count, read_victim
-    from datasets.trigger import following
-    from models import build_model
-    from pruner.experiment import prepare
-    from utils import checkpoint, plots
-    from utils.errors import UserError
+    import attack_runs
+    from utils import checkpoint
     from utils.run_dir import AttackFiles, RunDir
 
-    # what the thief has: a model, and pictures to see what an attack costs
-    attack, classes = ATTACKS[args.attack], class_count(args.checkpoint)
-    forgery = FORGERIES[args.by] if args.attack == "forge" else None
-    experiment = None if args.no_accuracy or (forgery and not forgery.writes) else prepare(args)
-    model = experiment.engine.model if experiment else build_model(args.arch, classes or 2)
-    own_head = not args.no_fc
-    if experiment and classes not in (None, experiment.data.num_classes):
-        if args.attack != "finetune":
-            raise UserError(f"--dataset {args.dataset}: has {experiment.data.num_classes} classes, the model in "
-                            f"{args.checkpoint} {classes}; name the pictures it was trained on, or give --no_accuracy")
-        own_head = False
-    triggers = None
-    if args.trigger_set:
-        from datasets import load_triggers
+    # what the thief has: a model, perhaps pictures; and what the owner looks for in it
+    thief, claim = attack_runs.read_thief(args), attack_runs.read_owners_claim(args)
+    attack_runs.fill_in(args, thief.victim, claim)
+    if args.attack == "forge":
+        return forge(args, thief, claim)
 
-        triggers = load_triggers(args, classes or experiment.data.num_classes, experiment.data.train.images.shape[1])
-        if own_head:
-            experiment = replace(experiment, data=following(experiment.data, triggers))
-    needs_weights = experiment is not None or (args.attack == "prune" and args.how == "magnitude") \
-        or (forgery is not None and forgery.claims == "V1")
-    victim = read_victim(args.checkpoint, model, own_head, needs_weights)
-    if args.attack == "fake3" or (args.by == "fake3" and args.claim):
-        vars(args).update(place_and_format(args, victim.mask))
-    if forgery:
-        return forge_claim(args, victim, experiment, triggers)
-    if attack.has_level:
-        vars(args).update(level_or_sweep(args, victim.key_share))
     levels = (args.level,) if args.sweep is None else args.sweep
-    # what can't be done is refused before anything is written: a claim about another model, or too high a level
-    read_claimed(args, victim.mask, None if victim.masks_only else victim.weights)
-    if args.attack != "finetune":
-        perform(args, max(levels), victim, model)
-
-    RunDir(args.save_dir).open("main_attack.py", recorded(args, experiment))
+    attack_runs.refuse_impossible(args, max(levels), thief, claim)
+    RunDir(args.save_dir).open("main_attack.py", attack_runs.recorded(args, thief))
     whole, rows = AttackFiles(args.save_dir), []
     for level in levels:
         files = whole if args.sweep is None else whole.level(level)
         if not (files.result.exists() and files.model.exists()):
-            attack_once(args, level, victim, model, experiment, triggers, files)
+            attacked = attack_runs.attack(args, level, thief, files)
+            columns = attack_runs.measure(args, thief, attacked)
+            columns |= attack_runs.located(args, thief.victim.mask, claim)
+            reading = attack_runs.read_as_owner(claim, thief.victim, attacked)
+            columns |= attack_runs.in_columns(reading, claim)
+            attack_runs.write(args, level, thief.victim, attacked, columns, reading, files)
         rows.append(checkpoint.load_json(files.result))
         print(in_words(rows[-1]), flush=True)
-    if args.sweep is None:
-        print(f"model: {whole.model}")
-        return cli.EXIT_OK
-    checkpoint.save_csv(rows, list(dict.fromkeys(column for row in rows for column in row)), whole.table)
-    print(f"table: {whole.table}")
-    if experiment:
-        settings = ", ".join(f"{name} {getattr(args, name)}" for name in (*attack.settings, "seed"))
-        curves = {name: [row[f"{name}_acc"] for row in rows] for name in ("val", "test", *experiment.data.probes)}
-        plots.accuracy_by_level(levels, curves,
-                                f"{args.attack}: {settings}", "level, %", whole.plot)
-        print(f"plot:  {whole.plot}")
-    if args.claim:
-        plots.row_of_pictures([whole.level(level).code for level in levels],
-                              [f"{args.attack} {100 * level:g}%" for level in levels], whole.codes)
-        print(f"codes: {whole.codes}")
+    written = {"model": whole.model} if args.sweep is None else attack_runs.write_sweep(args, levels, rows, thief, whole)
+    for name, path in written.items():
+        print(f"{name + ':':<7}{path}")
     return cli.EXIT_OK
 
 
-def forge_claim(args, victim, experiment, triggers) -> int:
+def forge(args, thief, claim) -> int:
     """Make a second claim, on the model or on a copy, and say what the owner's test makes of it, and of the owner's own."""
+    import attack_runs
     import forging
     from utils import checkpoint
     from utils.run_dir import AttackFiles, RunDir
 
-    if args.by == "fake1" and args.key_ratio is None:
-        args.key_ratio = victim.key_share
-    result, changes, made = AttackFiles(args.save_dir).result, FORGERIES[args.by].writes, None
+    result, writes, made = AttackFiles(args.save_dir).result, FORGERIES[args.by].writes, None
     if not all(path.exists() for path in (result, *forging.written_files(args).values())):
         # what can't be done is refused before anything is written
-        made = forging.make(args, victim)
-        shown = made if changes else victim
-        found = read_claimed(args, shown.mask, None if victim.masks_only else shown.weights)
-    RunDir(args.save_dir).open("main_attack.py", recorded(args, experiment))
+        made = forging.make(args, thief.victim)
+        reading = attack_runs.read_as_owner(claim, thief.victim, made if writes else thief.victim)
+    RunDir(args.save_dir).open("main_attack.py", attack_runs.recorded(args, thief))
     if made:
-        row = forging.write(args, victim, made)
-        if changes:
-            row |= {f"stolen_{name}": value for name, value in accuracies(experiment, victim.weights).items()}
-            row |= accuracies(experiment, made.weights)
-        if triggers:
-            row["trigger_p"] = trigger_p_value(triggers, row["trigger_acc"])
-        if found is not None:
-            row |= {f"owner_{name}": value for name, value in in_columns(found, owners_claim(args).signature).items()}
-        checkpoint.save_json(row, result)
+        columns = forging.write(args, thief.victim, made)
+        if writes:
+            columns |= {f"stolen_{name}": value for name, value in attack_runs.accuracies(thief, thief.victim.weights).items()}
+            columns |= attack_runs.measure(args, thief, made)
+        columns |= {f"owner_{name}": value for name, value in attack_runs.in_columns(reading, claim).items()}
+        checkpoint.save_json(columns, result)
     row = checkpoint.load_json(result)
     print("\n".join(forging.in_words(args.by, row)))
-    if args.claim:
-        owners = {name.removeprefix("owner_"): value for name, value in row.items() if name.startswith("owner_")}
-        print(f"owner:     {reading(owners)}")
+    if claim:
+        print(f"owner:     {reading_in_words(row, 'owner_')}")
     return cli.EXIT_OK
 
 
-def place_and_format(args, mask) -> dict[str, Any]:
-    """Values of the flags that say where and how fake3 writes: by hand or from the claim, the rest chosen."""
-    from pruner.embedding import find_region
-
-    layer, start_x, start_y = (getattr(args, flag) for flag in PLACE)
-    code_format = (args.version, args.error_correction or "H", args.mask_pattern)
-    if args.claim:
-        claim = owners_claim(args)
-        layer, start_x, start_y = claim.layer, claim.start_x, claim.start_y
-        code_format = (claim.version, claim.error_correction, claim.mask_pattern)
-    version, error_correction, mask_pattern = code_format
-    chosen = find_region(mask, args.signature, error_correction=error_correction, version=version,
-                         mask_pattern=mask_pattern, layer=layer, start_x=start_x, start_y=start_y, low_level=False)
-    return dict(zip((*PLACE, *FORMAT), (layer, start_x, start_y, chosen.code_format.version, error_correction,
-                                        chosen.code_format.mask_pattern)))
-
-
-def level_or_sweep(args, key_share: float | None) -> dict[str, Any]:
-    """Values of --level and --sweep, one of them None. Raises UserError where neither is given and nothing says."""
-    from utils.errors import UserError
-
-    level, sweep = args.level, args.sweep
-    if level is None and sweep is None:
-        level, sweep = key_share if args.attack == "fake1" else None, ATTACKS[args.attack].levels or None
-        if level is None and sweep is None:
-            raise UserError(f"--level: {args.checkpoint} does not say how large its key was (a locked.pth.tar does); "
-                            "give the key's share of the whole ticket")
-    return {"level": level, "sweep": sweep and tuple(dict.fromkeys(sweep))}
-
-
-def perform(args, level: float | None, victim, model):
-    """(mask, weights) of the attacked model, by the attack and settings in the flags."""
-    attack = ATTACKS[args.attack]
-    settings = {name: getattr(args, name) for name in attack.settings} | ({"level": level} if attack.has_level else {})
-    settings |= {"model": model} if attack.needs_model else {}
-    return attack.load()(victim.mask, victim.weights, seed=args.seed, **settings)
-
-
-def attack_once(args, level: float | None, victim, model, experiment, triggers, files) -> None:
-    """Attack, measure, and write the model and after it the result, which says that all is done."""
-    from attacks.finetune import fine_tune
-    from ownership.readers import write_code
-    from pruner import tickets
-    from pruner.masks import Mask
-    from utils import checkpoint
-
-    if args.attack == "finetune":
-        mask, weights, trained = fine_tune(victim.mask, victim.weights, experiment, files, args.seed, args.free_mask)
-        outcome = trained.in_columns()
-        if triggers and "trigger" not in experiment.data.probes:
-            outcome["trigger_acc"] = under_the_owners_classifier(args, weights, triggers, experiment.engine)
-    else:
-        mask, weights = perform(args, level, victim, model)
-        outcome = accuracies(experiment, weights)
-    if triggers:
-        outcome["trigger_p"] = trigger_p_value(triggers, outcome["trigger_acc"])
-    # what is written is what counts: noise may be too small for the weights' dtype
-    mask = Mask({name: weights[f"{name}.weight"] != 0 for name in mask})
-    if victim.masks_only:
-        tickets.write_masks(files.model, mask)
-    else:
-        facts = {"arch": args.arch, "num_classes": len(weights[f"{tickets.HEAD}.weight"]), "attack": args.attack,
-                 "seed": args.seed, "density": mask.density, "nonzeros": mask.nonzeros}
-        tickets.write_weights(files.model, weights, facts if level is None else {**facts, "level": level}, mask)
-    settings = {name: getattr(args, name) for name in ATTACKS[args.attack].settings}
-    found = read_claimed(args, mask, None if victim.masks_only else weights)
-    if found is not None:
-        write_code(found.modules, files.code)
-    checkpoint.save_json({
-        "attack": args.attack, "level": level, "seed": args.seed, **settings,
-        "removed": sum(int((kept & ~mask[name]).sum()) for name, kept in victim.mask.items()),
-        "added": sum(int((~kept & mask[name]).sum()) for name, kept in victim.mask.items()),
-        "nonzeros": mask.nonzeros, "entries": mask.entries, "density": mask.density, **outcome,
-        **(located(args, victim.mask) if args.attack == "locate" else {}),
-        **(in_columns(found, owners_claim(args).signature) if found is not None else {}),
-        "checkpoint": args.checkpoint, "model": str(files.model)}, files.result)
-
-
-def accuracies(experiment, weights) -> dict[str, float | None]:
-    """Accuracy in percent on validation and test pictures, and on triggers if they are followed; None without pictures."""
-    if experiment is None:
-        return {"val_acc": None, "test_acc": None}
-    experiment.engine.model.load_state_dict(weights)
-    data = experiment.data
-    return {f"{name}_acc": experiment.engine.evaluate(pictures)[1]
-            for name, pictures in {"val": data.val, "test": data.test, **data.probes}.items()}
-
-
-def trigger_p_value(triggers, accuracy: float) -> float:
-    """Exact probability that a model which owes nothing to a keyed set has as many right (`check_triggers.py`)."""
-    from ownership.black_box import evidence_of
-
-    right = round(accuracy * len(triggers) / 100)
-    return evidence_of(right, len(triggers), triggers.num_classes).as_json()["p_value"]
-
-
-def under_the_owners_classifier(args, weights, triggers, engine) -> float:
-    """Trigger accuracy in percent of a model that got another classifier, with the stolen one's put back.
-
-    Labels mean nothing to a new classifier; the owner can show that the layers below it still know the set.
-    """
-    from models import build_model
-    from pruner import tickets
-    from utils.engine import Engine
-
-    model = build_model(args.arch, triggers.num_classes)
-    stolen = tickets.read_model_file(args.checkpoint, model).need_weights("--checkpoint")
-    head = {name: tensor for name, tensor in stolen.items() if name.startswith(f"{tickets.HEAD}.")}
-    model.load_state_dict({**weights, **head})
-    return Engine(model, engine.device, amp=engine.amp).evaluate(triggers.pictures.to(engine.device))[1]
-
-
-def located(args, mask) -> dict[str, Any]:
-    """Where `locate` found a block, as columns of the results; with a claim, whether it is (mostly) one of the code's."""
-    from attacks.locate import locate
-
-    found = locate(mask, limit=1)[0]
-    columns = {"found_layer": found.layer, "found_x": found.start_x, "found_y": found.start_y,
-               "found_version": found.version, "found_score": found.score}
-    if args.claim:
-        claim = owners_claim(args)
-        size = claim.code_format.size
-        columns["hit"] = any(found.layer == place.layer and 2 * abs(found.start_x - place.start_x) < size
-                             and 2 * abs(found.start_y - place.start_y) < size for place in claim.places)
-    return columns
-
-
-def read_claimed(args, mask, weights):
-    """What the owner reads where the claim says, an `ownership.extraction.Extraction`; None without --claim.
-
-    Args:
-        mask: where weights are.
-        weights: complete state_dict; None of a file of masks.
-    Raises:
-        UserError: the claim can't be read, or is about another network.
-    """
-    if not args.claim:
-        return None
-    from ownership.extraction import extract_claimed
-    from ownership.suspect import Suspect
-
-    kept = {name: weights[f"{name}.weight"] for name in mask} if weights is not None else None
-    return extract_claimed(Suspect(mask, kept), owners_claim(args))
-
-
-def in_columns(found, signature: str) -> dict[str, Any]:
-    """A reading as columns of the results, values that JSON and CSV hold."""
-    return {"code_lost": found.flips.lost, "code_ones": found.flips.ones, "code_added": found.flips.added,
-            "code_zeros": found.flips.zeros,
-            **{f"read by {reader}": text == signature for reader, text in found.texts.items()},
-            "p_value": found.evidence.p_value, "p_corrected": found.evidence.p_corrected}
-
-
-def owners_claim(args):
-    """The claim in --claim. Raises UserError if it can't be read or is about another network than --arch."""
-    from ownership.claim import read_claim
-    from utils.errors import UserError
-
-    claim = read_claim(args.claim)
-    if claim.arch != args.arch:
-        raise UserError(f"{args.claim}: is about {claim.arch}, not {args.arch}; see --arch")
-    return claim
-
-
-def recorded(args, experiment) -> dict[str, Any]:
-    """What a run directory is held to: files by their contents; not the levels, each of which stands for itself."""
-    from utils import checkpoint
-
-    own = {name: value for name, value in vars(args).items() if name not in ("sweep", "checkpoint", "claim")}
-    return {**own, "checkpoint (sha256)": checkpoint.sha256(args.checkpoint),
-            "claim (sha256)": checkpoint.sha256(args.claim) if args.claim else None,
-            **(experiment.fingerprints() if experiment else {})}
-
-
-def in_words(row: dict[str, Any]) -> str:
+def in_words(row: Mapping[str, Any]) -> str:
     """One line about one result."""
     level = "" if row["level"] is None else f" {100 * row['level']:g}%"
     accuracy = "" if row["test_acc"] is None else f"; val {row['val_acc']:.2f}%, test {row['test_acc']:.2f}%"
@@ -444,16 +223,19 @@ def in_words(row: dict[str, Any]) -> str:
         shown += (f"; found a block in {row['found_layer']} at ({row['found_x']}, {row['found_y']}), version "
                   f"{row['found_version']}" + ("" if "hit" not in row else ", the code" if row["hit"] else ", not the code"))
     if "p_value" in row:
-        shown += f"; code: {reading(row)}"
+        shown += f"; code: {reading_in_words(row)}"
     return (f"{row['attack']}{level}: {row['nonzeros']} weights, {100 * row['density']:.3f}% of {row['entries']} "
             f"(-{row['removed']} +{row['added']}){accuracy}{shown}")
 
 
-def reading(row: dict[str, Any]) -> str:
-    """What the owner reads of his code, from the columns of `in_columns`."""
-    readers = [column.removeprefix("read by ") for column, value in row.items() if column.startswith("read by ") and value]
-    return (f"{row['code_lost']} of {row['code_ones']} ones lost, {row['code_added']} of {row['code_zeros']} zeros added, "
-            f"read by {', '.join(readers) or 'nobody'}, p {row['p_corrected']:.1e}")
+def reading_in_words(row: Mapping[str, Any], prefix: str = "") -> str:
+    """What the owner reads of his code, from its columns in a result, whose names begin with `prefix`."""
+    first = f"{prefix}read by "
+    readers = [column.removeprefix(first) for column, value in row.items() if column.startswith(first) and value]
+    lost, ones, added, zeros, p = (row[f"{prefix}{name}"] for name in ("code_lost", "code_ones", "code_added", "code_zeros",
+                                                                       "p_corrected"))
+    return (f"{lost} of {ones} ones lost, {added} of {zeros} zeros added, read by {', '.join(readers) or 'nobody'}, "
+            f"p {p:.1e}")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,10 @@ class Attack:
         return getattr(importlib.import_module(self.module), self.function)
 
 
+# flags of fake3, of which --claim may say all: where the region lies, and the form of the code in it
+PLACE = ("max_name", "start_x", "start_y")
+FORMAT = ("version", "error_correction", "mask_pattern")
+
 ADDON = Attack("attacks.addon", "add_on", "opens a share of the pruned entries with noise weights (Table 8)",
                ("noise", "share_of"), levels=(0.0, 0.005, 0.01, 0.02, 0.05, 0.1))
 
@@ -52,8 +56,7 @@ ATTACKS: dict[str, Attack] = {
                     ("noise",)),
     "fake3": Attack("attacks.fake3", "replace_code",
                     "writes another signature over the embedded one, with noise weights",
-                    ("signature", "max_name", "start_x", "start_y", "version", "error_correction", "mask_pattern",
-                     "noise", "weights_per_kernel", "insider"), has_level=False),
+                    ("signature", *PLACE, *FORMAT, "noise", "weights_per_kernel", "insider"), has_level=False),
     "locate": Attack("attacks.locate", "locate_and_strike",
                      "finds the block that looks most like a code, without the claim, and clears or fills it",
                      ("then", "noise"), has_level=False),
@@ -97,8 +100,7 @@ FORGERIES: dict[str, Forgery] = {
                      ("signature", "budget", "version", "error_correction", "noise", "weights_per_kernel", "top_up")),
     "fake3": Forgery("attacks.second_claim", "by_replacing",
                      "a code over the owner's, at --claim's place, one by hand, or the block that looks most like a code",
-                     ("signature", "max_name", "start_x", "start_y", "version", "error_correction", "mask_pattern", "noise",
-                      "weights_per_kernel", "insider")),
+                     ("signature", *PLACE, *FORMAT, "noise", "weights_per_kernel", "insider")),
     "resign": Forgery("attacks.second_claim", "by_signing_again",
                       "a code beside the owner's, where it changes least, at the same density",
                       ("signature", "version", "error_correction", "noise")),
