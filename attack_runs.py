@@ -61,6 +61,20 @@ class Attacked:
     trained: Trained | None = None
 
 
+class Result(dict[str, Any]):
+    """The columns of a result.json. Asking for one that is not there raises UserError, which names file and mend."""
+
+    def __init__(self, path: Path):
+        """Raises UserError for a file that can't be read as JSON; what is no table in it has no columns."""
+        content = checkpoint.load_json(path)
+        super().__init__(content if isinstance(content, dict) else {})
+        self._path = path
+
+    def __missing__(self, column: str) -> Any:
+        raise UserError(f"{self._path}: has no {column!r}: it is damaged or another version's; remove it, and the same command "
+                        "makes it anew")
+
+
 # --- before anything is written ---------------------------------------------------------------------------------------
 
 

@@ -157,7 +157,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
     import attack_runs
-    from utils import checkpoint
     from utils.run_dir import AttackFiles, RunDir
 
     # what the thief has: a model, perhaps pictures; and what the owner looks for in it
@@ -168,7 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     levels = (args.level,) if args.sweep is None else args.sweep
     attack_runs.refuse_impossible(args, max(levels), thief, claim)
-    RunDir(args.save_dir).open("main_attack.py", attack_runs.recorded(args, thief))
+    run = RunDir(args.save_dir)  # locked for as long as it is there
+    run.open("main_attack.py", attack_runs.recorded(args, thief))
     whole, rows = AttackFiles(args.save_dir), []
     for level in levels:
         files = whole if args.sweep is None else whole.level(level)
@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             reading = attack_runs.read_as_owner(claim, thief.victim, attacked)
             columns |= attack_runs.in_columns(reading, claim)
             attack_runs.write(args, level, thief.victim, attacked, columns, reading, files)
-        rows.append(checkpoint.load_json(files.result))
+        rows.append(attack_runs.Result(files.result))
         print(in_words(rows[-1]), flush=True)
     written = {"model": whole.model} if args.sweep is None else attack_runs.write_sweep(args, levels, rows, thief, whole)
     for name, path in written.items():
@@ -199,7 +199,8 @@ def forge(args, thief, claim) -> int:
         # what can't be done is refused before anything is written
         made = forging.make(args, thief.victim)
         reading = attack_runs.read_as_owner(claim, thief.victim, made if writes else thief.victim)
-    RunDir(args.save_dir).open("main_attack.py", attack_runs.recorded(args, thief))
+    run = RunDir(args.save_dir)
+    run.open("main_attack.py", attack_runs.recorded(args, thief))
     if made:
         columns = forging.write(args, thief.victim, made)
         if writes:
@@ -207,7 +208,7 @@ def forge(args, thief, claim) -> int:
             columns |= attack_runs.measure(args, thief, made)
         columns |= {f"owner_{name}": value for name, value in attack_runs.in_columns(reading, claim).items()}
         checkpoint.save_json(columns, result)
-    row = checkpoint.load_json(result)
+    row = attack_runs.Result(result)
     print("\n".join(forging.in_words(args.by, row)))
     if claim:
         print(f"owner:     {reading_in_words(row, 'owner_')}")

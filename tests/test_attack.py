@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
+import attack_runs
+import forging
 from attacks import ATTACKS
 from attacks.addon import add_on
 from attacks.fake1 import forge
@@ -26,6 +28,7 @@ from pruner.masks import Mask, prunable_layers
 from utils.engine import Engine
 from utils.errors import UserError
 from utils.randomness import draw_positions
+from utils.run_dir import RunDir
 
 SIGNATURE, OTHER = "Jane Doe 2026", "a thief"
 PLAIN = {"noise": 0.1, "insider": False, "weights_per_kernel": None, "seed": 1}
@@ -570,3 +573,40 @@ def test_a_folder_with_another_attack_is_refused(run_main, refused, stolen, tmp_
     torch.save(content, model)
     assert "checkpoint (sha256)" in refused(run_main(*words, "--level", 0.1))
     assert (tmp_path / "run/result.json").read_bytes() == written
+
+
+def test_a_folder_is_locked_while_it_is_written(run_main, stolen, tmp_path, monkeypatch):
+    refusals = []
+
+    def tried_by_another(function):
+        def try_it(*arguments):
+            with pytest.raises(UserError, match="another process is writing there"):
+                RunDir(tmp_path / "run").open("main_attack.py", {})
+            refusals.append(function.__name__)
+            return function(*arguments)
+
+        return try_it
+
+    for module, name in ((attack_runs, "write"), (forging, "write")):
+        monkeypatch.setattr(module, name, tried_by_another(getattr(module, name)))
+    for attack, more in (("prune", ("--sweep", "0,0.1")), ("forge", ("--budget", 1))):
+        done = run_main("main_attack.py", attack, "--checkpoint", stolen / "model.pth.tar", "--no_accuracy", *more, "--save_dir",
+                        tmp_path / "run")
+        assert done.returncode == 0, done.stderr
+        shutil.rmtree(tmp_path / "run")
+    assert refusals == ["write"] * 3
+
+
+@pytest.mark.parametrize("spoil", [lambda row: {name: row[name] for name in row if name != "removed"}, lambda row: [],
+                                   lambda row: {**row, "p_value": 0.5}])
+def test_a_result_without_its_columns_is_named_and_made_anew_once_it_is_gone(run_main, refused, stolen, tmp_path, spoil):
+    words = ("main_attack.py", "prune", "--checkpoint", stolen / "model.pth.tar", "--no_accuracy", "--sweep", "0,0.1",
+             "--save_dir", tmp_path / "run")
+    first, path = run_main(*words), tmp_path / "run/level_0.1/result.json"
+    assert first.returncode == 0, first.stderr
+    written = path.read_bytes()
+    path.write_text(json.dumps(spoil(json.loads(written))))
+    message = refused(run_main(*words))
+    assert f"{path}: has no '" in message and "remove it" in message
+    path.unlink()
+    assert run_main(*words).stdout == first.stdout and path.read_bytes() == written

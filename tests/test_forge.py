@@ -446,6 +446,21 @@ def test_a_killed_run_is_finished_and_a_finished_one_skipped(owner, run_main, re
     assert "--seed 1 then, 2 now" in refused(run_main(*words, "--seed", 2))
 
 
+def test_a_result_of_an_earlier_version_is_named_and_made_anew_once_it_is_gone(unsigned, run_main, refused, tmp_path):
+    words = ("main_attack.py", "forge", "--checkpoint", unsigned[0], "--no_accuracy", "--budget", 5, "--save_dir", tmp_path)
+    first, path, claim = run_main(*words), tmp_path / "result.json", tmp_path / "forged.claim.json"
+    assert first.returncode == 0, first.stderr
+    written, claimed, row = path.read_bytes(), claim.read_bytes(), result(tmp_path)
+    old = ("attack", "seed", "budget", "length", "agreeing", "p_value", "p_corrected", "p_any_text", "claim")
+    path.write_text(json.dumps({name: row[name] for name in old}))
+    message = refused(run_main(*words))
+    assert f"{path}: has no 'signature'" in message and "remove it" in message
+    assert claim.read_bytes() == claimed
+    path.unlink()
+    assert run_main(*words).stdout == first.stdout
+    assert (path.read_bytes(), claim.read_bytes()) == (written, claimed)
+
+
 def test_every_way_has_its_function_and_its_flags():
     from main_attack import parse_args
 
