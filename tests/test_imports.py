@@ -1,0 +1,52 @@
+"""Imports between folders run one way, entry scripts -> ownership, attacks -> pruner -> models, datasets -> utils, and in no circle."""
+
+import ast
+from pathlib import Path
+
+import networkx
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MAY_IMPORT = {
+    "utils": set(),
+    "datasets": {"utils"},
+    "models": {"utils"},
+    "pruner": {"models", "datasets", "utils"},
+    "attacks": {"pruner", "models", "datasets", "utils"},  # not ownership: a thief has none of it
+    "ownership": {"pruner", "models", "datasets", "utils"},
+}
+FILES = sorted(path.relative_to(ROOT) for folder in MAY_IMPORT for path in (ROOT / folder).glob("**/*.py"))
+MODULES = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path
+           for path in [*FILES, *(path.relative_to(ROOT) for path in ROOT.glob("*.py"))]}
+
+
+def imported(source: str) -> set[str]:
+    """The project's modules that a source imports, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "relative imports are not followed here"
+            names |= {child if (child := f"{node.module}.{alias.name}") in MODULES else node.module for alias in node.names}
+            assert all(alias.name != "*" for alias in node.names)
+    return names & MODULES.keys()
+
+
+def test_imports_are_seen_wherever_they_stand():
+    assert imported("import utils.checkpoint\ndef f():\n    from pruner import masks\n    from attacks.prune import prune\n"
+                    "    import json, torch") == {"utils.checkpoint", "pruner.masks", "attacks.prune"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_folder_imports_only_what_lies_below_it(path):
+    own = path.parts[0]
+    folders = {name.split(".")[0] for name in imported((ROOT / path).read_text())}
+    assert folders <= MAY_IMPORT[own] | {own}  # so neither the other of two on one level, nor an entry script
+
+
+def test_no_module_imports_itself_through_others():
+    graph = networkx.DiGraph((name, other) for name, path in MODULES.items()
+                             for other in imported((ROOT / path).read_text()))
+    assert graph.number_of_edges() > len(MODULES)
+    assert list(networkx.simple_cycles(graph)) == []
