@@ -7,7 +7,8 @@ damage: version 3-H codes of "signature" and of "Jane Doe 2026" with shares of t
 flipped, drawn at random; read by ZXing, zbar and ordered statistics. false: random regions (dead rows and columns, any
 density), each read for one text length and mask pattern. calibration: the raw p-value on unrelated pairs of window and
 signature. scan: all layers of a network. hidden: how often `locate` finds the code by place, and whether the text survives when
-the block is filled; on simulated tickets, or on a real one given as --ticket. sparse: tickets as of ResNet-18 at 1.2% (simulated: see `network`), attacked.
+the block is filled; on simulated tickets, or on a real one given as --ticket. sparse: tickets as of ResNet-18 at 1.2%
+(simulated: see `network`), attacked.
 """
 
 import argparse
@@ -101,7 +102,8 @@ def calibration(args, random: np.random.Generator):
             row = table[ones.sum()]
             p_values.append(row[scores[ones].sum():].sum() / row.sum())
     for alpha in (0.05, 0.01, 0.001):
-        yield {"what": f"share of {len(p_values)} unrelated pairs with p < {alpha:g}", "value": np.mean(np.array(p_values) < alpha)}
+        yield {"what": f"share of {len(p_values)} unrelated pairs with p < {alpha:g}",
+               "value": np.mean(np.array(p_values) < alpha)}
 
 
 def network(arch: str, density: float, random: np.random.Generator) -> tuple[Mask, dict[str, torch.Tensor]]:

@@ -9,9 +9,10 @@ test of occupancy. An add-on attack that occupies most of the zeros with a weigh
 What that assumes: the signature was chosen without looking at the suspect. Somebody who makes it up afterwards need not try
 many: a decoder finds, in milliseconds, a text whose code agrees with any region far better than chance would have it. So a
 signature should be bound to its owner, say by publishing a salted hash of it, or of the claim, before the dispute. Where it
-was not, `p_any_text` is what is left: corrected for all texts of its kind as well. Header and padding are left out, since any other owner's code agrees in them as well; so are the modules
-that hold the text itself, since letters have bits in common. And where a code has several independent parts (Reed-Solomon
-blocks), the p-value is the largest of theirs: two texts with the same ending share a whole block.
+was not, `p_any_text` is what is left: corrected for all texts of its kind as well. Header and padding are left out, since any
+other owner's code agrees in them as well; so are the modules that hold the text itself, since letters have bits in common. And
+where a code has several independent parts (Reed-Solomon blocks), the p-value is the largest of theirs: two texts with the same
+ending share a whole block.
 """
 
 from collections.abc import Sequence

@@ -104,8 +104,8 @@ def compare(sides: Sequence[Side], own_models: OwnModels | None = None, notes: S
     said = []
     if all(owned) and sides[0].committed:
         said.append("both marks are in the suspect: the second was "
-                    f"{'committed to later' if sides[1].committed else 'not committed to'}, so it counts as written into what was "
-                    "the first's already")
+                    f"{'committed to later' if sides[1].committed else 'not committed to'}, so it counts as written into "
+                    "what was the first's already")
     if refused[0] and not refused[1]:
         said.append("the first claim is refused, so the second is judged as if it were alone")
     if any(side.later for side in sides):

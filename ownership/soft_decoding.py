@@ -43,8 +43,8 @@ def log2_chance(weights: np.ndarray, code: LinearCode, bits: np.ndarray, exact: 
     """How many texts, as plausible as this one, would agree with the weights as well by chance: log2, an upper bound.
 
     For each independent part of the code, the sum of weights over modules that agree less those that do not, against
-    modules that are drawn at random: the tail (Chernoff's bound of it, if not `exact`), times the number of texts the part can hold in the
-    text's class of bytes. The parts' bounds are added, since one wrong part makes a wrong text, however well the others
+    modules that are drawn at random: the tail (Chernoff's bound of it, if not `exact`), times the number of texts the part can
+    hold in the text's class of bytes. The parts' bounds are added, since one wrong part makes a wrong text, however well the others
     agree. Modules that are the same for all texts count nothing, so the bound also holds where another text lies there.
 
     Args:

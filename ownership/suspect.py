@@ -39,7 +39,7 @@ class Suspect:
 
     def counts(self, layer: str) -> np.ndarray:
         """int [out, in], weights in each kernel of a layer. Raises UserError if there is no such layer."""
-        return named_layer(self.mask, layer).flatten(2).sum(2).numpy()
+        return named_layer(self.mask, layer, "layer").flatten(2).sum(2).numpy()
 
     def window(self, place: Place, version: int) -> Window:
         """Raises UserError if there is no such layer, or the window leaves it."""

@@ -107,10 +107,10 @@ def find_copies(mask: Mask, signature: str, first: Region, copies: int, low_leve
     return regions
 
 
-def named_layer(mask: Mask, name: str) -> torch.Tensor:
-    """The mask of one layer, bool [out, in, height, width]. Raises UserError naming --max_name if there is none."""
+def named_layer(mask: Mask, name: str, said: str = "--max_name") -> torch.Tensor:
+    """The mask of one layer, bool [out, in, height, width]. Raises UserError if there is none; said: where the name is from."""
     if name not in mask:
-        raise UserError(f"--max_name {name}: no such layer; the mask has {', '.join(mask)}")
+        raise UserError(f"{said} {name}: no such layer; the mask has {', '.join(mask)}")
     return mask[name]
 
 

@@ -358,7 +358,8 @@ class SlurmRunner:
             return None
 
     def queue(self) -> set[str] | None:
-        """Numbers of the jobs that wait or run, None where Slurm does not answer. Asks squeue, since sacct wants a data base that small clusters lack."""
+        """Numbers of the jobs that wait or run, None where Slurm does not answer."""
+        # squeue, since sacct wants a data base that small clusters lack
         if self.here:
             return {number for number, handle in self.handles.items() if not handle.done()}
         asked = subprocess.run(["squeue", "--me", "--array", "--noheader", "--format", "%i"], capture_output=True, text=True)

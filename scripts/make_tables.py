@@ -178,8 +178,8 @@ def table1(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
         Measure("dense accuracy"), Measure("ticket accuracy"), Measure("remaining", 3), Measure("rounds at each rate", None)))
     for cell in sweep.cells("ticket", paper):
         theirs, ours = paper.get(cell, {}), sweep.results(cell, "ticket")
-        table.add(named(cell), (theirs.get("dense_acc"), of(ours, "dense_acc")), (theirs.get("ticket_acc"), of(ours, "ticket_acc")),
-                  (theirs.get("remaining"), of(ours, "density", 100)),
+        table.add(named(cell), (theirs.get("dense_acc"), of(ours, "dense_acc")),
+                  (theirs.get("ticket_acc"), of(ours, "ticket_acc")), (theirs.get("remaining"), of(ours, "density", 100)),
                   (in_brackets(theirs["rounds"]) if theirs else None, [in_brackets(one["rounds_per_rate"]) for one in ours]))
     return table
 

@@ -1,4 +1,4 @@
-"""Imports between folders run one way, entry scripts -> ownership, attacks -> pruner -> models, datasets -> utils, and in no circle."""
+"""Imports run one way, entry scripts -> ownership, attacks -> pruner -> models, datasets -> utils, and in no circle."""
 
 import ast
 from pathlib import Path
