@@ -11,7 +11,6 @@ above 1, k at once are done before k in a row.
 import argparse
 import csv
 import itertools
-import platform
 import statistics
 import sys
 import time
@@ -27,6 +26,7 @@ from models import ARCHITECTURES, build_model
 from pruner.masks import Mask, MaskedWeights, prunable_layers
 from utils.engine import Engine, TrainingProtocol, make_optimizer, resolve_device
 from utils.many import Constraints, StackedEngine, side_by_side
+from utils.run_dir import processor
 
 PROTOCOL = TrainingProtocol(1, 0.1, (), 128, 0.9, 1e-4)
 SETTLE = 3  # untimed steps before each block
@@ -118,7 +118,7 @@ def main() -> None:
     part = Pictures(torch.randint(0, 256, (args.pictures, 32, 32, 3), dtype=torch.uint8, generator=generator),
                     torch.randint(0, 10, (args.pictures,), generator=generator))
     data = Dataset("random pictures", part, part, part, tuple(map(str, range(10))), (0.5,) * 3, (0.29,) * 3, True).to(device)
-    chip = torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU"
+    chip = torch.cuda.get_device_name() if cuda else processor()
     print(f"{args.arch}, {chip}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
           f"{'compiled' if args.compile else 'not compiled'}, random pictures, batch {args.batch_size}", flush=True)
     for row in measure(args, data, device):

@@ -20,7 +20,6 @@ accuracy: whole trainings with both loops, several seeds; not among the default 
 import argparse
 import csv
 import itertools
-import platform
 import statistics
 import subprocess
 import sys
@@ -50,7 +49,7 @@ from models import ARCHITECTURES, build_model
 from pruner.masks import Mask, MaskedWeights, prunable_layers
 from utils import engine
 from utils.engine import Engine, TrainingProtocol, make_optimizer, resolve_device
-from utils.run_dir import TrainingFiles
+from utils.run_dir import TrainingFiles, processor
 
 SETTLE = 3  # untimed steps before each block
 # steps per block and blocks of each loop, so that everything takes minutes
@@ -500,7 +499,7 @@ def main() -> None:
     if args.peak_of:
         print(peak_of(setting, args.peak_of))
         return
-    chip = torch.cuda.get_device_name() if setting.device.type == "cuda" else f"{platform.machine()} CPU"
+    chip = torch.cuda.get_device_name() if setting.device.type == "cuda" else processor()
     print(f"{args.arch}, {chip}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
           f"{'compiled' if args.compile else 'not compiled'}, {setting.data.name}, batch {args.batch_size}, "
           f"density {args.density:g}", flush=True)
