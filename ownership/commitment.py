@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,7 +217,8 @@ def open_claim(path: str | Path, commitment_path: str | Path | None,
         owner_key_field: the field that says which key signs the commitment (hex; None for no signature), so that a signature can
             be neither taken off nor exchanged.
     Raises:
-        Refused: naming the fields that were changed, are missing or are too many; or the root or signature.
+        Refused: naming the fields that were changed, are missing or are too many; or the root or signature; or the commitment is
+            another claim's.
     """
     claim, stated = read_claim(path)
     leaves = claim.leaves()
@@ -227,14 +228,15 @@ def open_claim(path: str | Path, commitment_path: str | Path | None,
                           "which)")
         return claim, None
     commitment = read_commitment(commitment_path)
+    changed = changed_fields(claim, commitment)
+    if changed >= leaves.keys() and stated != commitment.root:
+        raise Refused(f"{path}: does not open {commitment_path}, which is another claim's commitment: no field is in both")
+    both = leaves.keys() & commitment.leaves.keys()
     for complaint, names in (("lacks", commitment.leaves.keys() - leaves.keys()),
                              ("has more than was committed to:", leaves.keys() - commitment.leaves.keys()),
-                             ("does not open the commitment; changed since:",
-                              {name for name in leaves.keys() & commitment.leaves.keys()
-                               if leaves[name] != commitment.leaves[name]})):
+                             ("does not open the commitment; changed since:", changed & both)):
         if names:
-            raise Refused(f"{path}: {complaint} {', '.join(map(shortened, sorted(names)[:5]))}"
-                          + (f" and {len(names) - 5} more" if len(names) > 5 else ""))
+            raise Refused(f"{path}: {complaint} {in_words(names)}")
     if stated != commitment.root:
         raise Refused(f"{path}: 'root' was changed")
     key = None if commitment.owner_key is None else commitment.owner_key.hex()
@@ -242,6 +244,18 @@ def open_claim(path: str | Path, commitment_path: str | Path | None,
         raise Refused(f"{commitment_path}: " + ("is not signed, the claim names an owner's key" if key is None else
                                                 "is signed with another key than the claim names"))
     return claim, commitment
+
+
+def changed_fields(claim: SaltedClaim, commitment: Commitment) -> set[str]:
+    """The fields that one of the two lacks, or that have another value or salt in the claim."""
+    leaves = claim.leaves()
+    return {name for name in leaves.keys() | commitment.leaves.keys() if leaves.get(name) != commitment.leaves.get(name)}
+
+
+def in_words(names: Iterable[str]) -> str:
+    """The first few fields, and how many more there are."""
+    names = sorted(names)
+    return ", ".join(map(shortened, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _read_bounded(path: str | Path, limit: int) -> bytes:

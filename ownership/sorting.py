@@ -1,12 +1,13 @@
 """Which of the given files belongs to which of two rivals' claims. Digests tell, so the files may be named in any order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from datasets import ImageSizeError
 from ownership import arbiter, commitment, rivals
 from ownership.arbiter import Opened
-from ownership.commitment import Refused
+from ownership.commitment import Commitment, Refused, SaltedClaim
 from ownership.inputs import Given, Inputs
 from ownership.owner_claim import OwnerClaim, mask_sha256
 from pruner import key_masks
@@ -28,8 +29,8 @@ def open_claims(paths: Sequence[str], commitments: Sequence[str], suspect: str |
         commitments: at most as many, in any order.
         suspect: its file, which two claims about different networks can't both be about.
     Raises:
-        UserError: a file that can't be read, or is there twice; the second claim alone opens a commitment; a suspect of neither
-            claim's network.
+        UserError: a file that can't be read, or is there twice; a commitment of neither of two claims; the second claim alone
+            opens a commitment; a suspect of neither claim's network.
     """
     if len(paths) == 1:
         return [arbiter.open_claim(paths[0], commitments[0] if commitments else None, inputs)]
@@ -43,25 +44,53 @@ def open_claims(paths: Sequence[str], commitments: Sequence[str], suspect: str |
 
 
 def commitments_of(claims: Sequence[str], commitments: Sequence[str]) -> list[str | None]:
-    """Of two claims the commitment of each, told by its root. Raises UserError for a file that can't be read, or is there
-    twice."""
-    roots, published = [], []
-    for path in claims:
-        try:
-            private, stated = commitment.read_claim(path)
-            roots.append((commitment.root_of(private.leaves()), stated))
-        except Refused:  # opening it will say why
-            roots.append((None, None))
-    for path in commitments:
-        try:
-            published.append(commitment.read_commitment(path).root)
-        except Refused:
-            published.append(None)
-    for flag, paths, found in (("claim", claims, [root for root, _ in roots]), ("commitment", commitments, published)):
+    """Of two claims the commitment of each, told by its root.
+
+    Nobody's claim is refused for a file that may be the rival's: a commitment that opens neither claim is an error, and so is a
+    changed copy of one. Raises UserError for these, and for a file that can't be read, or is there twice.
+    """
+    private = [_or_refused(commitment.read_claim, path) for path in claims]
+    public = [_or_refused(commitment.read_commitment, path) for path in commitments]
+    roots = [(None, None) if isinstance(found, Refused) else (commitment.root_of(found[0].leaves()), found[1])
+             for found in private]
+    published = [None if isinstance(found, Refused) else found.root for found in public]
+    for flag, paths, known in (("claim", claims, [root for root, _ in roots]), ("commitment", commitments, published)):
         # a root stands for all content; where there is none, the bytes do
-        if len(paths) == 2 and len({root or checkpoint.sha256(path) for root, path in zip(found, paths)}) == 1:
+        if len(paths) == 2 and len({root or checkpoint.sha256(path) for root, path in zip(known, paths)}) == 1:
             raise UserError(f"--{flag}: {paths[0]} and {paths[1]} are the same {flag}; name the two rivals' files")
-    return [None if index is None else commitments[index] for index in pair_commitments(roots, published)]
+    whose = pair_commitments(roots, published)
+    for index, path in enumerate(commitments):
+        if index not in whose:
+            raise UserError(f"--commitment {path}: {_why_nobodys(public[index], private)}")
+    for number, index in enumerate(whose):
+        if index is not None and published[index] is not None and published[index] == roots[number][0]:
+            key = public[index].owner_key
+            if private[number][0].values.get("owner_key") != (None if key is None else key.hex()):
+                raise UserError(f"--commitment {commitments[index]}: has the fields of the {rivals.NAMES[number]} claim, but is "
+                                f"signed by {'nobody' if key is None else 'another key'}; take the file from where it was "
+                                "published")
+    return [None if index is None else commitments[index] for index in whose]
+
+
+def _or_refused(read: Callable[[str], Any], path: str) -> Any:
+    """What is in a file, or why it is refused."""
+    try:
+        return read(path)
+    except Refused as error:
+        return error
+
+
+def _why_nobodys(public: Commitment | Refused, private: Sequence[tuple[SaltedClaim, bytes] | Refused]) -> str:
+    """For a commitment that no claim opens."""
+    if isinstance(public, Refused):
+        return f"belongs to neither claim, as it can't be read ({public}); take the file from where it was published"
+    for name, found in zip(rivals.NAMES, private):
+        if not isinstance(found, Refused):
+            changed = commitment.changed_fields(found[0], public)
+            if not changed >= found[0].values.keys():
+                return (f"belongs to neither claim; the {name} has some of its fields, and differs from it in "
+                        f"{commitment.in_words(changed)}. Leave it out, or name the claim as it was committed to")
+    return "belongs to neither claim; leave it out"
 
 
 def pair_commitments(claims: Sequence[tuple[bytes | None, bytes | None]],
@@ -72,8 +101,8 @@ def pair_commitments(claims: Sequence[tuple[bytes | None, bytes | None]],
         claims: the root that each claim's fields give, and the one that its file states; None where it can't be read.
         commitments: their roots, likewise. At most as many as claims.
     Returns:
-        for each claim the number of the commitment that it opens; failing that, of the one whose root it states; of those that
-        are then left over the next. None where there is none left.
+        for each claim the number of the commitment that it opens; failing that, of the one whose root it states; for a claim that
+        can't be read, which is refused in any case, of one that is left over. None where there is none.
     """
     found: list[int | None] = [None] * len(claims)
     for kind in (0, 1):
@@ -82,7 +111,7 @@ def pair_commitments(claims: Sequence[tuple[bytes | None, bytes | None]],
                 found[number] = next((index for index, root in enumerate(commitments)
                                       if root == roots[kind] and index not in found), None)
     left = [index for index in range(len(commitments)) if index not in found]
-    return [left.pop(0) if index is None and left else index for index in found]
+    return [left.pop(0) if index is None and left and roots == (None, None) else index for index, roots in zip(found, claims)]
 
 
 def refuse_other_networks(opened: Sequence[Opened], suspect: str, inputs: Inputs) -> list[Opened]:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_verify import (OTHER_KEY, OWNER, TRIGGERS, Page, assert_self_contained, digits, owner, trained)
@@ -261,11 +262,64 @@ A, B, C = (bytes([number]) * 32 for number in range(3))
 @pytest.mark.parametrize(("claims", "commitments", "expected"), [
     ([(A, A), (B, B)], [A, B], [0, 1]), ([(A, A), (B, B)], [B, A], [1, 0]), ([(A, A), (B, B)], [B], [None, 0]),
     ([(A, A), (B, B)], [], [None, None]), ([(C, A), (B, B)], [B, A], [1, 0]), ([(C, A), (A, A)], [A], [None, 0]),
-    ([(C, A), (A, A)], [B, A], [0, 1]), ([(C, C), (B, B)], [A, B], [0, 1]), ([(C, C), (B, B)], [B, A], [1, 0]),
+    ([(C, A), (A, A)], [B, A], [None, 1]), ([(C, C), (B, B)], [A, B], [None, 1]), ([(C, C), (B, B)], [B, A], [None, 0]),
     ([(None, None), (B, B)], [None, B], [0, 1]), ([(None, None), (None, None)], [A, B], [0, 1]),
-    ([(A, A), (B, B)], [None], [0, None]), ([(A, A), (B, B)], [C, A], [1, 0])])
+    ([(None, None), (B, B)], [C], [0, None]), ([(A, A), (None, None)], [C, A], [1, 0]),
+    ([(A, A), (B, B)], [None], [None, None]), ([(A, A), (B, B)], [C, A], [1, None])])
 def test_commitments_go_to_whom_they_belong(claims, commitments, expected):
     assert sorting.pair_commitments(claims, commitments) == expected
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ("strange", "--commitment {0}: belongs to neither claim; leave it out"),
+    ("strange jane", "--commitment {0}: belongs to neither claim; leave it out"),
+    ("again strange", "--commitment {1}: belongs to neither claim; leave it out"),
+    ("some", "--commitment {0}: belongs to neither claim; the first has some of its fields, and differs from it in 'v2.version'."),
+    ("some again", "--commitment {0}: belongs to neither claim; the first has some of its fields"),
+    ("false again", "--commitment {0}: belongs to neither claim, as it can't be read ({0}: 'root' is not that of the leaves"),
+    ("text again", "--commitment {0}: belongs to neither claim, as it can't be read ({0}: not a JSON file"),
+    ("signed again", "--commitment {0}: has the fields of the first claim, but is signed by another key; take the file from"),
+    ("unsigned again", "--commitment {0}: has the fields of the first claim, but is signed by nobody; take the file from")])
+def test_no_claim_is_refused_for_a_commitment_of_the_rivals_making(run_main, owner, thief, refused, tmp_path, given, message):
+    """John names what refutes Jane's claim, and would own her model: another claim's commitment, one that shares all published
+    leaves but one with hers, a damaged copy, and hers without her signature."""
+    hers = json.loads((owner / "commitment.json").read_text())
+    private, _ = commitment.read_claim(owner / "claim.json")
+    public = commitment.read_commitment(owner / "commitment.json")
+    some = commitment.Commitment({**public.leaves, "v2.version": bytes(32)})
+    contents = {"some": commitment._public_content(some), "false": {**hers, "root": "0" * 64},
+                "signed": commitment._public_content(commitment.commit(private, Ed25519PrivateKey.generate())),
+                "unsigned": commitment._public_content(commitment.commit(private))}
+    for name, content in contents.items():
+        (tmp_path / f"{name}.json").write_bytes(commitment._text(content))
+    (tmp_path / "text.json").write_text("no commitment")
+    paths = {"strange": thief / "forged/commitment.json", "jane": owner / "commitment.json",
+             "again": thief / "again/commitment.json", **{name: tmp_path / f"{name}.json" for name in (*contents, "text")}}
+    files = [paths[name] for name in given.split()]
+    done = run_main("main_verify.py", "--claim", owner / "claim.json", "--claim", thief / "again/claim.json",
+                    *itertools.chain(*(("--commitment", path) for path in files)), "--suspect", thief / "again.pth.tar",
+                    "--restarts", 0, "--json", tmp_path / "out.json", "--report", tmp_path / "page.html")
+    assert message.format(*files) in refused(done) and not done.stdout
+    assert not (tmp_path / "out.json").exists() and not (tmp_path / "page.html").exists()
+
+
+def test_a_claim_that_was_made_consistent_again_opens_nothing(run_main, owner, thief, refused, tmp_path):
+    private, _ = commitment.read_claim(thief / "again/claim.json")
+    changed = commitment.SaltedClaim({**private.values, "owner": "Jack", "arch": "res18"}, private.salts)
+    (tmp_path / "changed.json").write_bytes(commitment._text(commitment._private_content(changed)))
+    done = run_main("main_verify.py", "--claim", owner / "claim.json", "--claim", tmp_path / "changed.json", "--commitment",
+                    owner / "commitment.json", "--commitment", thief / "again/commitment.json", "--suspect",
+                    thief / "again.pth.tar", "--restarts", 0)
+    assert "belongs to neither claim; the second has some of its fields, and differs from it in 'arch', 'owner'." in refused(done)
+
+
+def test_a_rival_whose_claim_can_not_be_read_is_refused_whatever_his_commitment_is(run_main, owner, thief, tmp_path):
+    (tmp_path / "claim.json").write_text("{")
+    done = run_main("main_verify.py", "--claim", tmp_path / "claim.json", "--claim", owner / "claim.json", "--commitment",
+                    thief / "forged/commitment.json", "--commitment", owner / "commitment.json", "--suspect",
+                    owner / "own.pth.tar", "--restarts", 0)
+    assert done.returncode == 0 and verdicts(done) == ["refused", "owned"], done.stderr
+    assert "claim.json: not a JSON file that can be read" in done.stdout
 
 
 def test_claims_about_another_network_are_refused(run_main, owner, thief, tmp_path):

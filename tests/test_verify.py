@@ -304,6 +304,21 @@ def test_changed_leaves_root_and_signature_are_refused(owner, files, tmp_path):
     assert "'root' was changed" in as_refused(owner, "claim", commitment._text(changed), tmp_path)
 
 
+def test_another_claims_commitment_is_called_so(verify, run_main, owner, refused, tmp_path):
+    """No field of it opens it: that is a file mistaken, not a claim that was changed in 28 places."""
+    assert run_main("make_claim.py", "--owner", OWNER, "--v2", owner / "v2.json", "--save_dir", tmp_path).returncode == 0
+    done = verify("--suspect", owner / "own.pth.tar", commitment=tmp_path / "commitment.json")
+    assert f"does not open {tmp_path / 'commitment.json'}, which is another claim's commitment" in refused(done)
+    assert "changed since" not in done.stdout + done.stderr
+    # one field alike, and it is the claim's: then the others were changed
+    private, _ = commitment.read_claim(owner / "claim.json")
+    other = commitment.salted(private.values)
+    other = commitment.SaltedClaim(other.values, {**other.salts, "arch": private.salts["arch"]})
+    (tmp_path / "other.json").write_bytes(commitment._text(commitment._public_content(commitment.commit(other))))
+    assert "changed since: 'fidelity.dataset'" in refused(verify("--suspect", owner / "own.pth.tar",
+                                                                 commitment=tmp_path / "other.json"))
+
+
 def test_another_persons_signature_is_refused(owner, tmp_path):
     private, public = open_claim(owner / "claim.json", owner / "commitment.json", "owner_key")
     stolen = commitment.commit(private, Ed25519PrivateKey.generate())
