@@ -146,7 +146,7 @@ def labels_of_suspect(args, triggers):
         return black_box.predict(args.checkpoint, args.arch, num_classes, triggers.pictures, names, args.mean, args.std)
     if args.predictions is not None:
         return black_box.read_predictions(args.predictions, names, num_classes)
-    address = model_address(args.endpoint, args.model_name)
+    address = model_address(args.endpoint, args.model_name, has_flag=True)
     service = Service(args.timeout, args.retries, token=token_from(args.token_env, args.token_file))
     images = triggers.pictures.images.numpy()
     return query_endpoint(address, service, images, names, num_classes, args.batch, args.output)

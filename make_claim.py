@@ -139,7 +139,7 @@ def key_mask_claim(args, model):
     from pruner import key_masks, tickets
 
     locked, key = (tickets.read_model_file(path, model, head=False) for path in (args.v1, args.key))
-    mask, weights = key_masks.merge(locked, key)
+    mask, weights = key_masks.merge(locked, key, "--v1")
     return KeyMask(key_masks.fingerprint(mask, weights), mask_sha256(mask),
                    key_masks.fingerprint(key.mask, key.initial), key.mask.nonzeros)
 
@@ -150,7 +150,7 @@ def trigger_claim(args):
     from ownership.owner_claim import Triggers
     from utils.errors import UserError
 
-    found = load_exported(args.v3)
+    found = load_exported(args.v3, "--v3")
     size = found.pictures.images.shape[1]
     if args.trigger_key and keyed(read_key(args.trigger_key), len(found), found.num_classes,
                                   size).fingerprint() != found.fingerprint():

@@ -317,11 +317,11 @@ def export(triggers: TriggerSet, folder: str | Path) -> None:
                           "sha256": triggers.fingerprint()}, folder / "triggers.json")
 
 
-def load_exported(folder: str | Path) -> TriggerSet:
-    """Read what `export` wrote. Raises UserError for a folder that is no exported set, or was changed."""
+def load_exported(folder: str | Path, flag: str = "--trigger_dir") -> TriggerSet:
+    """Read what `export` wrote. Raises UserError, naming `flag`, for a folder that is no exported set, or was changed."""
     folder = Path(folder)
     if not (folder / "triggers.json").is_file():
-        raise UserError(f"--trigger_dir {folder}: holds no triggers.json; give a folder that make_triggers.py wrote")
+        raise UserError(f"{flag} {folder}: holds no triggers.json; give a folder that make_triggers.py wrote")
     facts = checkpoint.load_json(folder / "triggers.json")
     wanted = {"format": str, "kind": str, "pictures": int, "size": int, "num_classes": int, "sha256": str}
     if not isinstance(facts, dict) or facts.get("format") != EXPORT_FORMAT \
@@ -343,7 +343,7 @@ def load_exported(folder: str | Path) -> TriggerSet:
     pictures = Pictures(torch.from_numpy(images), torch.tensor(list(labels.values())))
     found = TriggerSet(facts["kind"], pictures, tuple(labels), facts["num_classes"])
     if found.fingerprint() != facts["sha256"]:
-        raise UserError(f"--trigger_dir {folder}: a picture, a label or the number of classes was changed since the set "
+        raise UserError(f"{flag} {folder}: a picture, a label or the number of classes was changed since the set "
                         "was exported")
     return found
 

@@ -66,10 +66,10 @@ class Alignment:
         return int((self.order != np.arange(len(self.order))).sum())
 
 
-def read_reference(path: str, model: nn.Module) -> Suspect:
+def read_reference(path: str, model: nn.Module, expected: tickets.Expected = tickets.Expected()) -> Suspect:
     """The owner's model, ticket (the weights to rewind to, masked) or mask file. Raises UserError as
     `pruner.tickets.read_model_file`."""
-    given = tickets.read_model_file(path, model, head=False)
+    given = tickets.read_model_file(path, model, head=False, expected=expected)
     mask = given.pattern("--aligned_to", model)
     weights = given.weights if given.weights is not None else given.initial
     return Suspect(mask, {name: weights[f"{name}.weight"] for name in mask} if weights is not None else None)

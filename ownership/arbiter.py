@@ -16,7 +16,7 @@ from ownership import black_box, commitment, open_inference, owner_claim, verdic
 from ownership.commitment import Commitment, Refused
 from ownership.inputs import Given, Inputs, Unmeasured
 from ownership.owner_claim import OwnerClaim, Triggers
-from ownership.suspect import Suspect
+from ownership.suspect import Suspect, expected_by
 from ownership.verdict import Aligned, Check, Verdict
 from utils.errors import UserError
 
@@ -232,7 +232,7 @@ def check_triggers(opened: Opened, given: Given, committed: bool, inputs: Inputs
     if given.suspect is not None:
         try:
             answers = black_box.predict(given.suspect, opened.claim.arch, triggers.num_classes, triggers.pictures, triggers.names,
-                                        given.mean, given.std)
+                                        given.mean, given.std, expected_by(opened.claim.arch))
         except UserError as error:
             return [verdict.not_run("V3", str(error))]
     else:

@@ -12,7 +12,7 @@ import io
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -210,22 +210,25 @@ def write_predictions(path: str | Path, names: Sequence[str], labels: np.ndarray
 
 
 def predict(path: str | Path, arch: str, num_classes: int, pictures: Pictures, names: Sequence[str],
-            mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None) -> np.ndarray:
+            mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None,
+            expected: tickets.Expected = tickets.Expected()) -> np.ndarray:
     """Labels that a model file gives: int64 [pictures].
 
     Args:
         mean, std: per channel on the scale 0 to 1, for files that lack their own.
+        expected: which network, for messages.
     Raises:
         UserError: as `pruner.tickets.read_model_file`; no trained weights; pictures too small; normalisation unknown or
             twice; scores that are not finite or tie.
     """
     height, width = pictures.images.shape[1:3]
     if min(height, width) < MIN_SIDE:
-        raise UserError(f"--arch {arch}: takes pictures of at least {MIN_SIDE}x{MIN_SIDE} pixels, the triggers have "
+        raise UserError(f"{arch}: takes pictures of at least {MIN_SIDE}x{MIN_SIDE} pixels, the triggers have "
                         f"{width}x{height}")
     unknown = (math.nan,) * 3
     model = build_model(arch, num_classes, mean or unknown, std or unknown)
-    weights = tickets.read_model_file(path, model).weights
+    expected = replace(expected, classes=f"the trigger set has {num_classes}")
+    weights = tickets.read_model_file(path, model, expected=expected).weights
     if weights is None:
         raise UserError(f"--checkpoint {path}: holds no trained weights; give a model, not a ticket or mask file")
     for flag, given in (("mean", mean), ("std", std)):

@@ -11,7 +11,7 @@ from models import build_model
 from ownership import suspect_model
 from ownership.owner_claim import Triggers
 from ownership.soft_decoding import MAX_FALSE, RESTARTS
-from ownership.suspect import Suspect, read_suspect
+from ownership.suspect import Suspect, expected_by, read_suspect
 from pruner import tickets
 from utils import checkpoint
 from utils.errors import UserError
@@ -71,12 +71,13 @@ class Inputs:
 
     def suspect(self, path: str, arch: str) -> Suspect:
         """Which weights a file has. Raises UserError as `ownership.suspect.read_suspect`."""
-        return self._once(("suspect", path, arch), lambda: read_suspect(path, build_model(arch, num_classes=2)))
+        return self._once(("suspect", path, arch),
+                          lambda: read_suspect(path, build_model(arch, num_classes=2), expected_by(arch)))
 
     def key(self, path: str, arch: str) -> tickets.ModelFile:
         """What the file of a key mask holds. Raises UserError as `pruner.tickets.read_model_file`."""
         return self._once(("key", path, arch),
-                          lambda: tickets.read_model_file(path, build_model(arch, num_classes=2), head=False))
+                          lambda: tickets.read_model_file(path, build_model(arch, num_classes=2), False, expected_by(arch)))
 
     def exported_triggers(self, path: str) -> trigger.TriggerSet:
         """The trigger set in a folder. Raises UserError as `datasets.trigger.load_exported`."""
@@ -106,7 +107,7 @@ class Inputs:
 
         def measure():
             try:
-                model = suspect_model.load_trained(path, arch, data.num_classes, data.mean, data.std)
+                model = suspect_model.load_trained(path, arch, data.num_classes, data.mean, data.std, expected_by(arch))
             except UserError as error:
                 raise Unmeasured(str(error)) from None
             return suspect_model.accuracy_of(model, data.test, device)

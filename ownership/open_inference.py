@@ -145,8 +145,9 @@ def _json_object(address: Address, answer: bytes) -> dict[str, Any]:
     return content
 
 
-def model_address(url: str, model_name: str | None = None) -> Address:
-    """The model's address, from itself or from a server's and the model's name. Raises UserError for anything else."""
+def model_address(url: str, model_name: str | None = None, has_flag: bool = False) -> Address:
+    """The model's address, from itself or from a server's and the model's name. has_flag: whether the script has --model_name.
+    Raises UserError for anything else."""
     if "@" in url.partition("://")[2].partition("/")[0]:
         raise UserError("--endpoint: holds a user or password, which others see on a command line; give --token_env or "
                         f"--token_file to {ASKING}")
@@ -162,8 +163,8 @@ def model_address(url: str, model_name: str | None = None) -> Address:
     named = re.search(r"/v2/models/[^/]+(/versions/[^/]+)?$", path)
     if bool(named) == (model_name is not None):
         raise UserError(f"--endpoint {url}: " + ("names the model already; leave out --model_name" if named else
-                                                 "does not end in /v2/models/NAME; name the model there, or with "
-                                                 f"--model_name of {ASKING}"))
+                                                 "does not end in /v2/models/NAME; name the model there"
+                                                 + (", or with --model_name" if has_flag else "")))
     if model_name is not None:
         path = f"{path.removesuffix('/v2/models').removesuffix('/v2')}/v2/models/{_quoted(model_name)}"
     return Address(f"{parts.scheme}://{parts.netloc}{path}")

@@ -10,6 +10,7 @@ from torch import nn
 from pruner import qr_code, tickets
 from pruner.embedding import Place, named_layer
 from pruner.masks import Mask
+from pruner.tickets import Expected
 from utils.errors import UserError
 
 
@@ -45,9 +46,8 @@ class Suspect:
         """Raises UserError if there is no such layer, or the window leaves it."""
         counts, size = self.counts(place.layer), qr_code.code_size(version)
         if place.start_x + size > counts.shape[0] or place.start_y + size > counts.shape[1]:
-            raise UserError(f"--start_x {place.start_x} --start_y {place.start_y}: a version {version} code "
-                            f"({size}x{size}) at this offset leaves layer {place.layer} "
-                            f"({counts.shape[0]}x{counts.shape[1]})")
+            raise UserError(f"start_x {place.start_x}, start_y {place.start_y}: a version {version} code ({size}x{size}) at this "
+                            f"offset leaves layer {place.layer} ({counts.shape[0]}x{counts.shape[1]})")
         square = (slice(place.start_x, place.start_x + size), slice(place.start_y, place.start_y + size))
         largest = None
         if self.weights is not None:
@@ -69,8 +69,13 @@ class Suspect:
         return float(np.sort(magnitudes.double().numpy())[int(share * len(magnitudes))])
 
 
-def read_suspect(path: str, model: nn.Module) -> Suspect:
+def expected_by(arch: str) -> Expected:
+    """For messages to an arbiter, who names no network: the claim does."""
+    return Expected(f"the claim is about {arch}")
+
+
+def read_suspect(path: str, model: nn.Module, expected: Expected = Expected()) -> Suspect:
     """A suspect's file: where its weights are effectively there. Raises UserError as `pruner.tickets.read_model_file`."""
-    given = tickets.read_model_file(path, model, head=False)
+    given = tickets.read_model_file(path, model, head=False, expected=expected)
     mask = given.pattern("--checkpoint", model)
     return Suspect(mask, {name: given.weights[f"{name}.weight"] for name in mask} if given.weights is not None else None)

@@ -1,5 +1,6 @@
 """A suspect's model as a classifier: what it says of pictures."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -11,16 +12,19 @@ from utils.engine import Engine, resolve_device
 from utils.errors import UserError
 
 
-def load_trained(path: str | Path, arch: str, num_classes: int, mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:
+def load_trained(path: str | Path, arch: str, num_classes: int, mean: tuple[float, ...], std: tuple[float, ...],
+                 expected: tickets.Expected = tickets.Expected()) -> nn.Module:
     """A trained model from its file.
 
     Args:
         mean, std: normalisation of its pictures, per channel on the scale 0 to 1, where the file does not say.
+        expected: which network, for messages.
     Raises:
         UserError: as `pruner.tickets.read_model_file`; no trained weights.
     """
     model = build_model(arch, num_classes, mean, std)
-    weights = tickets.read_model_file(path, model).weights
+    expected = replace(expected, classes=f"the test pictures have {num_classes}")
+    weights = tickets.read_model_file(path, model, expected=expected).weights
     if weights is None:
         raise UserError(f"{path}: holds no trained weights; it is a ticket or mask file")
     model.load_state_dict(weights)

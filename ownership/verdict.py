@@ -23,7 +23,7 @@ from ownership.claim import Claim
 from ownership.commitment import Refused
 from ownership.extraction import Extraction, extract_claimed
 from ownership.owner_claim import KEYED, Fidelity, KeyMask, OwnerClaim, Triggers, mask_sha256
-from ownership.suspect import Suspect
+from ownership.suspect import Suspect, expected_by
 from pruner import key_masks, qr_code
 from pruner.channel_groups import channel_groups
 from pruner.embedding import Place
@@ -155,7 +155,7 @@ def align_to(reference: str, suspect: Suspect, model: nn.Module, claim: OwnerCla
 
     Raises UserError as `ownership.alignment.read_reference` and `align_claimed`.
     """
-    owner, groups = read_reference(reference, model), channel_groups(model)
+    owner, groups = read_reference(reference, model, expected_by(claim.arch)), channel_groups(model)
     named = committed and claim.v1 is not None and mask_sha256(owner.mask) == claim.v1.ticket_mask_sha256
     if named and claim.v2 and not published:
         owner = Suspect(owner.mask)

@@ -135,15 +135,16 @@ def write_split(key_path: str | Path, locked_path: str | Path, key: Mask, locked
                                                         for name, kept in part.items()}}, {**facts, "part": role})
 
 
-def merge(locked: tickets.ModelFile, key: tickets.ModelFile) -> tuple[Mask, dict[str, torch.Tensor]]:
-    """Put a ticket together from its two files.
+def merge(locked: tickets.ModelFile, key: tickets.ModelFile,
+          locked_flag: str = "--mask_dir") -> tuple[Mask, dict[str, torch.Tensor]]:
+    """Put a ticket together from its two files. locked_flag: what the locked one was given by, for messages.
 
     Returns:
         the ticket's mask and its weights, bit for bit those that were split (pruned entries zero).
     Raises:
         UserError: a file is not the part it is given as, the key is another ticket's, or it was changed.
     """
-    for part, role, flag in ((locked, "locked", "--mask_dir"), (key, "key", "--key")):
+    for part, role, flag in ((locked, "locked", locked_flag), (key, "key", "--key")):
         if part.facts.get("part") != role or part.mask is None or part.initial is None:
             raise UserError(f"{flag} {part.path}: is not the {role} part of a split ticket")
     if key.facts.get("ticket_sha256") != locked.facts.get("ticket_sha256"):
@@ -159,5 +160,5 @@ def merge(locked: tickets.ModelFile, key: tickets.ModelFile) -> tuple[Mask, dict
     for name, kept in key.mask.items():
         weights[f"{name}.weight"] = torch.where(kept, key.initial[f"{name}.weight"], weights[f"{name}.weight"])
     if fingerprint(mask, weights) != locked.facts.get("ticket_sha256"):
-        raise UserError(f"--mask_dir {locked.path}: was changed after the split")
+        raise UserError(f"{locked_flag} {locked.path}: was changed after the split")
     return mask, weights

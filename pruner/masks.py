@@ -36,17 +36,18 @@ class Mask(dict[str, torch.Tensor]):
         return cls({name: torch.ones_like(layer.weight, dtype=torch.bool)
                     for name, layer in prunable_layers(model, stem).items()})
 
-    def check_fits(self, model: nn.Module, source: str = "mask") -> None:
-        """Raise UserError (naming `source`) unless this mask covers exactly the model's layers, with their shapes."""
+    def check_fits(self, model: nn.Module, source: str = "mask", network: str = "see --arch") -> None:
+        """Raise UserError (naming `source`) unless this mask covers exactly the model's layers, with their shapes. network: what
+        says which network it must be, for the message."""
         layers = prunable_layers(model, stem=STEM in self)
         for name in layers.keys() - self.keys():
-            raise UserError(f"{source}: no mask for layer {name}; is it another architecture's? see --arch")
+            raise UserError(f"{source}: no mask for layer {name}; is it another architecture's? {network}")
         for name in self.keys() - layers.keys():
-            raise UserError(f"{source}: masks an unknown layer {name}; is it another architecture's? see --arch")
+            raise UserError(f"{source}: masks an unknown layer {name}; is it another architecture's? {network}")
         for name, layer in layers.items():
             if self[name].shape != layer.weight.shape:
                 raise UserError(f"{source}: mask of layer {name} has shape {tuple(self[name].shape)}, "
-                                f"the layer has {tuple(layer.weight.shape)}; see --arch")
+                                f"the layer has {tuple(layer.weight.shape)}; {network}")
 
     @property
     def nonzeros(self) -> int:

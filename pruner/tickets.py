@@ -63,7 +63,16 @@ class ModelFile:
         return self.mask
 
 
-def read_model_file(path: str | Path, model: nn.Module, head: bool = True) -> ModelFile:
+@dataclass(frozen=True)
+class Expected:
+    """What says, to whoever reads a message, which network a file must be of, and how many classes it must have: by default the
+    flags of the scripts that have them."""
+
+    network: str = "see --arch"
+    classes: str = "see --dataset and --no_fc"
+
+
+def read_model_file(path: str | Path, model: nn.Module, head: bool = True, expected: Expected = Expected()) -> ModelFile:
     """Read a file of weights, of masks, or of both, and check every tensor of it against `model`.
 
     Args:
@@ -71,6 +80,7 @@ def read_model_file(path: str | Path, model: nn.Module, head: bool = True) -> Mo
         model: gives the names and shapes to expect.
         head: whether the classifier's weights are wanted; without, as in a transfer to other pictures, they may be
             missing or of another class count, and the model's own are returned for them and for the normalisation.
+        expected: for messages.
     Raises:
         UserError: an unknown or missing key, a wrong shape, a value that is not finite, a mask that does not fit.
     """
@@ -80,22 +90,22 @@ def read_model_file(path: str | Path, model: nn.Module, head: bool = True) -> Mo
     tensors = content["state_dict"] if nested else {} if has_initial else content
     facts = {key: value for key, value in content.items()
              if (nested or has_initial) and isinstance(value, (str, int, float, bool))}
-    mask, weights = _separate(path, tensors, model)
+    mask, weights = _separate(path, tensors, model, expected)
     if not mask and not weights and not has_initial:
         raise UserError(f"{path}: holds no tensors of a model")
     initial = None
     if has_initial:
-        mask_in_initial, initial = _separate(path, content["init_weight"], model)
+        mask_in_initial, initial = _separate(path, content["init_weight"], model, expected)
         if mask_in_initial:
             raise UserError(f"{path}: init_weight holds masks; they belong under state_dict")
-        initial = _checked_weights(path, initial, model, head)
+        initial = _checked_weights(path, initial, model, head, expected)
     if mask:
         try:
             mask = Mask(mask)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-        mask.check_fits(model, str(path))
-    weights = _checked_weights(path, weights, model, head) if weights else None
+        mask.check_fits(model, str(path), expected.network)
+    weights = _checked_weights(path, weights, model, head, expected) if weights else None
     for layer, kept in mask.items() if weights else ():
         if (weights[f"{layer}.weight"] * ~kept).any():
             raise UserError(f"{path}: {layer}.weight is not zero where {layer}.weight_mask is; a pruned layer's weights stand "
@@ -103,8 +113,8 @@ def read_model_file(path: str | Path, model: nn.Module, head: bool = True) -> Mo
     return ModelFile(str(path), weights, mask or None, initial, facts)
 
 
-def _separate(path: str | Path, tensors: Mapping[str, Any],
-              model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def _separate(path: str | Path, tensors: Mapping[str, Any], model: nn.Module,
+              expected: Expected) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Masks by layer name and weights by plain parameter name, pruned entries zero."""
     known = model.state_dict()
     prefix = "module." if tensors and all(str(key).startswith("module.") for key in tensors) else ""  # DataParallel's
@@ -120,7 +130,7 @@ def _separate(path: str | Path, tensors: Mapping[str, Any],
             # before anything is computed: a tensor may claim any shape without having the memory
             if tensor.shape != known[f"{layer}.weight"].shape:
                 raise UserError(f"{path}: {name} has shape {tuple(tensor.shape)}, the layer has "
-                                f"{tuple(known[f'{layer}.weight'].shape)}; see --arch")
+                                f"{tuple(known[f'{layer}.weight'].shape)}; {expected.network}")
             if kind == "weight_mask":
                 # a stranger's bool need not be 0 or 1 in memory, and then counts as what it is
                 masks[layer] = tensor.view(torch.uint8) != 0 if tensor.dtype == torch.bool else tensor
@@ -129,7 +139,8 @@ def _separate(path: str | Path, tensors: Mapping[str, Any],
         elif name in known or name in OPTIONAL_KEYS:
             weights[name] = tensor
         else:
-            raise UserError(f"{path}: unknown key {checkpoint.shortened(name)}; is it another architecture's file? see --arch")
+            raise UserError(f"{path}: unknown key {checkpoint.shortened(name)}; is it another architecture's file? "
+                            f"{expected.network}")
     for layer, tensor in originals.items():
         if layer not in masks or f"{layer}.weight" in weights:
             raise UserError(f"{path}: {layer}.weight_orig must come with {layer}.weight_mask and without {layer}.weight")
@@ -139,8 +150,8 @@ def _separate(path: str | Path, tensors: Mapping[str, Any],
     return masks, weights
 
 
-def _checked_weights(path: str | Path, weights: dict[str, torch.Tensor], model: nn.Module,
-                     head: bool) -> dict[str, torch.Tensor]:
+def _checked_weights(path: str | Path, weights: dict[str, torch.Tensor], model: nn.Module, head: bool,
+                     expected: Expected) -> dict[str, torch.Tensor]:
     """A complete, finite state_dict in the model's dtypes."""
     known, complete = model.state_dict(), {}
     for name, own in known.items():
@@ -151,10 +162,10 @@ def _checked_weights(path: str | Path, weights: dict[str, torch.Tensor], model: 
             if name in OPTIONAL_KEYS or name.endswith(".num_batches_tracked"):
                 complete[name] = own.detach().clone()
                 continue
-            raise UserError(f"{path}: no {name!r}; is it another architecture's file? see --arch")
+            raise UserError(f"{path}: no {name!r}; is it another architecture's file? {expected.network}")
         tensor = weights[name]
         if tensor.shape != own.shape:
-            hint = "another class count? see --dataset and --no_fc" if name.startswith(f"{HEAD}.") else "see --arch"
+            hint = f"another class count? {expected.classes}" if name.startswith(f"{HEAD}.") else expected.network
             raise UserError(f"{path}: {name} has shape {tuple(tensor.shape)}, the model has {tuple(own.shape)}; {hint}")
         if tensor.is_floating_point() != own.is_floating_point():
             raise UserError(f"{path}: {name} is {tensor.dtype}, the model has {own.dtype}")

@@ -840,6 +840,7 @@ def test_a_list_that_is_not_of_the_set_proves_nothing(run_main, refused, exporte
     (["--predictions", "a", "--endpoint", "b"], "exclude each other"),
     (["--predictions", "a", "--mean", "1,2,3"], "--mean"), (["--checkpoint", "a", "--std", "1,2"], "--std"),
     (["--checkpoint", "a", "--model_name", "net"], "--model_name"),
+    (["--endpoint", "http://localhost:1"], "name the model there, or with --model_name"),
     (["--predictions", "a", "--token_env", "A"], "--token_env"),
     (["--endpoint", "http://host/v2/models/a", "--token_env", "A", "--token_file", "b"], "--token_file"),
     (["--endpoint", "http://host/v2/models/a", "--token_env", "UNSET_VARIABLE"], "UNSET_VARIABLE"),

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 from contextlib import nullcontext
 from dataclasses import replace
@@ -1012,13 +1013,70 @@ def metadata(batch: int, outputs: int):
 @pytest.mark.parametrize(("answer", "path", "flag"), [
     (hangs, "/v2/models/m", "--timeout"), (metadata(64, 1), "/v2/models/m", "--batch"),
     (metadata(-1, 2), "/v2/models/m", "--output"), (metadata(-1, 0), "/v2/models/m", "--output"),
-    (metadata(-1, 1), "/", "--model_name"), (None, "http://a:b@c", "--token_env")])
+    (None, "http://a:b@c", "--token_env")])
 def test_what_an_endpoint_needs_is_a_flag_of_the_other_script(verify, owner, refused, run_main, monkeypatch, answer, path, flag):
     monkeypatch.setattr(open_inference, "Service", lambda: Service(0.3, 0))
     with serving(answer) if answer else nullcontext("") as url:
         message = refused(verify("--endpoint", f"{url}{path}", "--trigger_key", owner / "trigger.key"))
-    flags = {script: set(re.findall(r"^  (--\w+)", run_main(script, "--help").stdout, re.M))
-             for script in ("main_verify.py", "check_triggers.py")}
+    flags = {script: flags_of(run_main, script) for script in ("main_verify.py", "check_triggers.py")}
     named = set(re.findall(r"--\w+", message))
     assert flag in named - flags["main_verify.py"] <= flags["check_triggers.py"]
     assert re.search(rf"{flag}[\w -]* (of|to) check_triggers\.py", message)
+
+
+def flags_of(run_main, script: str) -> set[str]:
+    return set(re.findall(r"(?:^  |, )(--\w+)", run_main(script, "--help").stdout, re.M))
+
+
+def broken_models(folder) -> list:
+    """Files of other networks, or of none."""
+    whole = build_model("res20s", 10).state_dict()
+    mask = {f"{name}.weight_mask": torch.ones_like(layer.weight, dtype=torch.uint8)
+            for name, layer in prunable_layers(build_model("res20s", 10)).items()}
+    contents = {"lacks": {name: value for name, value in whole.items() if not name.startswith("layer3.2")},
+                "other": build_model("res18", 10).state_dict(),
+                "shape": {**whole, "layer1.0.conv1.weight": torch.ones(1, 2, 3, 3)},
+                "no mask": {name: value for name, value in mask.items() if "layer2.1" not in name},
+                "strange mask": {**mask, "layer1.0.conv1.weight_mask": torch.ones(3, 3)}}
+    for name, content in contents.items():
+        torch.save(content, folder / f"{name}.pth.tar")
+    return [folder / f"{name}.pth.tar" for name in contents]
+
+
+def test_an_arbiter_is_told_of_no_flag_that_is_not_there(verify, run_main, refused, owner, tmp_path):
+    """Which network and how many classes the claim says, and the data set and the triggers."""
+    flags = flags_of(run_main, "main_verify.py")
+    assert {"--suspect", "--checkpoint", "--merged"} <= flags and not {"--arch", "--mask_dir"} & flags
+    for path in broken_models(tmp_path):
+        for words in (("--suspect", path), ("--suspect", owner / "own.pth.tar", "--key", path),
+                      ("--suspect", owner / "own.pth.tar", "--aligned_to", path)):
+            message = refused(verify(*words))
+            assert str(path) in message and "the claim is about res20s" in message
+            assert set(re.findall(r"--\w+", message)) <= flags, message
+    torch.save(build_model("res20s", 7).state_dict(), tmp_path / "seven.pth.tar")
+    done = verify("--suspect", tmp_path / "seven.pth.tar", "--dataset", "digits", "--trigger_key", owner / "trigger.key",
+                  "--restarts", 0)
+    assert "another class count? the test pictures have 10" in done.stdout
+    assert "another class count? the trigger set has 10" in done.stdout
+    assert set(re.findall(r"--\w+", done.stdout + done.stderr)) <= flags
+    message = refused(verify("--endpoint", "http://localhost:1", "--trigger_key", owner / "trigger.key"))
+    assert "does not end in /v2/models/NAME; name the model there" in message and set(re.findall(r"--\w+", message)) <= flags
+
+
+def test_an_owner_is_told_of_the_flags_of_make_claim(run_main, refused, owner, tmp_path):
+    words, flags = ("make_claim.py", "--owner", "x", "--save_dir", tmp_path / "claim"), flags_of(run_main, "make_claim.py")
+    changed = torch.load(owner / "locked.pth.tar", weights_only=True)
+    changed["init_weight"]["layer3.0.conv1.weight"] *= 2
+    torch.save(changed, tmp_path / "changed.pth.tar")
+    shutil.copytree(owner / "triggers", tmp_path / "triggers")
+    (tmp_path / "triggers/labels.csv").write_text((owner / "triggers/labels.csv").read_text().translate({48: 49}))
+    torch.save(build_model("res20s", 7).state_dict(), tmp_path / "seven.pth.tar")
+    for given, message in (
+            (("--v1", owner / "own.pth.tar", "--key", owner / "key.pth.tar"), "--v1 {1}: is not the locked part"),
+            (("--v1", tmp_path / "changed.pth.tar", "--key", owner / "key.pth.tar"), "--v1 {1}: was changed after the split"),
+            (("--v3", owner), "--v3 {1}: holds no triggers.json"), (("--v3", tmp_path / "triggers"), "{1}"),
+            (("--v2", owner / "v2.json", "--dataset", "digits", "--checkpoint", tmp_path / "seven.pth.tar"),
+             "another class count? the test pictures have 10")):
+        said = refused(run_main(*words, *given))
+        assert message.format(*given) in said and set(re.findall(r"--\w+", said)) <= flags, said
+    assert not (tmp_path / "claim").exists()
