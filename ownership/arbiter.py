@@ -119,6 +119,7 @@ def run_checks(opened: Opened, given: Given, committed: bool, later: bool, input
     for flag, scheme in (("key", "V1"), ("trigger_dir", "V3"), ("trigger_key", "V3")):
         if getattr(given, flag) is not None and scheme not in claim.schemes:
             raise UserError(f"--{flag}: the claim has no {scheme}")
+    check_merged_has_use(opened, given)
     if given.suspect is None:
         checks = [verdict.not_run(name, "needs the suspect's file") for name in ("F", "V1", "V2")
                   if name in claim.schemes or (name == "F" and claim.fidelity)]
@@ -167,6 +168,18 @@ def align_to_owner(claim: OwnerClaim, given: Given, suspect: Suspect, committed:
     return aligned
 
 
+def check_merged_has_use(opened: Opened, given: Given) -> None:
+    """Raise UserError for a model of ticket and key together whose accuracy nobody claims, or can measure."""
+    if given.merged is None:
+        return
+    if opened.claim.fidelity is None:
+        flags = "--merged" if given.dataset is None else "--merged and --dataset"
+        raise UserError(f"--merged {given.merged}: is for its accuracy, of which {opened.path} says nothing; leave out {flags}")
+    if given.dataset is None and given.no_pictures is None:
+        raise UserError(f"--merged {given.merged}: its accuracy is to be measured; give --dataset "
+                        f"{opened.claim.fidelity.dataset}")
+
+
 def load_test_pictures(opened: Opened, given: Given, inputs: Inputs) -> Dataset | None:
     """The claim's data set, or None where it is not given. Raises Refused where its test pictures are others, UserError as
     `datasets.load_dataset`, and for a data set that the claim is not about."""
@@ -213,7 +226,7 @@ def check_key(claim: OwnerClaim, given: Given, suspect: Suspect, data: Dataset |
     merged = merged_mask = None
     if given.merged is not None:
         merged_mask = inputs.suspect(given.merged, claim.arch).mask
-        merged = check_fidelity(claim, given, data, given.merged, inputs) if data else None
+        merged = check_fidelity(claim, given, data, given.merged, inputs) if data else verdict.not_run("F", given.no_pictures)
         inputs.note("--merged", given.merged)
     return verdict.key_mask(claim.v1, suspect.mask, key, committed, merged, merged_mask, aligned, later)
 

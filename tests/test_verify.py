@@ -552,6 +552,37 @@ def test_ticket_and_key_together_must_be_as_accurate_as_claimed(verify, owner, k
     assert "has another mask" in refused(verify(*words, owner / "innocent.pth.tar", **key_alone))
 
 
+def test_a_merged_model_without_a_claimed_accuracy_has_no_use(verify, run_main, owner, key_alone, refused, tmp_path):
+    """What a message asks for must help: first --dataset was wanted, and then refused."""
+    words = ("--suspect", owner / "locked_trained.pth.tar", "--key", owner / "key.pth.tar")
+    merged = ("--merged", owner / "own.pth.tar")
+    made = run_main("make_claim.py", "--owner", "Jane", "--v1", owner / "locked.pth.tar", "--key", owner / "key.pth.tar",
+                    "--save_dir", tmp_path / "claim")
+    assert made.returncode == 0, made.stderr
+    bare = {"claim": tmp_path / "claim/claim.json", "commitment": tmp_path / "claim/commitment.json"}
+    for dataset, flags in (((), "--merged"), (("--dataset", "digits"), "--merged and --dataset")):
+        message = refused(verify(*words, *merged, *dataset, **bare))
+        assert f"of which {bare['claim']} says nothing; leave out {flags}\n" in message
+    assert verify(*words, **bare).returncode == 0
+    assert "its accuracy is to be measured; give --dataset digits" in refused(verify(*words, *merged, **key_alone))
+    assert verify(*words, *merged, "--dataset", "digits", **key_alone).returncode == 0
+
+
+def test_a_merged_model_is_not_measured_on_the_pictures_of_a_rival(run_main, owner, tmp_path):
+    """The first claim is about other pictures than those that were given for the second."""
+    private, _ = commitment.read_claim(owner / "claim.json")
+    made = commitment.salted({**private.values, "owner_key": None, "fidelity.dataset": "cifar10"})
+    claim, public = commitment.write(tmp_path, made, commitment.commit(made))
+    done = run_main("main_verify.py", "--claim", claim, "--claim", owner / "claim.json", "--commitment", public, "--commitment",
+                    owner / "commitment.json", "--suspect", owner / "locked.pth.tar", "--key", owner / "key.pth.tar",
+                    "--merged", owner / "own.pth.tar", "--dataset", "digits", "--restarts", 0, "--json", tmp_path / "out.json")
+    assert done.returncode == 0, done.stderr
+    keys = [next(check for check in side["checks"] if check["check"] == "V1")
+            for side in json.loads((tmp_path / "out.json").read_text())["claims"]]
+    assert keys[0]["found"].endswith("; together: the claim is about cifar10") and keys[0]["result"] == "shown"
+    assert "; together: accuracy" in keys[1]["found"] and keys[1]["merged_accuracy"] > 0
+
+
 def test_answers_alone(verify, owner, refused):
     for source, code in (("right.csv", 0), ("wrong.csv", 1)):
         done = verify("--predictions", owner / source, "--trigger_key", owner / "trigger.key")
