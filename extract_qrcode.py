@@ -110,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from utils.errors import UserError
     from utils.run_dir import ExtractionFiles
 
+    checkpoint.check_can_be_folder(args.save_dir, "--save_dir")
     model = build_model(args.arch, num_classes=2)
     claim = read_claim(args.claim) if args.claim else None
     if claim and claim.arch != args.arch:

@@ -92,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         public = commitment.new_owner_key(args.new_owner_key)
         print(f"private key: {args.new_owner_key} (secret: whoever has it signs as you)\npublic key:  {public.hex()}")
         return cli.EXIT_OK
-    owner_key = commitment.read_owner_key(args.sign) if args.sign else None
-    v2 = read_claim(args.v2) if args.v2 else None
+    owner_key = with_flag("--sign", commitment.read_owner_key, args.sign) if args.sign else None
+    v2 = with_flag("--v2", read_claim, args.v2) if args.v2 else None
     if v2 and v2.arch != args.arch:
         raise UserError(f"--v2 {args.v2}: is about {v2.arch}, not {args.arch}; see --arch")
     v1 = key_mask_claim(args, build_model(args.arch, num_classes=2)) if args.v1 else None
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         data = load_dataset(args.dataset, args.data, args.image_size)
         if args.checkpoint:
-            model = load_trained(args.checkpoint, args.arch, data.num_classes, data.mean, data.std)
+            model = with_flag("--checkpoint", load_trained, args.checkpoint, args.arch, data.num_classes, data.mean, data.std)
             accuracy = accuracy_of(model, data.test, args.device)
         target = accuracy if args.fidelity is None else args.fidelity
         if accuracy is not None and accuracy < target - args.tolerance:
@@ -133,12 +133,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.EXIT_OK
 
 
+def with_flag(flag, read, *words, **more):
+    """What `read` returns. Raises its UserError, with the flag in front of the file that it names."""
+    from utils.errors import UserError
+
+    try:
+        return read(*words, **more)
+    except UserError as error:
+        raise UserError(str(error) if str(error).startswith("--") else f"{flag} {error}") from None
+
+
 def key_mask_claim(args, model):
     """The V1 part, from both files of a split ticket."""
     from ownership.owner_claim import KeyMask, mask_sha256
     from pruner import key_masks, tickets
 
-    locked, key = (tickets.read_model_file(path, model, head=False) for path in (args.v1, args.key))
+    locked, key = (with_flag(flag, tickets.read_model_file, path, model, head=False)
+                   for flag, path in (("--v1", args.v1), ("--key", args.key)))
     mask, weights = key_masks.merge(locked, key, "--v1")
     return KeyMask(key_masks.fingerprint(mask, weights), mask_sha256(mask),
                    key_masks.fingerprint(key.mask, key.initial), key.mask.nonzeros)

@@ -160,7 +160,8 @@ def _public_content(commitment: Commitment) -> dict[str, Any]:
 
 def write(folder: str | Path, claim: SaltedClaim, commitment: Commitment) -> tuple[Path, Path]:
     """Write both parts, the private one readable by its owner alone, and return their paths. Raises UserError if one is there
-    already: what was committed to once must stay."""
+    already, as what was committed to once must stay; or if the folder is a file."""
+    checkpoint.check_can_be_folder(folder, "--save_dir")
     private, public = Path(folder) / CLAIM_FILE, Path(folder) / COMMITMENT_FILE
     if public.exists():
         raise UserError(f"--save_dir {folder}: holds {COMMITMENT_FILE} already; name another folder")

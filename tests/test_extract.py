@@ -245,6 +245,15 @@ def test_a_truncated_suspect_and_a_wrong_architecture_are_one_line(run_main, ref
                                             files / "claim.json"))
 
 
+def test_results_do_not_go_into_a_file(run_main, refused, files, tmp_path):
+    """Said before anything is read, as that may take half a minute."""
+    (tmp_path / "file").write_text("text")
+    done = run_main("extract_qrcode.py", "--checkpoint", tmp_path / "none", "--claim", files / "claim.json", "--save_dir",
+                    tmp_path / "file")
+    assert f"--save_dir {tmp_path / 'file'}: is a file; name a folder" in refused(done)
+    assert (tmp_path / "file").read_text() == "text"
+
+
 def test_the_script_says_which_flags_are_missing_or_doubled(run_main, refused, files):
     suspect = ("extract_qrcode.py", "--checkpoint", files / "model.pth.tar")
     assert "--start_x and --start_y must say" in refused(run_main(*suspect, "--max_name", "layer2.0.conv2"))

@@ -590,12 +590,12 @@ def test_a_file_is_read_to_its_bound(tmp_path, regular):
     assert checkpoint.read_bounded(tmp_path / "file", 5, regular) == b"12345"
     assert checkpoint.read_bounded(tmp_path / "file", 4, regular) is None
     for path, why in ((tmp_path / "none", "none: no such file" if regular else r"none: can't be read \(No such file"),
-                      (tmp_path, "no such file" if regular else r"can't be read \(Is a directory"),
+                      (tmp_path, "is a folder; name a file in it" if regular else r"can't be read \(Is a directory"),
                       ("a\0b", "no such file" if regular else "embedded null byte")):
         with pytest.raises(UserError, match=why):
             checkpoint.read_bounded(path, 5, regular)
     if regular:
-        with pytest.raises(UserError, match="/dev/zero: no such file"):
+        with pytest.raises(UserError, match="/dev/zero: is no file, but a device"):
             checkpoint.read_bounded("/dev/zero", 5, regular)
     else:
         assert checkpoint.read_bounded("/dev/zero", 5) is None, "endless, yet read"

@@ -361,9 +361,10 @@ def test_spellings_are_refused(owner, tmp_path, change, message):
 
 def test_devices_folders_and_missing_files_are_one_line(owner, run_main, refused, tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path, tmp_path / "pipe", tmp_path / "none.json", "/dev/zero"):
+    for path, why in ((tmp_path, "is a folder; name a file in it"), (tmp_path / "pipe", "is no file, but a device or a pipe"),
+                      (tmp_path / "none.json", "no such file"), ("/dev/zero", "is no file, but a device or a pipe")):
         message = refused(run_main("main_verify.py", "--claim", path, "--suspect", owner / "own.pth.tar"))
-        assert "no such file" in message
+        assert f"{path}: {why}" in message
 
 
 @pytest.mark.parametrize(("field", "value"), [
@@ -1111,3 +1112,14 @@ def test_an_owner_is_told_of_the_flags_of_make_claim(run_main, refused, owner, t
         said = refused(run_main(*words, *given))
         assert message.format(*given) in said and set(re.findall(r"--\w+", said)) <= flags, said
     assert not (tmp_path / "claim").exists()
+
+
+def test_make_claim_names_the_flag_of_a_file_that_can_not_be_read(run_main, refused, owner, tmp_path):
+    (tmp_path / "file").write_text("text")
+    words = ("make_claim.py", "--owner", "x", "--v2", owner / "v2.json", "--save_dir")
+    for flag, *others in (("--v2",), ("--sign",), ("--v1", "--key", owner / "key.pth.tar"),
+                          ("--key", "--v1", owner / "locked.pth.tar"), ("--checkpoint", "--dataset", "digits")):
+        for path in (tmp_path / "none", tmp_path, tmp_path / "file"):
+            assert f"error: {flag} {path}: " in refused(run_main(*words, tmp_path / "claim", flag, path, *others))
+    assert f"--save_dir {tmp_path / 'file'}: is a file; name a folder" in refused(run_main(*words, tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "text" and not (tmp_path / "claim").exists()

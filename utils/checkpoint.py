@@ -123,8 +123,7 @@ def load(path: str | Path, kind: str = "checkpoint") -> dict[str, Any]:
     torch file, not a dict, or holds anything but tensors, numbers, strings, lists and dicts.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such {kind}; give the path of an existing file")
+    check_is_file(path, f"no such {kind}; give the path of an existing file")
     try:
         with warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("ignore")
@@ -150,14 +149,28 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def check_is_file(path: str | Path, missing: str = "no such file") -> None:
+    """Raise UserError for what is no file, but a folder, a device or a pipe; or is not there, in words of one's own."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: " + ("is a folder; name a file in it" if path.is_dir() else
+                                       "is no file, but a device or a pipe; name a file" if path.exists() else missing))
+
+
+def check_can_be_folder(path: str | Path, flag: str) -> None:
+    """Raise UserError, naming `flag`, for a file where results are to go."""
+    if Path(path).exists() and not Path(path).is_dir():
+        raise UserError(f"{flag} {path}: is a file; name a folder")
+
+
 def read_bounded(path: str | Path, limit: int, regular: bool = False) -> bytes | None:
     """A stranger's file as it is, or None where it has more than `limit` bytes; never takes more memory than that.
 
     Raises UserError for one that can't be read; with `regular`, also for devices, pipes and folders.
     """
     try:
-        if regular and not Path(path).is_file():
-            raise UserError(f"{path}: no such file")
+        if regular:
+            check_is_file(path)
         with open(path, "rb") as file:
             content = file.read(limit + 1)
     except (OSError, ValueError) as error:
