@@ -102,12 +102,12 @@ RIVALS_PAGE = """{% import "parts" as parts %}<!DOCTYPE html>
 <p class="conclusion">{{ found.conclusion|shown }}</p>
 <table>
 <tr><th></th><th class="side">first claim</th><th class="side">second claim</th></tr>
-<tr><th>verdict</th>{% for _, side in sides
-%}<td><span class="verdict {{ side.verdict.verdict }}">{{ side.verdict.verdict }}</span></td>{% endfor %}</tr>
+<tr><th>verdict</th>{% for standing in standings
+%}<td><span class="verdict {{ standing }}">{{ standing }}</span></td>{% endfor %}</tr>
 {% for name, values in overview %}<tr><th>{{ name|shown }}</th>{% for value in values
 %}<td{% if values|length == 1 %} colspan="2"{% endif %}>{{ value|shown }}</td>{% endfor %}</tr>
 {% endfor %}<tr><th>level</th><td colspan="2">owned means p &le; {{ "%g"|format(sides[0][1].verdict.level) }}, or the claimed key
-completing a locked ticket exactly</td></tr>
+completing a locked ticket exactly; shown: that too, but it makes no owner beside the other claim</td></tr>
 </table>
 {% if rows %}<h2>What tells them apart</h2>
 <table>
@@ -121,7 +121,7 @@ completing a locked ticket exactly</td></tr>
 {% for whose, check in codes %}{{ parts.figures(check, whose ~ " claim: ") }}{% endfor %}</div>
 {% for whose, check in codes %}{{ parts.readings(check, whose ~ " claim, ") }}{% endfor %}{% endif %}{% for name, side in sides
 %}<div class="claim">
-<h2>The {{ name }} claim: <span class="verdict {{ side.verdict.verdict }}">{{ side.verdict.verdict }}</span></h2>
+<h2>The {{ name }} claim: <span class="verdict {{ standings[loop.index0] }}">{{ standings[loop.index0] }}</span></h2>
 {% if side.verdict.checks %}{{ parts.checks(side.verdict) }}{% endif %}{% if side.verdict.notes %}<ul>
 {% for note in side.verdict.notes %}<li>{{ note|shown }}</li>
 {% endfor %}</ul>
@@ -163,8 +163,9 @@ def write_comparison_report(path: str | Path, found: rivals.Comparison, inputs: 
                 ("combined p-value", ["" if side.verdict.p is None else scientific(side.verdict.p) for side in found.sides])]
     if any(side.refused for side in found.sides):
         overview.append(("refused because", [str(side.refused or "") for side in found.sides]))
-    _write(path, "rivals", found=found, sides=sides, overview=overview, rows=rivals.rows(found), inputs=inputs,
-           versions=versions, codes=[(name, side.code) for name, side in sides if side.code])
+    standings = [rivals.standing(found, number) for number in range(len(found.sides))]
+    _write(path, "rivals", found=found, sides=sides, standings=standings, overview=overview, rows=rivals.rows(found),
+           inputs=inputs, versions=versions, codes=[(name, side.code) for name, side in sides if side.code])
 
 
 def _write(path: str | Path, page: str, **content) -> None:

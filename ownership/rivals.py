@@ -15,7 +15,7 @@ from ownership.arbiter import Side, check_marks
 from ownership.black_box import scientific
 from ownership.claim import Claim
 from ownership.inputs import Given, Inputs
-from ownership.verdict import NOT_RUN, OWNED, REFUSED, Check, Verdict, decide
+from ownership.verdict import MET, NOT_RUN, OWNED, REFUSED, SHOWN, Check, Verdict, decide
 from pruner import qr_code
 from pruner.embedding import Place
 
@@ -35,11 +35,12 @@ class Regions:
 @dataclass(frozen=True)
 class Accuracy:
     """Percent of the test pictures. targets: of both claims, None where nothing is claimed. suspect: as measured for each claim,
-    None where it was not. claimed_cost: the earlier target less the later, where both are of the same pictures; suspect_cost: the
-    earlier target less what the suspect has."""
+    None where it was not. met: whether that reaches the target less the tolerance, as F says. claimed_cost: the earlier target
+    less the later, where both are of the same pictures; suspect_cost: the earlier target less what the suspect has."""
 
     targets: tuple[float | None, ...]
     suspect: tuple[float | None, ...]
+    met: tuple[bool | None, ...]
     claimed_cost: float | None
     suspect_cost: float | None
 
@@ -75,6 +76,12 @@ class Comparison:
     accuracy: Accuracy
     own_models: OwnModels | None
     notes: tuple[str, ...]
+
+
+def standing(found: Comparison, number: int) -> str:
+    """A claim's verdict beside the other: one that shows on the suspect, but does not own it, is not called owned."""
+    verdict = found.sides[number].verdict.verdict
+    return SHOWN if verdict == OWNED and found.owner != number else verdict
 
 
 def look_at_own_models(files: Sequence[str], sides: Sequence[Side], given: Sequence[Given], inputs: Inputs) -> OwnModels:
@@ -166,10 +173,12 @@ def _kernels(places: Sequence[Place], chosen: np.ndarray, layers: Sequence[str])
 def compare_accuracy(sides: Sequence[Side]) -> Accuracy:
     """What the claims promise, what the suspect has, and what the later claim has cost."""
     claimed = [side.claim.fidelity if side.verdict.verdict != REFUSED else None for side in sides]
-    measured = [next((check.figures.get("accuracy") for check in side.verdict.checks if check.name == "F"), None)
-                for side in sides]
+    checks = [next((check for check in side.verdict.checks if check.name == "F" and check.result != NOT_RUN), None)
+              for side in sides]
+    measured = [check and check.figures["accuracy"] for check in checks]
     alike = all(claimed) and len({(one.dataset, one.test_sha256) for one in claimed}) == 1
     return Accuracy(tuple(one and one.target for one in claimed), tuple(measured),
+                    tuple(check and check.result == MET for check in checks),
                     claimed[0].target - claimed[1].target if alike else None,
                     claimed[0].target - measured[0] if measured[0] is not None else None)
 
@@ -220,10 +229,12 @@ def accuracy_in_words(accuracy: Accuracy) -> list[str]:
     """Targets, the suspect's, and what the later claim has cost."""
     said = [f"the {name} claim {target:.2f}%" + (f", the suspect {suspect:.2f}%" if suspect is not None else "")
             for name, target, suspect in zip(NAMES, accuracy.targets, accuracy.suspect) if target is not None]
-    for what, cost in (("the second claim's target is", accuracy.claimed_cost), ("the suspect is", accuracy.suspect_cost)):
+    met = "" if accuracy.met[0] is None else f", {'within' if accuracy.met[0] else 'more than'} its tolerance"
+    for what, cost, beside in (("the second claim's target is", accuracy.claimed_cost, ""),
+                               ("the suspect is", accuracy.suspect_cost, met)):
         if cost is not None:
             said.append(f"{what} " + (f"{abs(cost):.2f} points {'above' if cost < 0 else 'below'} the first's target"
-                                      if round(cost, 2) else "as high as the first's target"))
+                                      + (beside if cost > 0 else "") if round(cost, 2) else "as high as the first's target"))
     return said
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -18,9 +19,10 @@ from attacks.forge import forge
 from attacks.permute import permute
 from datasets import trigger
 from models import build_model
-from ownership import arbiter, commitment, inputs, rivals, sorting
+from ownership import arbiter, commitment, inputs, rivals, sorting, verdict
 from ownership.claim import Claim, write_claim
 from ownership.owner_claim import Fidelity, OwnerClaim
+from ownership.report import write_comparison_report
 from ownership.verdict import NOT_SHOWN, OWNED, REFUSED, Check, Verdict
 from pruner import qr_code, tickets
 from pruner.embedding import Place, embed, find_region
@@ -274,7 +276,7 @@ def test_commitments_go_to_whom_they_belong(claims, commitments, expected):
     ("strange", "--commitment {0}: belongs to neither claim; leave it out"),
     ("strange jane", "--commitment {0}: belongs to neither claim; leave it out"),
     ("again strange", "--commitment {1}: belongs to neither claim; leave it out"),
-    ("some", "--commitment {0}: belongs to neither claim; the first has some of its fields, and differs from it in 'v2.version'."),
+    ("some", "{0}: belongs to neither claim; the first has some of its fields, and differs from it in 'v2.version'."),
     ("some again", "--commitment {0}: belongs to neither claim; the first has some of its fields"),
     ("false again", "--commitment {0}: belongs to neither claim, as it can't be read ({0}: 'root' is not that of the leaves"),
     ("text again", "--commitment {0}: belongs to neither claim, as it can't be read ({0}: not a JSON file"),
@@ -430,6 +432,20 @@ def test_costs_by_hand(measured, same, expected):
     assert (found.claimed_cost, found.suspect_cost) == expected
 
 
+@pytest.mark.parametrize(("measured", "said"), [
+    (92.72, "the suspect is 0.28 points below the first's target, within its tolerance"),
+    (92.0, "the suspect is 1.00 points below the first's target, within its tolerance"),
+    (91.99, "the suspect is 1.01 points below the first's target, more than its tolerance"),
+    (93.5, "the suspect is 0.50 points above the first's target"), (93.0, "the suspect is as high as the first's target")])
+def test_what_the_tolerance_allows_is_said_beside_the_loss(measured, said):
+    """F counts it as met, so the comparison must not read as if the suspect had failed."""
+    claimed = Fidelity("digits", None, "a" * 64, 93.0, 1)
+    check = verdict.fidelity(claimed, measured)
+    first = replace(side(OWNED, "Jane", True, claimed), verdict=Verdict(OWNED, (check,), None, 1e-9, ()))
+    found = rivals.compare_accuracy([first, side(OWNED, "John")])
+    assert found.met == (check.result == "met", None) and rivals.accuracy_in_words(found)[-1] == said
+
+
 # --- where the codes lie ----------------------------------------------------------------------------------------------
 
 
@@ -572,6 +588,21 @@ def test_the_page_shows_both_codes_and_escapes_everything(dispute, owner, thief,
     for row in found["inputs"]:
         assert row["sha256"] in page.text
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(("found", "committed", "badges"), [
+    ((OWNED, OWNED), (True, True), ("owned", "shown")), ((OWNED, OWNED), (False, False), ("shown", "shown")),
+    ((NOT_SHOWN, OWNED), (True, True), ("not shown", "owned")), ((REFUSED, OWNED), (True, True), ("refused", "owned")),
+    ((OWNED, NOT_SHOWN), (True, True), ("owned", "not shown"))])
+def test_one_claim_at_most_is_green_on_the_page(tmp_path, found, committed, badges):
+    """Who looks at the colours alone must see who owns the suspect."""
+    sides = [replace(side(one, name, is_so), facts={"suspect": "suspect"})
+             for one, name, is_so in zip(found, ("Jane", "John"), committed)]
+    write_comparison_report(tmp_path / "page.html", rivals.compare(sides), [], {})
+    page = Page(tmp_path / "page.html")
+    shown = [attributes["class"] for tag, attributes in page.tags if (attributes.get("class") or "").startswith("verdict ")]
+    assert shown == [f"verdict {badge}" for badge in (*badges, *badges)]
+    assert re.findall(r'<span class="verdict [^"]*">([^<]*)<', (tmp_path / "page.html").read_text()) == [*badges, *badges]
 
 
 def test_the_page_names_what_was_refused(run_main, owner, thief, altered, tmp_path):
