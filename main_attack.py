@@ -156,32 +156,32 @@ def parse_args(argv: Sequence[str] | None):
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
-    import attack_runs
+    from attack_runs import attacking
     from utils.run_dir import AttackFiles, RunDir
 
     # what the thief has: a model, perhaps pictures; and what the owner looks for in it
-    thief, claim = attack_runs.read_thief(args), attack_runs.read_owners_claim(args)
-    attack_runs.fill_in(args, thief.victim, claim)
+    thief, claim = attacking.read_thief(args), attacking.read_owners_claim(args)
+    attacking.fill_in(args, thief.victim, claim)
     if args.attack == "forge":
         return forge(args, thief, claim)
 
     levels = (args.level,) if args.sweep is None else args.sweep
-    attack_runs.refuse_impossible(args, max(levels), thief, claim)
+    attacking.refuse_impossible(args, max(levels), thief, claim)
     run = RunDir(args.save_dir)  # locked for as long as it is there
-    run.open("main_attack.py", attack_runs.recorded(args, thief))
+    run.open("main_attack.py", attacking.recorded(args, thief))
     whole, rows = AttackFiles(args.save_dir), []
     for level in levels:
         files = whole if args.sweep is None else whole.level(level)
         if not (files.result.exists() and files.model.exists()):
-            attacked = attack_runs.attack(args, level, thief, files)
-            columns = attack_runs.measure(args, thief, attacked)
-            columns |= attack_runs.located(args, thief.victim.mask, claim)
-            reading = attack_runs.read_as_owner(claim, thief.victim, attacked)
-            columns |= attack_runs.in_columns(reading, claim)
-            attack_runs.write(args, level, thief.victim, attacked, columns, reading, files)
-        rows.append(attack_runs.Result(files.result))
+            attacked = attacking.attack(args, level, thief, files)
+            columns = attacking.measure(args, thief, attacked)
+            columns |= attacking.located(args, thief.victim.mask, claim)
+            reading = attacking.read_as_owner(claim, thief.victim, attacked)
+            columns |= attacking.in_columns(reading, claim)
+            attacking.write(args, level, thief.victim, attacked, columns, reading, files)
+        rows.append(attacking.Result(files.result))
         print(in_words(rows[-1]), flush=True)
-    written = {"model": whole.model} if args.sweep is None else attack_runs.write_sweep(args, levels, rows, thief, whole)
+    written = {"model": whole.model} if args.sweep is None else attacking.write_sweep(args, levels, rows, thief, whole)
     for name, path in written.items():
         print(f"{name + ':':<7}{path}")
     return cli.EXIT_OK
@@ -189,8 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def forge(args, thief, claim) -> int:
     """Make a second claim, on the model or on a copy, and say what the owner's test makes of it, and of the owner's own."""
-    import attack_runs
-    import forging
+    from attack_runs import attacking, forging
     from utils import checkpoint
     from utils.run_dir import AttackFiles, RunDir
 
@@ -198,17 +197,17 @@ def forge(args, thief, claim) -> int:
     if not all(path.exists() for path in (result, *forging.written_files(args).values())):
         # what can't be done is refused before anything is written
         made = forging.make(args, thief.victim)
-        reading = attack_runs.read_as_owner(claim, thief.victim, made if writes else thief.victim)
+        reading = attacking.read_as_owner(claim, thief.victim, made if writes else thief.victim)
     run = RunDir(args.save_dir)
-    run.open("main_attack.py", attack_runs.recorded(args, thief))
+    run.open("main_attack.py", attacking.recorded(args, thief))
     if made:
         columns = forging.write(args, thief.victim, made)
         if writes:
-            columns |= {f"stolen_{name}": value for name, value in attack_runs.accuracies(thief, thief.victim.weights).items()}
-            columns |= attack_runs.measure(args, thief, made)
-        columns |= {f"owner_{name}": value for name, value in attack_runs.in_columns(reading, claim).items()}
+            columns |= {f"stolen_{name}": value for name, value in attacking.accuracies(thief, thief.victim.weights).items()}
+            columns |= attacking.measure(args, thief, made)
+        columns |= {f"owner_{name}": value for name, value in attacking.in_columns(reading, claim).items()}
         checkpoint.save_json(columns, result)
-    row = attack_runs.Result(result)
+    row = attacking.Result(result)
     print("\n".join(forging.in_words(args.by, row)))
     if claim:
         print(f"owner:     {reading_in_words(row, 'owner_')}")

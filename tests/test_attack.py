@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-import attack_runs
-import forging
+from attack_runs import attacking, forging
 from attacks import ATTACKS
 from attacks.addon import add_on
 from attacks.fake1 import forge
@@ -587,7 +586,7 @@ def test_a_folder_is_locked_while_it_is_written(run_main, stolen, tmp_path, monk
 
         return try_it
 
-    for module, name in ((attack_runs, "write"), (forging, "write")):
+    for module, name in ((attacking, "write"), (forging, "write")):
         monkeypatch.setattr(module, name, tried_by_another(getattr(module, name)))
     for attack, more in (("prune", ("--sweep", "0,0.1")), ("forge", ("--budget", 1))):
         done = run_main("main_attack.py", attack, "--checkpoint", stolen / "model.pth.tar", "--no_accuracy", *more, "--save_dir",

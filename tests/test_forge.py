@@ -440,7 +440,7 @@ def test_a_killed_run_is_finished_and_a_finished_one_skipped(owner, run_main, re
         again = run_main(*words)
         assert again.returncode == 0 and again.stdout == first.stdout
         assert (tmp_path / "result.json").read_bytes() == row and (tmp_path / "forged.claim.json").read_bytes() == claim
-    monkeypatch.setattr("forging.make", None)
+    monkeypatch.setattr("attack_runs.forging.make", None)
     assert run_main(*words).stdout == first.stdout
     monkeypatch.undo()
     assert "--seed 1 then, 2 now" in refused(run_main(*words, "--seed", 2))

@@ -1,4 +1,4 @@
-"""Imports run one way, entry scripts -> ownership, attacks -> pruner -> models, datasets -> utils, and in no circle."""
+"""Imports run one way and in no circle: scripts -> attack_runs -> ownership, attacks -> pruner -> models, datasets -> utils."""
 
 import ast
 from pathlib import Path
@@ -14,10 +14,12 @@ MAY_IMPORT = {
     "pruner": {"models", "datasets", "utils"},
     "attacks": {"pruner", "models", "datasets", "utils"},  # not ownership: a thief has none of it
     "ownership": {"pruner", "models", "datasets", "utils"},
+    "attack_runs": {"ownership", "attacks", "pruner", "models", "datasets", "utils"},  # the one place where the two meet
 }
+SCRIPTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("*.py"))
 FILES = sorted(path.relative_to(ROOT) for folder in MAY_IMPORT for path in (ROOT / folder).glob("**/*.py"))
 MODULES = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path
-           for path in [*FILES, *(path.relative_to(ROOT) for path in ROOT.glob("*.py"))]}
+           for path in [*FILES, *SCRIPTS]}
 
 
 def imported(source: str) -> set[str]:
@@ -43,6 +45,18 @@ def test_a_folder_imports_only_what_lies_below_it(path):
     own = path.parts[0]
     folders = {name.split(".")[0] for name in imported((ROOT / path).read_text())}
     assert folders <= MAY_IMPORT[own] | {own}  # so neither the other of two on one level, nor an entry script
+
+
+def test_every_folder_of_modules_has_its_place():
+    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=str)
+def test_what_lies_beside_the_scripts_is_a_script_and_no_others_module(path):
+    last = ast.parse((ROOT / path).read_text()).body[-1]
+    assert isinstance(last, ast.If) and ast.unparse(last) == "if __name__ == '__main__':\n    cli.run(main)"
+    importers = [other for other in MODULES.values() if path.stem in imported((ROOT / other).read_text())]
+    assert importers == [], "--help of what others import would be silent"
 
 
 def test_no_module_imports_itself_through_others():

@@ -1,11 +1,11 @@
-"""What `main_attack.py forge` writes and says of a second claim. Not a script: here attacks/ and ownership/ come together."""
+"""What `main_attack.py forge` writes and says of a second claim."""
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import attack_runs
+from attack_runs import attacking
 from attacks import FORGERIES
 from attacks.second_claim import SecondClaim
 from attacks.victim import Victim
@@ -63,9 +63,9 @@ def write(args: argparse.Namespace, victim: Victim, made: SecondClaim) -> dict[s
                 "mask_pattern": code_format.mask_pattern, "similarity": similarity,
                 **{f"stolen_{name}": value for name, value in before.items()}, **after}
     if forgery.writes:
-        attack_runs.write_model(args, victim, made, paths["model"], f"{args.attack} {args.by}", {})
-        row |= attack_runs.changes(victim.mask, mask)
-    return {**row, **attack_runs.size(mask), "checkpoint": args.checkpoint, **{name: str(path) for name, path in paths.items()}}
+        attacking.write_model(args, victim, made, paths["model"], f"{args.attack} {args.by}", {})
+        row |= attacking.changes(victim.mask, mask)
+    return {**row, **attacking.size(mask), "checkpoint": args.checkpoint, **{name: str(path) for name, path in paths.items()}}
 
 
 def of_the_code(mask: Mask, made: SecondClaim) -> dict[str, float]:

@@ -1,7 +1,4 @@
-"""What `main_attack.py` does to a stolen model: attack it, measure it, read it as the owner would, write it.
-
-Not a script: here attacks/ and ownership/ come together, as in forging.py, where second claims are made.
-"""
+"""What `main_attack.py` does to a stolen model: attack it, measure it, read it as the owner would, write it."""
 
 import argparse
 from collections.abc import Mapping, Sequence
