@@ -574,6 +574,21 @@ def test_a_folder_with_another_attack_is_refused(run_main, refused, stolen, tmp_
     assert (tmp_path / "run/result.json").read_bytes() == written
 
 
+def test_a_sweep_that_lost_its_record_is_not_taken_for_another(run_main, refused, stolen, tmp_path):
+    words = ("main_attack.py", "prune", "--checkpoint", stolen / "model.pth.tar", "--no_accuracy", "--sweep", "0,0.1",
+             "--save_dir", tmp_path / "run")
+    assert run_main(*words).returncode == 0
+    (tmp_path / "run/run.json").unlink()
+    files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    for how in ("random", "magnitude"):
+        assert "but no run.json" in refused(run_main(*words, "--how", how))
+    for path in (tmp_path / "run").glob("attack.*"):  # as if killed before the end
+        path.unlink()
+        del files[path]
+    assert "holds level_0 but no run.json" in refused(run_main(*words, "--how", "random"))
+    assert files == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
 def test_a_folder_is_locked_while_it_is_written(run_main, stolen, tmp_path, monkeypatch):
     refusals = []
 

@@ -18,6 +18,7 @@ from pruner.masks import Mask, prunable_layers
 from pruner.tickets import read_model_file
 from utils import checkpoint
 from utils.errors import UserError
+from utils.run_dir import RunDir
 
 LAYER = "layer1.0.conv1"
 
@@ -614,3 +615,38 @@ def test_json_is_strict_and_readable(tmp_path):
             checkpoint.load_json(path)
     with pytest.raises(UserError, match="none.json"):
         checkpoint.load_json(tmp_path / "none.json")
+
+
+# --- run directories --------------------------------------------------------------------------------------------------
+
+
+LEFT_BY_A_RUN = [
+    "checkpoint.pth.tar", "model_best.pth.tar", "metrics.csv", "curve.png", "result.json",  # any training
+    "key.pth.tar", "locked.pth.tar",  # main_eval_all.py
+    "round_00/ticket.pth.tar", "round_07/result.json", "epoch_3.pth.tar", "ticket.pth.tar", "rounds.csv", "accuracy_density.png",
+    "attacked.pth.tar", "level_0/result.json", "level_0.005/attacked.pth.tar", "attack.csv", "attack.png", "codes.png",
+    "forged.claim.json",
+]
+
+
+@pytest.mark.parametrize("name", LEFT_BY_A_RUN)
+def test_what_another_run_left_is_not_adopted_without_its_record(tmp_path, name):
+    path = tmp_path / "run" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"precious")
+    with pytest.raises(UserError, match=re.escape(f"holds {name.partition('/')[0]} but no run.json")):
+        RunDir(tmp_path / "run").open("main_attack.py", {})
+    assert path.read_bytes() == b"precious" and not (tmp_path / "run/run.json").exists()
+
+
+def test_what_is_no_runs_may_be_there_before_it(tmp_path):
+    names = ("res20s_digits_qrcode_layer2.0.conv2.claim.json", "res20s_digits_qrcode_layer2.0.conv2.weight_mask.pth.tar",
+             "res20s_digits_qrcode_layer2.0.conv2.code.png", "res20s_digits_qrcode_layer2.0.conv2.before_after.png",  # signed
+             "code.png", "extraction.json",  # read
+             "run.log", "triggers.json", ".lock", "earlier/result.json", "earlier/run.json")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"precious")
+    RunDir(tmp_path).open("main_eval_all.py", {})
+    assert (tmp_path / "run.json").exists()
+    assert all((tmp_path / name).read_bytes() == b"precious" for name in names if name != ".lock")

@@ -77,14 +77,22 @@ class RunDir(TrainingFiles):
         if self.record.exists():
             sessions = self._check_same_run(script, arguments, may_grow)
         else:
-            for path in (self.last, self.best, self.result, self.ticket, self.key, self.locked, self.round(0).folder):
-                if path.exists():
-                    raise UserError(f"--save_dir {self.folder}: holds {path.name}, which is not this run's; "
-                                    "name another folder")
+            for path in self._leavings():
+                raise UserError(f"--save_dir {self.folder}: holds {path.name} but no {self.record.name} that says which run left "
+                                "it; name another folder")
         for leftover in self.folder.rglob(f".*{checkpoint.TEMPORARY}"):
             leftover.unlink(missing_ok=True)
         sessions.append({"command": sys.argv, **versions()})
         checkpoint.save_json({"script": script, "arguments": arguments, "sessions": sessions}, self.record)
+
+    def _leavings(self) -> list[Path]:
+        """What is there of all that runs leave, whichever script's; a signature, or the picture of one that was read, may be
+        there before its ticket is trained."""
+        attack = AttackFiles(self.folder)
+        named = {path for files in (self, attack) for path in vars(files).values() if isinstance(path, Path)}
+        named -= {self.folder, attack.code}
+        numbered = (path for pattern in ("round_*", "level_*", "epoch_*.pth.tar") for path in self.folder.glob(pattern))
+        return sorted([*filter(Path.exists, named), *numbered])
 
     def _check_same_run(self, script: str, arguments: dict[str, Any], may_grow: frozenset[str]) -> list[dict[str, Any]]:
         """The sessions recorded so far. Raises UserError where the record is another run's."""
