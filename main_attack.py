@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     whole, rows = AttackFiles(args.save_dir), []
     for level in levels:
         files = whole if args.sweep is None else whole.level(level)
-        if not (files.result.exists() and files.model.exists()):
+        if not attacking.is_done(files, claim):
             attacked = attacking.attack(args, level, thief, files)
             columns = attacking.measure(args, thief, attacked)
             columns |= attacking.located(args, thief.victim.mask, claim)

@@ -1,6 +1,7 @@
 """What `main_attack.py` does to a stolen model: attack it, measure it, read it as the owner would, write it."""
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from attacks.locate import locate
 from attacks.second_claim import SecondClaim
 from attacks.victim import Victim, class_count, read_victim
 from datasets import load_triggers
+from datasets.decoding import read_rgb
 from datasets.trigger import TriggerSet, following
 from models import build_model
 from ownership.black_box import evidence_of
@@ -30,6 +32,12 @@ from utils import checkpoint, plots
 from utils.engine import Engine, Trained
 from utils.errors import UserError
 from utils.run_dir import AttackFiles
+
+
+# of what is read from a result.json
+TEXTS = frozenset({"attack", "signature", "layer", "found_layer", "model", "claim", "key", "locked"})
+MAYBE = frozenset({"level", "test_acc"})
+MEND = "remove it, and the same command makes it anew"
 
 
 @dataclass(frozen=True)
@@ -59,17 +67,30 @@ class Attacked:
 
 
 class Result(dict[str, Any]):
-    """The columns of a result.json. Asking for one that is not there raises UserError, which names file and mend."""
+    """The columns of a result.json. Asking for one that is not there, or not of its type, raises UserError, which names file and
+    mend: TEXTS are texts, all others numbers, of which those in MAYBE may be None."""
 
     def __init__(self, path: Path):
         """Raises UserError for a file that can't be read as JSON; what is no table in it has no columns."""
-        content = checkpoint.load_json(path)
+        try:
+            content = checkpoint.load_json(path)
+        except UserError as error:
+            raise UserError(f"{error}; {MEND}") from None
         super().__init__(content if isinstance(content, dict) else {})
         self._path = path
 
+    def __getitem__(self, column: str) -> Any:
+        value = super().__getitem__(column)
+        if column in TEXTS:
+            good = isinstance(value, str)
+        else:
+            good = isinstance(value, (int, float)) and abs(value) <= sys.float_info.max or value is None and column in MAYBE
+        if not good:
+            raise UserError(f"{self._path}: {column!r} is no {'text' if column in TEXTS else 'number'}: it is damaged; {MEND}")
+        return value
+
     def __missing__(self, column: str) -> Any:
-        raise UserError(f"{self._path}: has no {column!r}: it is damaged or another version's; remove it, and the same command "
-                        "makes it anew")
+        raise UserError(f"{self._path}: has no {column!r}: it is damaged or another version's; {MEND}")
 
 
 # --- before anything is written ---------------------------------------------------------------------------------------
@@ -256,6 +277,16 @@ def in_columns(reading: Extraction | None, claim: Claim | None) -> dict[str, Any
     return {"code_lost": flips.lost, "code_ones": flips.ones, "code_added": flips.added, "code_zeros": flips.zeros,
             **{f"read by {reader}": text == claim.signature for reader, text in reading.texts.items()},
             "p_value": evidence.p_value, "p_corrected": evidence.p_corrected}
+
+
+def is_done(files: AttackFiles, claim: Claim | None) -> bool:
+    """Whether all that `write` leaves is there, and the code's picture can be read, which joins those of other levels."""
+    if claim:
+        try:
+            read_rgb(files.code)
+        except UserError:
+            return False
+    return files.result.exists() and files.model.exists()
 
 
 def write(args: argparse.Namespace, level: float | None, victim: Victim, attacked: Attacked, columns: Mapping[str, Any],

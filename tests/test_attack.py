@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -19,6 +20,7 @@ from attacks.fake1 import forge
 from attacks.fake3 import replace_code
 from attacks.prune import prune
 from attacks.victim import class_count, read_victim
+from main_attack import in_words
 from pruner import qr_code, tickets
 from pruner.embedding import embed, find_region, occupancy
 from pruner.key_masks import write_split
@@ -611,16 +613,42 @@ def test_a_folder_is_locked_while_it_is_written(run_main, stolen, tmp_path, monk
     assert refusals == ["write"] * 3
 
 
-@pytest.mark.parametrize("spoil", [lambda row: {name: row[name] for name in row if name != "removed"}, lambda row: [],
-                                   lambda row: {**row, "p_value": 0.5}])
-def test_a_result_without_its_columns_is_named_and_made_anew_once_it_is_gone(run_main, refused, stolen, tmp_path, spoil):
-    words = ("main_attack.py", "prune", "--checkpoint", stolen / "model.pth.tar", "--no_accuracy", "--sweep", "0,0.1",
-             "--save_dir", tmp_path / "run")
-    first, path = run_main(*words), tmp_path / "run/level_0.1/result.json"
+def test_a_damaged_result_is_named_and_made_anew_once_it_is_gone(run_main, refused, stolen, tmp_path):
+    words = ("main_attack.py", "locate", "--checkpoint", stolen / "model.pth.tar", "--no_accuracy",
+             "--claim", stolen / "claim.json", "--save_dir", tmp_path / "run")
+    first, path = run_main(*words), tmp_path / "run/result.json"
     assert first.returncode == 0, first.stderr
-    written = path.read_bytes()
-    path.write_text(json.dumps(spoil(json.loads(written))))
-    message = refused(run_main(*words))
-    assert f"{path}: has no '" in message and "remove it" in message
+    written, mend = path.read_bytes(), "remove it, and the same command makes it anew"
+    row = json.loads(written)
+    numbers = ("nonzeros", "density", "entries", "removed", "added", "code_lost", "p_corrected", "found_x")
+    changed = [(name, value) for name in numbers for value in ("x", None, [1], 10**400)]
+    changed += [("level", "abc"), ("test_acc", "x"), ("attack", 1), ("found_layer", None), ("hit", "x")]
+    damaged = [(json.dumps({**row, name: value}), f"{name!r} is no ") for name, value in changed]
+    damaged += [(json.dumps({other: row[other] for other in row if other != name}), f"has no {name!r}")
+                for name in ("removed", "level", "test_acc", "code_zeros", "found_version")]
+    damaged += [(content, "not a JSON file that can be read") for content in ("", "{", "null,", written[:-9].decode())]
+    damaged += [("[]", "has no '"), ("{}", "has no '")]
+    for content, expected in damaged:
+        path.write_text(content)
+        with pytest.raises(UserError, match=f"^{re.escape(f'{path}: {expected}')}.*; {mend}$"):
+            in_words(attacking.Result(path))
+    for content in ("", "[]", json.dumps({**row, "level": "abc"}), json.dumps({**row, "test_acc": "x"})):
+        path.write_text(content)
+        message = refused(run_main(*words))
+        assert f"{path}: " in message and mend in message
     path.unlink()
     assert run_main(*words).stdout == first.stdout and path.read_bytes() == written
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b""),
+                                    lambda path: path.write_bytes(path.read_bytes()[:-60])])
+def test_a_picture_of_the_code_that_is_lost_is_drawn_again(run_main, stolen, tmp_path, damage):
+    words = ("main_attack.py", "addon", "--checkpoint", stolen / "model.pth.tar", "--no_accuracy", "--sweep", "0,0.1",
+             "--claim", stolen / "claim.json", "--save_dir", tmp_path / "run")
+    first, path = run_main(*words), tmp_path / "run/level_0.1/code.png"
+    assert first.returncode == 0, first.stderr
+    written, others = path.read_bytes(), (tmp_path / "run/level_0/code.png").stat().st_mtime_ns
+    damage(path)
+    again = run_main(*words)
+    assert again.returncode == 0 and again.stdout == first.stdout, again.stderr
+    assert path.read_bytes() == written and (tmp_path / "run/level_0/code.png").stat().st_mtime_ns == others

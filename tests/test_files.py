@@ -650,3 +650,24 @@ def test_what_is_no_runs_may_be_there_before_it(tmp_path):
     RunDir(tmp_path).open("main_eval_all.py", {})
     assert (tmp_path / "run.json").exists()
     assert all((tmp_path / name).read_bytes() == b"precious" for name in names if name != ".lock")
+
+
+@pytest.mark.parametrize("record", ["", "{", "[]", "{}", '{"script": "s.py", "arguments": []}', '{"arguments": {"rounds": 3}',
+                                    '{"script": "s.py", "arguments": {}, "sessions": {}}'])
+def test_a_record_that_is_damaged_is_named_with_the_mend(tmp_path, record):
+    (tmp_path / "run.json").write_text(record)
+    with pytest.raises(UserError, match=f"{re.escape(str(tmp_path))}/run.json: .*; name another --save_dir$"):
+        RunDir(tmp_path).open("s.py", {"rounds": 3})
+    assert (tmp_path / "run.json").read_text() == record
+
+
+@pytest.mark.parametrize("before, now, good", [(3, 3, True), (3, 4, True), (3, 2, False), (3, None, True), (None, 3, False),
+                                               (None, None, True), ("3", 4, False), ([3], 4, False)])
+def test_what_may_grow_may_not_shrink_nor_be_damaged(tmp_path, before, now, good):
+    RunDir(tmp_path).open("s.py", {"rounds": before})
+    again = RunDir(tmp_path)
+    if good:
+        again.open("s.py", {"rounds": now}, frozenset({"rounds"}))
+        return
+    with pytest.raises(UserError, match="--rounds .* then, .* now"):
+        again.open("s.py", {"rounds": now}, frozenset({"rounds"}))

@@ -8,10 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attack_runs import forging
+from attack_runs.attacking import Result
 from attacks import ATTACKS, FORGERIES
 from attacks.forge import _letters, _of_letters, forge
 from attacks.locate import locate
 from attacks.second_claim import by_adding, by_key, by_replacing, by_signing_again
+from main_attack import reading_in_words
 from ownership.claim import Claim, read_claim, write_claim
 from ownership.evidence import agreement, places_for
 from ownership.suspect import Suspect
@@ -459,6 +462,33 @@ def test_a_result_of_an_earlier_version_is_named_and_made_anew_once_it_is_gone(u
     path.unlink()
     assert run_main(*words).stdout == first.stdout
     assert (path.read_bytes(), claim.read_bytes()) == (written, claimed)
+
+
+@pytest.mark.parametrize("by, words", [("search", ("--budget", 1)), ("fake1", ()), ("resign", ("--signature", THIEFS))])
+def test_a_damaged_column_is_named_or_not_asked_for(owner, run_main, refused, tmp_path, by, words):
+    words = ("main_attack.py", "forge", "--by", by, "--checkpoint", owner / "model.pth.tar", "--no_accuracy", *words, "--claim",
+             owner / "one.json", "--save_dir", tmp_path)
+    first, path = run_main(*words), tmp_path / "result.json"
+    assert first.returncode == 0, first.stderr
+    whole = [*forging.in_words(by, Result(path)), reading_in_words(Result(path), "owner_")]
+    row, refusals = result(tmp_path), set()
+    for name in row:
+        others = {other: value for other, value in row.items() if other != name}
+        for content in (others, *({**row, name: value} for value in ([1], {}, 10**400))):
+            path.write_text(json.dumps(content))
+            try:
+                lines = [*forging.in_words(by, Result(path)), reading_in_words(Result(path), "owner_")]
+            except UserError as error:
+                assert str(error).startswith(f"{path}: ") and repr(name) in str(error) and "remove it" in str(error)
+                refusals.add(name)
+            else:
+                assert name.startswith("owner_read by ") or lines == whole, "what is damaged is not shown"
+    assert {"owner_code_lost", "owner_p_corrected", "locked" if by == "fake1" else "p_any_text"} <= refusals
+    path.write_text("")
+    message = refused(run_main(*words))
+    assert f"{path}: not a JSON file" in message and "remove it" in message
+    path.unlink()
+    assert run_main(*words).stdout == first.stdout and result(tmp_path) == row
 
 
 def test_every_way_has_its_function_and_its_flags():

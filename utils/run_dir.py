@@ -96,7 +96,10 @@ class RunDir(TrainingFiles):
 
     def _check_same_run(self, script: str, arguments: dict[str, Any], may_grow: frozenset[str]) -> list[dict[str, Any]]:
         """The sessions recorded so far. Raises UserError where the record is another run's."""
-        before = checkpoint.load_json(self.record)
+        try:
+            before = checkpoint.load_json(self.record)
+        except UserError as error:
+            raise UserError(f"{error}; name another --save_dir") from None
         if not isinstance(before, dict) or not isinstance(before.get("arguments"), dict) \
                 or not isinstance(before.get("sessions"), list):
             raise UserError(f"{self.record}: is damaged; name another --save_dir")
@@ -104,7 +107,7 @@ class RunDir(TrainingFiles):
             raise UserError(f"--save_dir {self.folder}: holds a run of {before.get('script')}; name another folder")
         old, differ = before["arguments"], []
         for name in sorted((old.keys() & arguments.keys()) - RUN_ONLY_FLAGS):
-            grown = name in may_grow and (arguments[name] is None or (old[name] is not None
+            grown = name in may_grow and (arguments[name] is None or (isinstance(old[name], int)
                                                                       and arguments[name] >= old[name]))
             if old[name] != arguments[name] and not grown:
                 differ.append(f"--{name} {old[name]} then, {arguments[name]} now")
