@@ -2,8 +2,10 @@
 
 import csv
 import importlib.util
+import itertools
 import os
 import subprocess
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pruner.masks import prunable_layers
+from utils import engine
 
 ROOT = Path(__file__).resolve().parent.parent
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}  # ours takes the loss in single precision
@@ -122,6 +125,37 @@ def test_arithmetic_of_a_step_is_that_of_its_layers(train_loop, setting):
     heavy, every = (rows[f"traffic of a step: {what}"]["value"]
                     for what in ("convolutions and products", "all operators, unfused"))
     assert 0 < heavy < every
+
+
+# --- whole epochs --------------------------------------------------------------------------------------------------------
+
+
+def test_what_happens_once_is_not_counted_per_epoch(train_loop, setting, monkeypatch):
+    """On a clock that only moves by what each part is said to take."""
+    clock = 0.0
+
+    def takes(owner: type, name: str, seconds) -> None:
+        real = getattr(owner, name)
+
+        def slow(*args, **kwargs):
+            nonlocal clock
+            clock += next(seconds)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, slow)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock)
+    takes(engine.Record, "resume", iter([7.0]))
+    takes(engine.Engine, "_train_epoch", itertools.chain([20.0], itertools.repeat(3.0)))
+    takes(engine.Engine, "evaluate", itertools.repeat(0.25))  # validation and test
+    takes(engine.Record, "add", itertools.repeat(0.125))
+    takes(engine.Record, "finish", iter([1000.0]))
+    here = setting()
+    here.args.epochs = 5
+    rows = {row["what"]: row for row in train_loop.epoch(here)}
+    assert [row["value"] for row in rows.values()] == [20.5, 3.5, 0.125, 1007, 20.5 + 181 * 3.5 + 182 * 0.125 + 1007]
+    assert list(rows)[0] == "first epoch of 24 + 8 + 8 pictures" and list(rows)[-1] == "182 epochs"
+    assert rows["... and writing its files"]["low"] == rows["... and writing its files"]["high"] == 0.125
 
 
 # --- as users run them ----------------------------------------------------------------------------------------------------
