@@ -1,10 +1,8 @@
-"""The benchmarks of the training loop: that they measure what they say, run, and come back to what is unfinished."""
+"""The benchmarks of the training loop: that they measure what they say, and run."""
 
 import csv
 import importlib.util
 import itertools
-import os
-import subprocess
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -181,50 +179,3 @@ def test_a_tiny_run_of_many_tickets(run_script, tmp_path):
     with open(tmp_path / "many_tickets.csv", newline="", encoding="utf-8") as file:
         rows = [row["what"] for row in csv.DictReader(file)]
     assert "1 at once / one after the other" in rows and "2 at once / one after the other" in rows
-
-
-@pytest.fixture
-def report(tmp_path):
-    """report(**environment) -> gpu_report.sh with a python that notes its words and fails where FAIL is among them."""
-    stub = tmp_path / "python"
-    stub.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\necho measured\n'
-                    'case "$*" in *"${FAIL:-nothing}"*) echo broken >&2; exit 3;; esac\n')
-    stub.chmod(0o755)
-
-    def run(**environment: str) -> tuple[subprocess.CompletedProcess, list[str]]:
-        (tmp_path / "calls").write_text("")
-        done = subprocess.run(["bash", "benchmarks/gpu_report.sh", tmp_path / "report"], cwd=ROOT, capture_output=True,
-                              text=True, env={**os.environ, "PYTHON": str(stub), **environment}, timeout=60)
-        return done, (tmp_path / "calls").read_text().splitlines()
-
-    return run
-
-
-def test_the_report_is_resumed_where_it_failed(report, tmp_path):
-    done, calls = report(FAIL="res18")
-    assert done.returncode == 1 and "broken" in done.stderr
-    *benchmarks, tests = calls
-    assert len(benchmarks) == 5 and tests.startswith("-m pytest")
-    assert all("--device cuda" in call and f"--out {tmp_path}/report/" in call for call in benchmarks)
-    leftover = tmp_path / "report/res18/train_loop.csv"
-    leftover.parent.mkdir()
-    leftover.write_text("half of it")
-    done, calls = report()
-    assert done.returncode == 0 and len(calls) == 1 and "--arch res18" in calls[0]
-    assert (tmp_path / "report/res18.log").read_text() == "measured\n" and not leftover.exists()
-    assert report()[1] == []
-
-
-def test_the_report_keeps_to_its_budget(report):
-    done, calls = report(BUDGET="0")
-    assert done.returncode == 1 and calls == []
-
-
-def test_the_report_runs_tiny_and_asks_for_what_there_is(report, train_loop):
-    done, calls = report(TINY="1")
-    assert done.returncode == 0 and len(calls) == 5
-    for call in calls:
-        assert "--device cpu" in call and "--tiny --no_compile" in call  # as in the tiny runs above
-        if "train_loop" in call:
-            sections = call.split("--sections ")[1].split()[0].split(",")
-            assert set(sections) <= train_loop.SECTIONS.keys()
