@@ -1,18 +1,37 @@
-"""The table at the end of scripts/quickstart.sh: `python scripts/quickstart_report.py runs/quickstart`."""
+"""The table at the end of scripts/quickstart.sh, from the folder that it left.
+
+    python scripts/quickstart_report.py runs/quickstart
+"""
 
 import csv
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils import cli
+from utils.errors import UserError
 
 
-def main() -> None:
-    run = Path(sys.argv[1])
-    ticket = json.loads((run / "ticket/result.json").read_text(encoding="utf-8"))
-    signed = json.loads((run / "signed/result.json").read_text(encoding="utf-8"))
-    read = json.loads((run / "extracted/extraction.json").read_text(encoding="utf-8"))
-    with open(run / "seconds.csv", encoding="utf-8", newline="") as file:
-        seconds = dict(csv.reader(file))
+def parse_args(argv: Sequence[str] | None):
+    parser = cli.ArgumentParser(__doc__)
+    parser.add_argument("run", type=cli.text, metavar="DIR", help="RUN of scripts/quickstart.sh")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    run = Path(parse_args(argv).run)
+
+    ticket = result_of(run / "ticket/result.json", "dense_acc", "ticket_acc", "density", "nonzeros")
+    signed = result_of(run / "signed/result.json", "entries", "test_acc", "density", "nonzeros")
+    read = result_of(run / "extracted/extraction.json", "readers", "flipped", "data_modules")
+    seconds = {}
+    if (run / "seconds.csv").is_file():
+        with open(run / "seconds.csv", encoding="utf-8", newline="") as file:
+            seconds = {row[0]: row[1] for row in csv.reader(file) if len(row) == 2}
 
     print(f"\n{'':<16}{'test accuracy':>14}{'remaining':>12}{'weights':>10}\n"
           f"{'dense':<16}{ticket['dense_acc']:>13.2f}%{100:>11.3f}%{signed['entries']:>10}\n"
@@ -26,7 +45,22 @@ def main() -> None:
     for picture in sorted({run / "ticket/accuracy_density.png", run / "signed/curve.png", run / "extracted/code.png",
                            *run.glob("signed/*before_after.png")}):
         print(f"  {picture}")
+    return cli.EXIT_OK
+
+
+def result_of(path: Path, *names: str) -> dict[str, Any]:
+    """A stage's result. Raises UserError where it is missing, can't be read, or lacks one of these values."""
+    mend = "the same `bash scripts/quickstart.sh` makes it"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; {mend}") from None
+    except ValueError:
+        result = None
+    if not isinstance(result, dict) or not set(names) <= result.keys():
+        raise UserError(f"{path}: is damaged; remove it, and {mend} again")
+    return result
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)
