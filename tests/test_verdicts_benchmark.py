@@ -1,7 +1,6 @@
 """The bars on verdicts: that the benchmark's innocent models are what it says, and that it sees a bar which is missed."""
 
 import csv
-import importlib.util
 import json
 import sys
 from argparse import Namespace
@@ -14,24 +13,20 @@ import torch
 from datasets import trigger
 from datasets.pictures import as_float
 from models import build_model
-from ownership import verdict
 from ownership.claim import Claim, write_claim
 from ownership.suspect import Suspect
 from pruner import qr_code, tickets
 from pruner.embedding import embed, find_region
 from pruner.masks import Mask, prunable_layers
-
-ROOT = Path(__file__).resolve().parent.parent
+from utils import cli
 
 
 @pytest.fixture(scope="module")
 def verdicts():
-    """benchmarks/verdicts.py as a module."""
-    spec = importlib.util.spec_from_file_location("verdicts", ROOT / "benchmarks/verdicts.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["verdicts"] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
+    """What benchmarks/verdicts.py measures with."""
+    from benchmarks.lib import verdicts
+
+    return verdicts
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +45,16 @@ def setting(owner) -> Namespace:
 
 
 @pytest.fixture
-def run(verdicts, monkeypatch, capsys):
+def run(monkeypatch, capsys):
     """run(*words) -> (exit code, what was printed)."""
+    from benchmarks import verdicts
 
     def call(*words) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["verdicts.py", *map(str, words)])
-        try:
-            code = verdicts.main()
-        except SystemExit as end:
-            code = end.code
+        with pytest.raises(SystemExit) as end:
+            cli.run(verdicts.main)
         printed = capsys.readouterr()
-        return code, printed.out + printed.err.rpartition("error: ")[2]
+        return end.value.code, printed.out + printed.err.rpartition("error: ")[2]
 
     return call
 

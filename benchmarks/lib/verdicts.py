@@ -1,0 +1,416 @@
+"""What benchmarks/verdicts.py measures: models, verdicts on them, and whether the bars hold."""
+
+import contextlib
+import csv
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from attacks.addon import add_on
+from attacks.fake3 import replace_code
+from attacks.permute import permute
+from attacks.prune import prune
+from benchmarks.lib.simulated_tickets import network
+from datasets import trigger
+from datasets.pictures import as_float
+from models import build_model
+from ownership import verdict
+from ownership.black_box import scientific
+from ownership.claim import Claim, read_claim
+from ownership.owner_claim import KEYED, KeyMask, OwnerClaim, Triggers, mask_sha256
+from ownership.suspect import Suspect, read_suspect
+from pruner import key_masks, tickets
+from pruner.embedding import Region, embed, find_copies, find_region
+from pruner.masks import Mask, prunable_layers
+from utils import checkpoint
+from utils.errors import UserError
+from utils.run_dir import AttackFiles
+
+LETTERS = ("abcdefghijklmnopqrstuvwxyz ", "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 ",
+           "".join(map(chr, range(32, 127))), "äöüßéñλжשलح中")
+LONGEST_TEXT = 24  # bytes that a version 3-H code holds
+TRIGGERS, CLASSES, SIDE = 100, 10, 32
+KEY_SHARE = 0.05
+QUANTILES = (0.01, 0.05, 0.5)
+
+Weights = dict[str, torch.Tensor]
+
+
+# --- innocent models --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A claim, and what its owner shows. signed: the own ticket's mask. regions: of the code. expected: int64 [pictures], the
+    secret labels."""
+
+    claim: OwnerClaim
+    signed: Mask
+    regions: list[Region]
+    key: tickets.ModelFile
+    triggers: trigger.TriggerSet
+
+    @property
+    def expected(self) -> np.ndarray:
+        return self.triggers.pictures.labels.numpy()
+
+
+def random_text(random: np.random.Generator) -> str:
+    letters, text = list(LETTERS[random.integers(len(LETTERS))]), ""
+    for letter in random.choice(letters, int(random.integers(3, LONGEST_TEXT + 1))):
+        if len((text + letter).encode()) > LONGEST_TEXT:
+            break
+        text += letter
+    return text
+
+
+def new_owner(arch: str, random: np.random.Generator) -> Owner:
+    """Somebody who signs a ticket, splits a key off it and draws triggers; every fourth one writes the code twice."""
+    mask, weights = network(arch, float(random.choice((0.1, 0.2, 0.4))), random)
+    text = random_text(random)
+    regions = find_copies(mask, text, find_region(mask, text), 1 + int(random.random() < 0.25))
+    state = random.bit_generator.state
+    signed = embed(mask, text, regions, random)
+    first = regions[0]
+    code = Claim(text, arch, first.layer, first.start_x, first.start_y, first.code_format.version,
+                 first.code_format.error_correction, first.code_format.mask_pattern, first.similarity, signed.nonzeros,
+                 signed.entries,
+                 state, tuple((copy.layer, copy.start_x, copy.start_y) for copy in regions[1:]),
+                 0.02 if random.random() < 0.25 else None)
+    initial = drawn_weights(signed, random)
+    key, _ = key_masks.split(signed, {name: torch.where(kept, torch.rand(kept.shape, dtype=torch.float64), -torch.inf)
+                                      for name, kept in signed.items()}, KEY_SHARE)
+    triggers = trigger.keyed(random.bytes(32), TRIGGERS, CLASSES, SIDE)
+    claim = OwnerClaim(f"owner {text}", None, arch,
+                       v1=KeyMask(key_masks.fingerprint(signed, initial), mask_sha256(signed),
+                                  key_masks.fingerprint(key, initial),
+                                  key.nonzeros),
+                       v2=code, v3=Triggers(KEYED, triggers.fingerprint(), TRIGGERS, SIDE, CLASSES))
+    return Owner(claim, signed, regions, tickets.ModelFile("key", None, key, initial, {"part": "key"}), triggers)
+
+
+def drawn_weights(mask: Mask, random: np.random.Generator) -> Weights:
+    """Log-normal magnitudes with random signs where the mask is."""
+    drawn = {name: 0.1 * random.lognormal(0, 0.6, kept.shape) * random.choice([-1, 1], kept.shape) for name, kept in mask.items()}
+    return {f"{name}.weight": torch.from_numpy(drawn[name]).float() * kept for name, kept in mask.items()}
+
+
+def with_weights(mask: Mask, random: np.random.Generator) -> tuple[Mask, Weights]:
+    return mask, drawn_weights(mask, random)
+
+
+def uniform(args, owner: Owner, random: np.random.Generator) -> tuple[Mask, Weights]:
+    density = float(random.choice((0.02, 0.05, 0.1, 0.2, 0.4, 0.8)))
+    return with_weights(Mask({name: torch.from_numpy(random.random(layer.weight.shape) < density)
+                              for name, layer in prunable_layers(args.model).items()}), random)
+
+
+def by_depth(args, owner: Owner, random: np.random.Generator) -> tuple[Mask, Weights]:
+    """As magnitude pruning leaves it: sparser with depth, channels of very different density."""
+    return network(args.arch, float(random.choice((0.01, 0.05, 0.1, 0.2, 0.3, 0.5))), random)
+
+
+def by_channel(args, owner: Owner, random: np.random.Generator) -> tuple[Mask, Weights]:
+    """Whole channels are gone, the others nearly dense."""
+    share, density = random.uniform(0.2, 0.8), random.uniform(0.5, 1.0)
+    mask = {}
+    for name, layer in prunable_layers(args.model).items():
+        rows, columns = (random.random(count) < share for count in layer.weight.shape[:2])
+        mask[name] = torch.from_numpy((rows[:, None] & columns)[:, :, None, None] & (random.random(layer.weight.shape) < density))
+    return with_weights(Mask(mask), random)
+
+
+def real(args, owner: Owner, random: np.random.Generator) -> tuple[Mask, Weights]:
+    """A ticket of --ticket, its channels renumbered, so that it is another one each time; not for every third."""
+    mask = args.tickets[random.integers(len(args.tickets))]
+    mask, weights = with_weights(mask, random)
+    return permute(mask, weights, args.model, int(random.integers(1 << 30))) if random.random() < 2 / 3 else (mask, weights)
+
+
+def signed_by_another(args, owner: Owner, random: np.random.Generator, at_the_place: bool = True) -> tuple[Mask, Weights]:
+    """Another text, where the claim's code lies and in its format; or wherever its owner likes."""
+    mask, text = by_depth(args, owner, random)[0], random_text(random)
+    regions = [replace(region) for region in owner.regions] if at_the_place else [find_region(mask, text)]
+    if text == owner.claim.v2.signature:
+        text = text[::-1] + "."
+    try:
+        return with_weights(embed(mask, text, regions, random), random)
+    except UserError:  # a nearly empty ticket has no weights for a code
+        return with_weights(embed(network(args.arch, 0.3, random)[0], text, regions, random), random)
+
+
+def signed_elsewhere(args, owner: Owner, random: np.random.Generator) -> tuple[Mask, Weights]:
+    return signed_by_another(args, owner, random, at_the_place=False)
+
+
+def pruned(args, owner: Owner, random: np.random.Generator) -> tuple[Mask, Weights]:
+    mask, weights = signed_by_another(args, owner, random)
+    return prune(mask, weights, 0.2, str(random.choice(("magnitude", "random"))), int(random.integers(1 << 30)))
+
+
+def added_to(args, owner: Owner, random: np.random.Generator) -> tuple[Mask, Weights]:
+    mask, weights = signed_by_another(args, owner, random)
+    return add_on(mask, weights, 0.05, 0.1, "pruned", int(random.integers(1 << 30)))
+
+
+def written_over(args, owner: Owner, random: np.random.Generator) -> tuple[Mask, Weights]:
+    """Signed by another at the claim's place, and by a third one over that."""
+    mask, weights = signed_by_another(args, owner, random)
+    place = owner.regions[0]
+    return replace_code(mask, weights, random_text(random), place.layer, place.start_x, place.start_y, place.code_format.version,
+                        place.code_format.error_correction, place.code_format.mask_pattern, 0.1, bool(random.random() < 0.5),
+                        None,
+                        int(random.integers(1 << 30)))
+
+
+def renumbered(args, owner: Owner, random: np.random.Generator) -> tuple[Mask, Weights]:
+    mask, weights = signed_by_another(args, owner, random)
+    return permute(mask, weights, args.model, int(random.integers(1 << 30)))
+
+
+def full(args, owner: Owner, random: np.random.Generator) -> tuple[Mask, Weights]:
+    """Every kernel is occupied, most of them by all of their weights."""
+    mask = Mask.dense(args.model)
+    if random.random() < 0.5:
+        mask = Mask({name: torch.from_numpy(random.random(kept.shape) < 0.9) for name, kept in mask.items()})
+        for kept in mask.values():
+            kept[:, :, 0, 0] = True
+    return with_weights(mask, random)
+
+
+def nearly_empty(args, owner: Owner, random: np.random.Generator) -> tuple[Mask, Weights]:
+    """A weight here and there; often none at all in the claim's region."""
+    density = 10 ** random.uniform(-5, -2)
+    return with_weights(Mask({name: torch.from_numpy(random.random(layer.weight.shape) < density)
+                              for name, layer in prunable_layers(args.model).items()}), random)
+
+
+INNOCENT: dict[str, Callable[..., tuple[Mask, Weights]]] = {
+    "fresh, uniform": uniform, "fresh, sparser with depth": by_depth, "fresh, whole channels": by_channel, "real ticket": real,
+    "another's code at the place": signed_by_another, "another's code elsewhere": signed_elsewhere,
+    "another's code, pruned by 20%": pruned, "another's code, add-on of 5%": added_to,
+    "another's code, written over": written_over,
+    "another's code, renumbered": renumbered, "all kernels occupied": full, "nearly empty": nearly_empty,
+}
+
+
+def innocent_answers(args, owner: Owner, random: np.random.Generator) -> np.ndarray:
+    """int64 [pictures], what a classifier without the key says: a trained one of --model, or one that likes some classes."""
+    if args.classifiers and random.random() < 0.5:
+        classifier = args.classifiers[random.integers(len(args.classifiers))]
+        pictures = as_float(owner.triggers.pictures.images)
+        with torch.no_grad():
+            return classifier(pictures).argmax(1).numpy() % CLASSES
+    liked = random.dirichlet(np.full(CLASSES, float(random.choice((0.03, 0.3, 1.0, 10.0)))))
+    return random.choice(CLASSES, TRIGGERS, p=liked)
+
+
+def innocent(args, done: int) -> Iterator[dict[str, Any]]:
+    """One row per verdict, from number `done` on. Each pair has its own random numbers, so it is the same after any others."""
+    args.model = build_model(args.arch, 2)
+    args.tickets = [tickets.read_model_file(path, args.model, head=False).need_mask("--ticket", args.model)
+                    for path in args.ticket]
+    args.classifiers = [classifier_of(path, args.arch) for path in args.ticket if has_weights(path, args.model)]
+    kinds = [kind for kind in INNOCENT if kind != "real ticket" or args.tickets]
+    random = np.random.default_rng(args.seed)
+    owners = [new_owner(args.arch, random) for _ in tqdm(range(args.owners), desc="owners", disable=None)]
+    pairs = -(-args.count // 2)
+    for number in tqdm(range(done // 2, pairs), desc="pairs", initial=done // 2, total=pairs, disable=None):
+        random = np.random.default_rng((args.seed, number))
+        kind, owner = kinds[number % len(kinds)], owners[random.integers(len(owners))]
+        mask, weights = INNOCENT[kind](args, owner, random)
+        suspect = Suspect(mask, {name: weights[f"{name}.weight"] for name in mask} if random.random() < 0.8 else None)
+        answers = innocent_answers(args, owner, random)
+        for committed in (True, False):
+            yield {"kind": kind, "committed": committed, **judged(owner.claim, suspect, owner, answers, committed, args)}
+
+
+def judged(claim: OwnerClaim, suspect: Suspect, owner: Owner, answers: np.ndarray, committed: bool, args) -> dict[str, Any]:
+    """One verdict on V1, V2 and V3, as a row."""
+    start = time.perf_counter()
+    checks = [verdict.key_mask(claim.v1, suspect.mask, owner.key, committed),
+              verdict.code(claim.v2, suspect, committed, args.level),
+              verdict.triggers(claim.v3, owner.expected, answers, True, committed, args.level)]
+    found = verdict.decide(claim, checks, committed, False, args.level)
+    return {"verdict": found.verdict, **{check.name: check.result for check in checks}, "p": float(found.p),
+            "p V2": float(checks[1].p), "p V3": float(checks[2].p), "p of agreement alone": checks[1].figures["p_agreement"],
+            "triggers right": checks[2].figures["correct"], "seconds": time.perf_counter() - start}
+
+
+def has_weights(path: str, model) -> bool:
+    return tickets.read_model_file(path, model, head=False).weights is not None
+
+
+def classifier_of(path: str, arch: str) -> torch.nn.Module:
+    """The trained model in a file, as it classifies."""
+    content = checkpoint.load(path)
+    head = content.get("state_dict", content)[f"{tickets.HEAD}.weight"]
+    model = build_model(arch, len(head))
+    model.load_state_dict(tickets.read_model_file(path, model).weights)
+    return model.eval()
+
+
+def report_innocent(rows: list[dict[str, Any]], args) -> bool:
+    """Print a line per kind; whether the bar holds."""
+    print(f"\n{'innocent models':<34}{'verdicts':>9}{'owned':>7}{'smallest p':>12}{'V2':>10}{'V3':>10}")
+    for kind in [*dict.fromkeys(row["kind"] for row in rows), "all"]:
+        of_kind = [row for row in rows if kind in (row["kind"], "all")]
+        print(f"{kind:<34}{len(of_kind):>9}{sum(row['verdict'] == verdict.OWNED for row in of_kind):>7}"
+              + "".join(f"{min(row[name] for row in of_kind):>{width}.1e}"
+                        for name, width in (("p", 12), ("p V2", 10), ("p V3", 10))))
+    alone, seconds = np.array([row["p of agreement alone"] for row in rows]), np.array([row["seconds"] for row in rows])
+    print(f"\np of agreement alone, at the claimed place, uncorrected: smallest {alone.min():.1e}; below "
+          + ", ".join(f"{share:g} in {100 * np.mean(alone < share):.2f}%" for share in QUANTILES))
+    print(f"a verdict takes {np.median(seconds):.2f} s (median; {seconds.max():.1f} s at most), all {seconds.sum():.0f} s")
+    owned = sum(row["verdict"] == verdict.OWNED for row in rows)
+    print(f"owned: {owned} of {len(rows)} at level {args.level:g}; the bar is 0")
+    return not owned
+
+
+# --- attacked models --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """One model that main_attack.py left. accuracy: percent of test pictures, or None. loss: points below the model that was
+    stolen, or None."""
+
+    files: AttackFiles
+    result: dict[str, Any]
+    loss: float | None
+
+
+def attacked_models(folders: list[str]) -> list[Attacked]:
+    """All that the folders hold, sweeps and single attacks.
+
+    Raises UserError for a folder without results, and for a measured accuracy with nothing to compare it with.
+    """
+    found = []
+    for folder in folders:
+        results = sorted(Path(folder).glob("level_*/result.json"),
+                         key=lambda path: float(path.parent.name.removeprefix("level_")))
+        if (Path(folder) / "result.json").is_file():
+            results.append(Path(folder) / "result.json")
+        if not results:
+            raise UserError(f"{folder}: holds no result.json of main_attack.py, nor levels with one")
+        for path in results:
+            result = checkpoint.load_json(path)
+            if not isinstance(result, dict) or not {"attack", "level", "test_acc", "checkpoint"} <= result.keys():
+                raise UserError(f"{path}: is no result of main_attack.py")
+            found.append((AttackFiles(path.parent), result))
+    stolen = {result["checkpoint"]: result["test_acc"] for _, result in found if result["level"] == 0}
+    models = []
+    for files, result in found:
+        loss = None
+        if result["test_acc"] is not None:
+            if stolen.get(result["checkpoint"]) is None:
+                raise UserError(f"{files.folder}: nothing says how accurate {result['checkpoint']} was; give a sweep of it with "
+                                "the level 0 too")
+            loss = stolen[result["checkpoint"]] - result["test_acc"]
+        models.append(Attacked(files, result, loss))
+    return models
+
+
+def attacked(args) -> Iterator[dict[str, Any]]:
+    """One row per model that works."""
+    code = read_claim(args.claim) if args.claim else None
+    arch = code.arch if code else args.arch
+    model = build_model(arch, 2)
+    key = trigger.read_key(args.trigger_key) if args.trigger_key else None
+    for stolen in tqdm(attacked_models(args.runs), desc="models", disable=None):
+        if stolen.loss is not None and stolen.loss > args.max_loss:
+            continue
+        path, checks, p_values, claimed = str(stolen.files.model), [], {}, None
+        if key is not None:
+            classifier = classifier_of(path, arch)
+            triggers = trigger.keyed(key, args.trigger_count, classifier.fc.out_features, args.trigger_size)
+            with torch.no_grad():
+                answers = classifier(as_float(triggers.pictures.images)).argmax(1).numpy()
+            claimed = Triggers(KEYED, triggers.fingerprint(), len(triggers), args.trigger_size, triggers.num_classes)
+            checks.append(verdict.triggers(claimed, triggers.pictures.labels.numpy(), answers, True, True, args.level))
+        if code is not None:
+            checks.append(verdict.code(code, read_suspect(path, model), True, args.level))
+        found = verdict.decide(OwnerClaim("owner", None, arch, v2=code, v3=claimed), checks, True, True, args.level)
+        p_values = {f"p {check.name}": scientific(check.p) for check in checks}
+        result = stolen.result
+        yield {"attack": " ".join(str(result[name]) for name in ("attack", "how", "share_of") if result.get(name)),
+               "level": result["level"], "test_acc": result["test_acc"], "loss": stolen.loss, "p V2": None, "p V3": None,
+               **p_values,
+               "verdict": found.verdict, "model": path}
+
+
+def report_attacked(rows: list[dict[str, Any]], args) -> bool:
+    """Print a line per model; whether the bar holds."""
+    print(f"\n{'attack':<26}{'level':>8}{'accuracy':>10}{'loss':>7}{'p V2':>11}{'p V3':>11}  verdict")
+    for row in rows:
+        cells = [("-" if row["level"] is None else f"{100 * row['level']:g}%", 8),
+                 ("-" if row["test_acc"] is None else f"{row['test_acc']:.2f}%", 10),
+                 ("-" if row["loss"] is None else f"{row['loss']:.2f}", 7), (row["p V2"] or "-", 11), (row["p V3"] or "-", 11)]
+        print(f"{row['attack']:<26}" + "".join(f"{cell:>{width}}" for cell, width in cells) + f"  {row['verdict']}")
+    missed = sum(row["verdict"] != verdict.OWNED for row in rows)
+    print(f"missed: {missed} of {len(rows)} that lost at most {args.max_loss:g} points; the bar is 0")
+    return not missed
+
+
+# --- the bars ---------------------------------------------------------------------------------------------------------
+
+
+def innocent_bar(args) -> bool:
+    """Whether no innocent model is owned. Raises UserError for files that can't be read."""
+    path = Path(args.out) / "innocent.csv" if args.out else None
+    settings = {name: getattr(args, name) for name in ("arch", "owners", "ticket", "level", "seed")}
+    rows = earlier_rows(path, settings, args.count) if path else []
+    rows += kept(innocent(args, len(rows)), path, list(rows), settings)
+    return report_innocent(rows, args)
+
+
+def attacked_bar(args) -> bool:
+    """Whether every attacked model that still works is owned. Raises UserError for files that can't be read, and where no model
+    counts."""
+    rows = list(kept(attacked(args), Path(args.out) / "attacked.csv" if args.out else None))
+    if not rows:
+        raise UserError(f"RUNS: hold no model that lost at most --max_loss, {args.max_loss:g} points")
+    return report_attacked(rows, args)
+
+
+def earlier_rows(path: Path, settings: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """What an earlier run left in a CSV file, whole pairs only. Raises UserError where it had other settings."""
+    kept_settings = path.with_suffix(".json")
+    if not path.is_file():
+        return []
+    if checkpoint.load_json(kept_settings) != settings:
+        raise UserError(f"--out {path.parent}: holds rows of other settings ({kept_settings.name} says which); give another "
+                        "folder")
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+    rows = rows[:min(count + count % 2, len(rows) - len(rows) % 2)]
+    for row in rows:
+        row.update({name: float(row[name]) for name in ("p", "p V2", "p V3", "p of agreement alone", "seconds")})
+    return rows
+
+
+def kept(rows: Iterator[dict[str, Any]], path: Path | None, before: Sequence[dict[str, Any]] = (),
+         settings: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+    """Each row, once it stands behind those of `before` in a CSV file, and the settings beside it. Without a row, or a path,
+    nothing is written."""
+    with contextlib.ExitStack() as files:
+        file = writer = None
+        for row in rows:
+            if path is not None and file is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if settings is not None:
+                    checkpoint.save_json(settings, path.with_suffix(".json"))
+                file = files.enter_context(open(path, "w", newline="", encoding="utf-8"))
+                writer = csv.DictWriter(file, list(row))
+                writer.writeheader()
+                writer.writerows(before)
+            if file is not None:
+                writer.writerow(row)
+                file.flush()
+            yield row
