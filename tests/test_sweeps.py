@@ -26,11 +26,11 @@ OWN = ("PROFILE", "LAUNCH", "JOBS", "RUNS", "SEEDS", "CELLS", "LEVELS", "EPOCHS"
        "TRIGGERS_PER_BATCH", "TRIGGER_SET", "FINETUNING", "OTHER_SIGNATURE", "NETWORK", "TRANSFERS")
 
 
-def bash(script: str, **settings) -> subprocess.CompletedProcess:
+def bash(script: str, cwd: Path = ROOT, **settings) -> subprocess.CompletedProcess:
     """scripts/SCRIPT.sh with these settings and none of the tester's own."""
     env = {name: value for name, value in os.environ.items() if name not in OWN}
     env["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), env["PATH"]])
-    return subprocess.run(["bash", f"scripts/{script}.sh"], cwd=ROOT, env={**env, **settings}, capture_output=True, text=True)
+    return subprocess.run(["bash", f"scripts/{script}.sh"], cwd=cwd, env={**env, **settings}, capture_output=True, text=True)
 
 
 def plan_of(script: str, **settings) -> str:
@@ -165,6 +165,42 @@ def test_an_owners_key_is_made_once(tmp_path):
 def test_an_unknown_profile_is_one_line():
     done = bash("table1", PROFILE="long")
     assert done.returncode == 2 and done.stderr == "table1.sh: error: PROFILE=long: must be paper, short or smoke\n"
+
+
+@pytest.fixture
+def edited(tmp_path):
+    """edited(old, new, script="fig3", **settings): scripts/SCRIPT.sh in a copy of the project, `old` in it replaced by `new`."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "copy/scripts")
+    for name in ("utils", "models", "datasets"):
+        (tmp_path / "copy" / name).symlink_to(ROOT / name)
+
+    def run(old: str, new: str, script: str = "fig3", **settings) -> subprocess.CompletedProcess:
+        path = tmp_path / f"copy/scripts/{script}.sh"
+        text = (ROOT / f"scripts/{script}.sh").read_text(encoding="utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new), encoding="utf-8")
+        return bash(script, cwd=tmp_path / "copy", **settings)
+
+    return run
+
+
+@pytest.mark.parametrize("old, new, told", [
+    ("each signed\n", "each signd\n", "each signd: no such stage"),
+    ("each signed\n", "signd res20s/cifar10 1\n", "exit code 127"),
+    ("each signed\n", "each signed; false\n", "exit code 1"),
+    ("$LEVELS\"", "$LEVLES\"", "exit code 1")])
+@pytest.mark.parametrize("launching", ["local", "print"])
+def test_a_plan_that_fails_is_not_run_in_part(edited, tmp_path, old, new, told, launching):
+    settings = {"LAUNCH": launching, "RUNS": str(tmp_path / "runs"), "LAUNCH_FLAGS": "--launch print"}
+    done = edited(old, new, **settings)
+    assert done.returncode == 2 and done.stdout == "", done.stdout
+    *bashs, ours = done.stderr.splitlines()
+    assert ours.startswith("fig3.sh: error: ") and told in ours
+    assert len(bashs) <= 1 and not any("Traceback" in line for line in bashs)
+    assert not (tmp_path / "runs").exists()
+    # nor as a part of all of them
+    done = edited("for script", "for script", script="tables", **settings)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.splitlines()[-1] == ours
 
 
 # --- the launcher -------------------------------------------------------------------------------------------------------

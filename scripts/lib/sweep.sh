@@ -4,6 +4,11 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 2
 if [ -z "${VIRTUAL_ENV:-}" ] && [ -x .venv/bin/python ]; then export PATH="$PWD/.venv/bin:$PATH"; fi
 
+refuse() { # refuse WORD...: says in one line what is wrong, and ends with 2
+    echo "$(basename "$0"): error: ${*//$'\n'/ }" >&2
+    exit 2
+}
+
 PROFILE=${PROFILE:-paper}
 LAUNCH=${LAUNCH:-local}             # local, slurm, print
 JOBS=${JOBS:-1}                     # at a time
@@ -39,10 +44,7 @@ smoke) # minutes on 2 cores: one network on the embedded digits stands for all; 
     TRANSFERS=digits:digits
     KEY_RATIOS="0.05 0.2"
     ;;
-*)
-    echo "$(basename "$0"): error: PROFILE=$PROFILE: must be paper, short or smoke" >&2
-    exit 2
-    ;;
+*) refuse "PROFILE=$PROFILE: must be paper, short or smoke" ;;
 esac
 
 # the paper does not say how it fine-tunes, but "for all experiments, we follow the same (re-)training and testing protocol"
@@ -54,6 +56,7 @@ stage() { echo "# stage: $*"; } # stage TITLE: heads the commands that follow
 
 each() { # each STAGE ARGUMENT...: a stage's command for every cell and seed
     local cell seed
+    declare -F "$1" >/dev/null || refuse "each $1: no such stage; the stages are the functions in scripts/lib/stages.sh"
     for cell in $CELLS; do for seed in $SEEDS; do "$1" "$cell" "$seed" "${@:2}"; done; done
 }
 
@@ -85,14 +88,22 @@ triggers() { # triggers: sets TRIGGERS to the flags that name the trigger set
     if [ "$TRIGGER_SET" = adi ] && [ -n "$TRIGGER_DIR" ]; then TRIGGERS+=(--trigger_dir "$TRIGGER_DIR"); fi
 }
 
-launch() { # launch NAME: runs what `plan` prints, then shows table or figure NAME
+launch() { # launch NAME: makes the plan, runs it, then shows table or figure NAME
+    local lines code=0
+    set +e # the plan itself stops at its first failure, which it would not within || or if
+    lines=$(set -e; plan)
+    code=$?
+    set -e
+    if [ $code -ne 0 ]; then
+        [ $code -eq 2 ] || refuse "plan ended with exit code $code, so nothing was run; mend it or the stage it stopped in"
+        exit 2 # it has said why
+    fi
     if [ "$LAUNCH" = print ]; then
-        plan | awk '/^#/ || !seen[$0]++'
+        awk '/^#/ || !seen[$0]++' <<<"$lines"
         return
     fi
-    local code=0
     # shellcheck disable=SC2086
-    plan | python scripts/launch.py --launch "$LAUNCH" --jobs "$JOBS" --logs "$RUNS/logs" $LAUNCH_FLAGS || code=$?
+    python scripts/launch.py --launch "$LAUNCH" --jobs "$JOBS" --logs "$RUNS/logs" $LAUNCH_FLAGS <<<"$lines" || code=$?
     if [ $code -le 1 ]; then # what failed is an empty cell
         python scripts/make_tables.py --runs "$RUNS" --out "$RUNS/tables" --only "$1" || code=$?
     fi
