@@ -203,6 +203,18 @@ def test_a_plan_that_fails_is_not_run_in_part(edited, tmp_path, old, new, told, 
     assert done.returncode == 2 and done.stdout == "" and done.stderr.splitlines()[-1] == ours
 
 
+@pytest.mark.parametrize("others", [False, True])
+def test_a_sweep_whose_commands_fail_ends_with_1(tmp_path, others):
+    """Also where nothing is there to be put into a table, or a damaged result is."""
+    result = tmp_path / "runs/res20s/digits/seed1/ticket/result.json"
+    if others:
+        result.parent.mkdir(parents=True)
+        result.write_text("{")
+    done = bash("table1", CELLS="res99/digits", RUNS=str(tmp_path / "runs"))
+    assert done.returncode == 1 and "FAILED (exit code 2): python main_imp.py --arch res99" in done.stdout
+    assert [str(result) in line for line in done.stderr.splitlines() if "make_tables.py" in line] == [True] * others
+
+
 # --- the launcher -------------------------------------------------------------------------------------------------------
 
 

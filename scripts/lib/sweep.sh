@@ -70,6 +70,8 @@ cmd() { # cmd WORD...: prints a command, quoted so that a shell reads the same w
     echo "${line# }"
 }
 
+has_runs() { find "$RUNS" -mindepth 3 -maxdepth 3 -name 'seed*' -print -quit | grep -q .; }
+
 at() { echo "$RUNS/$1/seed$2"; } # at CELL SEED: the folder of their runs
 
 task() { # task DATASET: sets TASK to the flags that name its pictures; DATA_NAME is the folder of data set `name`
@@ -89,7 +91,7 @@ triggers() { # triggers: sets TRIGGERS to the flags that name the trigger set
 }
 
 launch() { # launch NAME: makes the plan, runs it, then shows table or figure NAME
-    local lines code=0
+    local lines code=0 shown=0
     set +e # the plan itself stops at its first failure, which it would not within || or if
     lines=$(set -e; plan)
     code=$?
@@ -104,8 +106,10 @@ launch() { # launch NAME: makes the plan, runs it, then shows table or figure NA
     fi
     # shellcheck disable=SC2086
     python scripts/launch.py --launch "$LAUNCH" --jobs "$JOBS" --logs "$RUNS/logs" $LAUNCH_FLAGS <<<"$lines" || code=$?
-    if [ $code -le 1 ]; then # what failed is an empty cell
-        python scripts/make_tables.py --runs "$RUNS" --out "$RUNS/tables" --only "$1" || code=$?
+    # what failed is an empty cell; where nothing is there, the launcher has said why
+    if [ $code -eq 0 ] || { [ $code -eq 1 ] && has_runs; }; then
+        python scripts/make_tables.py --runs "$RUNS" --out "$RUNS/tables" --only "$1" || shown=$?
     fi
+    [ $code -ne 0 ] || code=$shown
     return $code
 }
