@@ -508,7 +508,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines += sys.stdin.readlines() if name == "-" else Path(name).read_text("utf-8", "surrogateescape").splitlines()
     plan = read_plan(lines, logs.folder)
     if not plan:
-        raise UserError(f"{', '.join(args.plan)}: holds no command")
+        raise UserError(f"{', '.join('stdin' if name == '-' else name for name in args.plan)}: holds no command")
     if args.launch == "print":
         print_plan(plan)
         return cli.EXIT_OK

@@ -23,7 +23,8 @@ SWEEPS = sorted(path.stem for pattern in ("table[0-9].sh", "fig[0-9].sh", "text_
                 for path in (ROOT / "scripts").glob(pattern))
 PROFILES = ("paper", "short", "smoke")
 OWN = ("PROFILE", "LAUNCH", "JOBS", "RUNS", "SEEDS", "CELLS", "LEVELS", "EPOCHS", "TICKET", "TRAINING", "KIND",
-       "TRIGGERS_PER_BATCH", "TRIGGER_SET", "FINETUNING", "OTHER_SIGNATURE", "NETWORK", "TRANSFERS")
+       "TRIGGERS_PER_BATCH", "TRIGGER_SET", "FINETUNING", "OTHER_SIGNATURE", "NETWORK", "TRANSFERS",
+       "SCORES", "KEY_RATIO", "KEY_RATIOS", "SIGNATURE", "TRIGGER_DIR", "LAUNCH_FLAGS", "DATA_CIFAR10", "DATA_CIFAR100")
 
 
 def bash(script: str, cwd: Path = ROOT, **settings) -> subprocess.CompletedProcess:
@@ -167,6 +168,44 @@ def test_an_unknown_profile_is_one_line():
     assert done.returncode == 2 and done.stderr == "table1.sh: error: PROFILE=long: must be paper, short or smoke\n"
 
 
+@pytest.mark.parametrize("script, name, value, told", [
+    ("table1", "CELLS", " ", "CELLS=' ': is empty; must hold NETWORK/DATASET"),
+    ("table1", "CELLS", "res20s/digits/", "CELLS: 'res20s/digits/': must be NETWORK/DATASET"),
+    ("table6", "CELLS", "res20s/digits\nres20s-digits", "CELLS: 'res20s-digits': must be NETWORK/DATASET"),
+    ("fig1", "CELLS", "res20s/cifar10,res18/cifar10", "CELLS: 'res20s/cifar10,res18/cifar10': must be NETWORK/DATASET"),
+    ("table2", "CELLS", "res20s/", "CELLS: 'res20s/': must be"),
+    ("table1", "SEEDS", "\n", "SEEDS=' ': is empty; must hold a whole number"),
+    ("table4", "SEEDS", "1,2", "SEEDS: '1,2': must be a whole number"),
+    ("fig3", "SEEDS", "01", "SEEDS: '01': must be a whole number"),
+    ("table4", "TRANSFERS", "cifar10", "TRANSFERS: 'cifar10': must be DATASET:DATASET"),
+    ("text_numbers", "TRANSFERS", " ", "TRANSFERS=' ': is empty"),
+    ("fig2", "SCORES", "omp,ewp", "SCORES: 'omp,ewp': must be a score"),
+    ("fig5", "SCORES", " ", "SCORES=' ': is empty"),
+    ("fig5", "KEY_RATIOS", "0.05,0.1", "KEY_RATIOS: '0.05,0.1': must be a number"),
+    ("fig2", "KEY_RATIOS", " ", "KEY_RATIOS=' ': is empty"),
+    ("table4", "KEY_RATIO", "0.05 0.1", "KEY_RATIO='0.05 0.1': must be one number"),
+    ("table5", "LEVELS", "0 0.1", "LEVELS='0 0.1': must be numbers separated by commas"),
+    ("fig6", "LEVELS", " ", "LEVELS=' ': must be numbers"),
+    ("table4", "NETWORK", "res20s res18", "NETWORK='res20s res18': must be one network"),
+    ("tables", "SEEDS", "one", "SEEDS: 'one': must be a whole number"),
+    ("table1", "LAUNCH", "cluster", "LAUNCH='cluster': must be local, slurm or print")])
+def test_lists_of_another_shape_are_one_line(tmp_path, script, name, value, told):
+    for launching in ("local", "print"):
+        done = bash(script, **{"LAUNCH": launching, "RUNS": str(tmp_path / "runs"), name: value})
+        assert done.returncode == 2 and done.stdout == "" and not (tmp_path / "runs").exists()
+        line, = done.stderr.splitlines()
+        assert line.startswith(f"{script}.sh: error: {told}"), line
+
+
+def test_lists_as_people_write_them():
+    plan = plan_of("fig2", CELLS="\n res20s/digits\n res18/cifar10 ", SEEDS=" 0  10 ", KEY_RATIOS=".05 1e-2", SCORES="omp")
+    assert {args.save_dir.removeprefix("runs/paper/") for _, args in map(parsed, commands(plan)) if "key_ratio" in args and
+            args.key_ratio} == {f"{cell}/seed{seed}/locked/omp_{ratio}" for cell in ("res20s/digits", "res18/cifar10")
+                                for seed in (0, 10) for ratio in (".05", "1e-2")}
+    attack = commands(plan_of("table6", LEVELS="0, .05,1e-3", CELLS="res20s/digits"))[-1]
+    assert parsed(attack)[1].sweep == (0, 0.05, 0.001)
+
+
 @pytest.fixture
 def edited(tmp_path):
     """edited(old, new, script="fig3", **settings): scripts/SCRIPT.sh in a copy of the project, `old` in it replaced by `new`."""
@@ -188,7 +227,8 @@ def edited(tmp_path):
     ("each signed\n", "each signd\n", "each signd: no such stage"),
     ("each signed\n", "signd res20s/cifar10 1\n", "exit code 127"),
     ("each signed\n", "each signed; false\n", "exit code 1"),
-    ("$LEVELS\"", "$LEVLES\"", "exit code 1")])
+    ("$LEVELS\"", "$LEVLES\"", "exit code 1"),
+    ("plan() {", "plan() { stage nothing; return; ", "plan holds no command")])
 @pytest.mark.parametrize("launching", ["local", "print"])
 def test_a_plan_that_fails_is_not_run_in_part(edited, tmp_path, old, new, told, launching):
     settings = {"LAUNCH": launching, "RUNS": str(tmp_path / "runs"), "LAUNCH_FLAGS": "--launch print"}

@@ -50,6 +50,33 @@ esac
 # the paper does not say how it fine-tunes, but "for all experiments, we follow the same (re-)training and testing protocol"
 FINETUNING=${FINETUNING:---epochs $EPOCHS --lr 0.1}
 
+# --- what was set ------------------------------------------------------------------------------------------------------
+
+check() { # check SETTING SHAPE MUST: refuses a value of another shape, a regular expression; not every table has every setting
+    [ -z "${!1:-}" ] || [[ ${!1} =~ ^$2$ ]] || refuse "$1='${!1}': must be $3"
+}
+
+check_list() { # check_list SETTING SHAPE MUST: the same of each word in a list, which must hold one or more
+    [ -n "${!1:-}" ] || return 0
+    local words word
+    read -rd '' -a words <<<"${!1}" || true
+    [ ${#words[@]} -gt 0 ] || refuse "$1='${!1}': is empty; must hold $3"
+    for word in "${words[@]}"; do
+        [[ $word =~ ^$2$ ]] || refuse "$1: '$word': must be $3, and several are separated by spaces"
+    done
+}
+
+NUMBER='[0-9]*\.?[0-9]+(e-?[0-9]+)?'
+check LAUNCH '(local|slurm|print)' "local, slurm or print"
+check_list CELLS '[^/]+/[^/]+' "NETWORK/DATASET, e.g. res20s/cifar10"
+check_list SEEDS '(0|[1-9][0-9]*)' "a whole number, e.g. 1"
+check_list TRANSFERS '[^:/]+:[^:/]+' "DATASET:DATASET, e.g. cifar10:cifar100"
+check_list SCORES '[[:alnum:]_]+' "a score, e.g. omp"
+check_list KEY_RATIOS "$NUMBER" "a number, e.g. 0.05"
+check KEY_RATIO "$NUMBER" "one number, e.g. 0.05"
+check LEVELS " *$NUMBER( *, *$NUMBER)* *" "numbers separated by commas, e.g. 0,0.05,0.1"
+check NETWORK '[^/[:space:]]+' "one network, e.g. res20s"
+
 source scripts/lib/stages.sh
 
 stage() { echo "# stage: $*"; } # stage TITLE: heads the commands that follow
@@ -100,6 +127,7 @@ launch() { # launch NAME: makes the plan, runs it, then shows table or figure NA
         [ $code -eq 2 ] || refuse "plan ended with exit code $code, so nothing was run; mend it or the stage it stopped in"
         exit 2 # it has said why
     fi
+    grep -q '^[^#]' <<<"$lines" || refuse "plan holds no command; see its stages and lists"
     if [ "$LAUNCH" = print ]; then
         awk '/^#/ || !seen[$0]++' <<<"$lines"
         return
