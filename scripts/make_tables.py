@@ -9,6 +9,7 @@ folders are those of scripts/lib/stages.sh: RUNS/NETWORK/DATASET/seedN/STAGE. Ta
 """
 
 import json
+import re
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,7 @@ PAPERS_DATA = ("cifar10", "cifar100")
 READ_BY, SOFT = "read by ", "ordered statistics"
 NOTE = ("Ours are means over the seeds that were run, +- their standard deviation where there are several, with their number "
         "n; differences are ours minus the paper's, in points. Nobody ran what is empty, or the paper does not have it.")
+SEED = re.compile("seed(0|[1-9][0-9]*)")  # a backup beside it is none
 MATCHES_WITHIN = 1.0  # points of accuracy (paper, section 3.1)
 
 
@@ -42,14 +44,16 @@ def parse_args(argv: Sequence[str] | None):
 
 
 class Sweep:
-    """Results in a sweep's folders."""
+    """Results in a sweep's folders. Folders that are named in another way than the stages name theirs are left out."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
 
-    def seeds(self, cell: str) -> list[Path]:
-        """Folders of a cell (NETWORK/DATASET), one per seed."""
-        return sorted(self.folder.glob(f"{cell}/seed*"))
+    def seeds(self, cell: str = "*/*") -> list[Path]:
+        """Folders of a cell (NETWORK/DATASET), or of all, one per seed, in the order of their numbers."""
+        found = [(int(named[1]), path) for path in self.folder.glob(f"{cell}/seed*")
+                 if (named := SEED.fullmatch(path.name)) and path.is_dir()]
+        return [path for _, path in sorted(found)]
 
     def by_seed(self, cell: str, stage: str) -> dict[str, dict[str, Any]]:
         """What a stage found, by the names of the seeds' folders; seeds that have not finished it are missing."""
@@ -64,18 +68,43 @@ class Sweep:
 
     def levels(self, cell: str, stage: str) -> list[float]:
         """Levels of a sweep of attacks that were run for any seed."""
-        return sorted({float(path.parent.name.removeprefix("level_"))
-                       for seed in self.seeds(cell) for path in seed.glob(f"{stage}/level_*/result.json")})
+        return sorted({level for seed in self.seeds(cell) for level in levels_in(seed / stage)})
 
     def at_level(self, cell: str, stage: str, level: float) -> list[dict[str, Any]]:
-        return self.results(cell, f"{stage}/level_{level:.15g}")
+        return self.results(cell, f"{stage}/{level_folder(level)}")
 
     def cells(self, stage: str, published: Iterable[str] = ()) -> list[str]:
         """The paper's cells, then the others for which the stage was run."""
-        found = {"/".join(path.relative_to(self.folder).parts[:2])
-                 for path in self.folder.glob(f"*/*/seed*/{stage}/result.json")}
+        found = {self.cell_of(seed) for seed in self.seeds() if any(seed.glob(f"{stage}/result.json"))}
         theirs = [cell for cell in published if "/" in cell]
         return [*theirs, *sorted(found - set(theirs))]
+
+    def cell_of(self, seed: Path) -> str:
+        """The cell (NETWORK/DATASET) of a seed's folder."""
+        return "/".join(seed.relative_to(self.folder).parts[:2])
+
+
+def level_folder(level: float) -> str:
+    """Name of a level's folder in a sweep of attacks."""
+    return f"level_{level:.15g}"
+
+
+def levels_in(folder: Path) -> list[float]:
+    """Levels of a sweep of attacks that are done, in their order."""
+    names = [path.parent.name for path in folder.glob("level_*/result.json")]
+    levels = [float(level) for name in names if (level := numeral(name.removeprefix("level_")))]
+    return sorted(level for level in levels if level_folder(level) in names)
+
+
+def split_of(folder: str) -> tuple[str, str] | None:
+    """(score, key ratio) in the name of a locked ticket's folder; None for other names."""
+    score, _, ratio = folder.rpartition("_")
+    return (score, ratio) if score and numeral(ratio) else None
+
+
+def numeral(text: str) -> str | None:
+    """The text, if it is a number as Python writes it, 0 or more."""
+    return text if re.fullmatch(r"[0-9]*\.?[0-9]+(e[-+]?[0-9]+)?", text, re.ASCII) else None
 
 
 # --- tables -------------------------------------------------------------------------------------------------------------
@@ -212,10 +241,9 @@ def table3(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
 def table4(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
     table = Table("Table 4: locked tickets on other pictures (fine-tuning attack on scheme V1)",
                   ("score", "key", "network", "from", "to"), (ACCURACY,))
-    found = {(cell, path.name.removeprefix("transferred_"), *split_of(folder.name))
-             for cell in {"/".join(path.parts[-2:]) for path in sweep.folder.glob("*/*")}
-             for seed in sweep.seeds(cell) for path in seed.glob("transferred_*")
-             for folder in path.iterdir() if (folder / "result.json").exists()}
+    found = {(sweep.cell_of(seed), result.parts[-3].removeprefix("transferred_"), *split)
+             for seed in sweep.seeds() for result in seed.glob("transferred_*/*/result.json")
+             if (split := split_of(result.parent.name))}
     published = [(*transfer.split(":"), score, f"{paper['key_ratio']:g}")
                  for transfer, scores in paper.items() if ":" in transfer for score in scores]
     for cell, to, score, ratio in [*published, *sorted(found - set(published))]:
@@ -224,12 +252,6 @@ def table4(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
         table.add((score, percent(float(ratio)), network, data, titled(DATASETS, to)),
                   (theirs.get("test_acc"), of(sweep.results(cell, f"transferred_{to}/{score}_{ratio}"), "test_acc")))
     return table
-
-
-def split_of(folder: str) -> tuple[str, str]:
-    """(score, key ratio) in a folder's name."""
-    score, _, ratio = folder.rpartition("_")
-    return score, ratio
 
 
 def table5(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
@@ -287,8 +309,8 @@ def text_numbers(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
                   ("attack", "network", "from", "to"),
                   (Measure("accuracy before"), ACCURACY, TRIGGERS, Measure("signature read", None)))
     for attack, stage, attacked in ATTACKS_IN_THE_TEXT:
-        folders = (path.parent.relative_to(sweep.folder).parts for path in sweep.folder.glob(f"*/*/seed*/{stage}/result.json"))
-        found = {("/".join(parts[:2]), parts[-1] if stage.endswith("*") else parts[1]) for parts in folders}
+        found = {(cell := sweep.cell_of(seed), result.parts[-2] if stage.endswith("*") else cell.split("/")[1])
+                 for seed in sweep.seeds() for result in seed.glob(f"{stage}/result.json")}
         published = [tuple(transfer.split(":")) for transfer, attacks in paper.items() if ":" in transfer and attack in attacks]
         for cell, to in [*published, *sorted(found - set(published))]:
             theirs, ours = paper.get(f"{cell}:{to}", {}).get(attack, {}), sweep.by_seed(cell, stage.replace("*", to))
@@ -354,10 +376,12 @@ def key_figure(name: str, stages: Mapping[str, bool]) -> Callable[[Sweep, Path],
         for cell in sweep.cells(f"{list(stages)[-1]}/*"):
             rows = [summary("whole ticket", 0.0, False, sweep.results(cell, "whole"))]
             for stage, forged in stages.items():
-                splits = {folder.name for seed in sweep.seeds(cell) for folder in seed.glob(f"{stage}/*")}
+                splits = {split_of(folder.name) for seed in sweep.seeds(cell) for folder in seed.glob(f"{stage}/*")} - {None}
                 rows += [summary(score, float(ratio), forged, sweep.results(cell, f"{stage}/{score}_{ratio}"))
-                         for score, ratio in sorted(map(split_of, splits))]
+                         for score, ratio in sorted(splits)]
             rows = [row for row in rows if row["n"]]
+            if all(row["key_ratio"] == 0 for row in rows):
+                continue
             png = figure_file(out, name, cell)
             plots.accuracy_by_key_ratio(rows, png)
             write_csv(png, rows)
@@ -383,14 +407,15 @@ def code_figure(name: str, stage: str, takes: Callable[[str, str], bool] = lambd
 
         made = {}
         for cell in filter(lambda cell: takes(*cell.split("/")), sweep.cells(f"{stage}/level_*")):
-            first = next((seed for seed in sweep.seeds(cell) if any(seed.glob(f"{stage}/level_*/code.png"))), None)
-            if first is None:  # attacked without a claim
+            pictures = next((found for seed in sweep.seeds(cell) if (found := {
+                level: path for level in levels_in(seed / stage)
+                if (path := seed / stage / level_folder(level) / "code.png").exists()})), None)
+            if pictures is None:  # attacked without a claim
                 continue
-            pictures = sorted(first.glob(f"{stage}/level_*/code.png"), key=level_of)
-            titles = [f"{percent(level_of(path))}\n{readers(checkpoint.load_json(path.with_name('result.json')))}"
-                      for path in pictures]
+            titles = [f"{percent(level)}\n{readers(checkpoint.load_json(path.with_name('result.json')))}"
+                      for level, path in pictures.items()]
             png = figure_file(out, name, cell)
-            plots.row_of_pictures(pictures, titles, png)
+            plots.row_of_pictures(list(pictures.values()), titles, png)
             keys = ("seed", "level", "test_acc", "code_lost", "code_ones", "code_added", "code_zeros", "p_corrected")
             results = [one for level in sweep.levels(cell, stage) for one in sweep.at_level(cell, stage, level)]
             write_csv(png, [{key: one.get(key) for key in keys} | {key: value for key, value in one.items()
@@ -406,10 +431,6 @@ def readers(result: Mapping[str, Any]) -> str:
     asked = {column.removeprefix(READ_BY): value for column, value in result.items() if column.startswith(READ_BY)}
     able = [reader for reader, value in asked.items() if value]
     return "read by all" if asked and len(able) == len(asked) else "read by " + ",\n".join(able or ["nobody"])
-
-
-def level_of(path: Path) -> float:
-    return float(path.parent.name.removeprefix("level_"))
 
 
 def figure_file(out: Path, name: str, cell: str) -> Path:
@@ -448,7 +469,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from utils.errors import UserError
 
     sweep, out, paper = Sweep(args.runs), Path(args.out), json.loads(PAPER.read_text(encoding="utf-8"))
-    if not any(sweep.folder.glob("*/*/seed*")):
+    if not sweep.seeds():
         raise UserError(f"--runs {args.runs}: holds no runs (NETWORK/DATASET/seedN/STAGE); scripts/table1.sh and the others "
                         "make them")
     text = [f"# Results in {args.runs}", "", NOTE, "", *circumstances(sweep)]
@@ -481,7 +502,7 @@ def circumstances(sweep: Sweep) -> list[str]:
     """Lines that say with what the runs were made: seeds, epochs of training, code, versions, machines."""
     from utils import checkpoint
 
-    runs = [checkpoint.load_json(path) for path in sorted(sweep.folder.glob("*/*/seed*/**/run.json"))]
+    runs = [checkpoint.load_json(path) for path in (path for seed in sweep.seeds() for path in sorted(seed.glob("**/run.json")))]
     last = [run["sessions"][-1] for run in runs]
     epochs = sorted({run["arguments"]["epochs"] for run in runs if run["script"] != "main_attack.py"})
     facts = {"runs": [len(runs)], "seeds": sorted({run["arguments"]["seed"] for run in runs}), "epochs of a training": epochs,

@@ -191,7 +191,8 @@ def test_an_unknown_profile_is_one_line():
     ("table1", "LAUNCH", "cluster", "LAUNCH='cluster': must be local, slurm or print")])
 def test_lists_of_another_shape_are_one_line(tmp_path, script, name, value, told):
     for launching in ("local", "print"):
-        done = bash(script, **{"LAUNCH": launching, "RUNS": str(tmp_path / "runs"), name: value})
+        settings = {"LAUNCH": launching, "LAUNCH_FLAGS": "--launch print", "RUNS": str(tmp_path / "runs")}
+        done = bash(script, **{**settings, name: value})
         assert done.returncode == 2 and done.stdout == "" and not (tmp_path / "runs").exists()
         line, = done.stderr.splitlines()
         assert line.startswith(f"{script}.sh: error: {told}"), line
@@ -682,6 +683,32 @@ def test_the_markdown_says_with_what_the_runs_were_made(tmp_path, run_main):
     lines = (tmp_path / "tables/results.md").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if line.startswith("- ")] == [
         "- runs: 3", "- seeds: 1, 2", "- epochs of a training: 12", "- git: newer", "- torch: 2.11.0", "- machine: one, two"]
+
+
+def test_backups_are_no_seeds(sweep, tables, run_main, tmp_path):
+    """Whatever else lies beside the folders of seeds and levels changes nothing."""
+    runs = tmp_path / "runs"
+    shutil.copytree(sweep[0], runs)
+    cell = runs / "res20s/cifar10"
+    for name in ("seed1_old", "seed01", "seeds", "old_seed1", "seed1.bak"):
+        shutil.copytree(cell / "seed1", cell / name)
+        record = {"script": "main_imp.py", "arguments": {"seed": 99, "epochs": 99}, "sessions": [{}]}
+        (cell / name / "ticket/run.json").write_text(json.dumps(record))
+    for stage, other in (("added/level_0", "added/level_0_old"), ("added/level_0", "added/level_x"),
+                         ("added/level_0.02", "added/level_0.020"), ("added/level_0", "added/level_nan"),
+                         ("transferred_cifar100/omp_0.1", "transferred_cifar100/omp_0.1_old"),
+                         ("transferred_cifar100/omp_0.1", "locked/omp_0.1_old"), ("ticket", "added_old/level_0"),
+                         ("ticket", "locked/mine")):
+        shutil.copytree(cell / "seed1" / stage, cell / "seed1" / other)
+    shutil.copytree(cell / "seed1", runs / "res20s/mine/seed1_old")
+    (cell / "seed4").touch()
+    out = tmp_path / "tables"
+    done = run_main("make_tables.py", "--runs", runs, "--out", out)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    for path in tables[0].glob("t*.csv"):
+        assert (out / path.name).read_text() == path.read_text(), path.name
+    of_both = [(folder / "results.md").read_text().splitlines() for folder in (tables[0], out)]
+    assert of_both[0][1:] == of_both[1][1:]
 
 
 def test_one_table_alone_and_folders_without_runs(sweep, run_main, refused, tmp_path):
