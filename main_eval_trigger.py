@@ -16,7 +16,8 @@ r"""Retrain or evaluate a ticket with a trigger set mixed into every batch (sche
         --mask_dir res20s_cifar10_extreme.pth.tar --fc --save_model --lr 0.1
 
 The run directory holds what main_eval_all.py leaves there, with trigger accuracy beside test accuracy in metrics.csv,
-curve.png and result.json. check_triggers.py says what a trigger accuracy proves.
+curve.png and result.json, and in triggers/ the set with its labels, for make_claim.py --v3. check_triggers.py says what a
+trigger accuracy proves.
 """
 
 from collections.abc import Sequence
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from dataclasses import replace
 
     from datasets import load_triggers
-    from datasets.trigger import with_triggers
+    from datasets.trigger import export, with_triggers
     from pruner.experiment import prepare
     from pruner.key_masks import load_ticket
     from pruner.masks import MaskedWeights
@@ -85,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = {f"{flag} (sha256)": checkpoint.sha256(getattr(args, flag))
               for flag in ("mask_dir", "pretrained") if getattr(args, flag)}
     files.open("main_eval_trigger.py", {**vars(args), **replace(experiment, data=data).fingerprints(), **inputs})
+    export(triggers, files.triggers, resume=True)
     trained = engine.fit(data, experiment.protocol, files, args.seed, masked, facts={**experiment.facts, **size},
                          title=f"ticket at {100 * ticket.mask.density:.2f}% with triggers")
     figures = trained.in_columns()
@@ -92,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                           "seed": args.seed, "model": str(files.best)}, files.result)
     print(f"\ntest accuracy: {trained.test_acc:.2f}%, trigger accuracy: {figures['trigger_acc']:.2f}% (epoch "
           f"{trained.best_epoch}, the best on validation with {trained.val_acc:.2f}%); {trained.test_acc_last:.2f}% and "
-          f"{figures['trigger_acc_last']:.2f}% after the last epoch\nmodel: {files.best}\nplot:  {files.curve}")
+          f"{figures['trigger_acc_last']:.2f}% after the last epoch\nmodel: {files.best}\nplot:  {files.curve}\n"
+          f"set:   {files.triggers} (keep it secret: make_claim.py --v3 claims it)")
     return cli.EXIT_OK
 
 

@@ -3,10 +3,11 @@ r"""Put together what an owner claims of a model (accuracy, key mask, code, trig
     # once: the owner's key; publish the public key that is printed
     python make_claim.py --new_owner_key runs/owner.key
 
-    # from what embed_qrcode.py, main_eval_all.py and make_triggers.py left; seconds
+    # from what embed_qrcode.py, main_eval_all.py and main_eval_trigger.py left; seconds
     python make_claim.py --owner "Jane Doe" --sign runs/owner.key --arch res20s \
         --v1 runs/locked/locked.pth.tar --key runs/locked/key.pth.tar \
-        --v2 runs/signed/res20s_cifar10_qrcode_layer2.0.conv2.claim.json --v3 runs/triggers --trigger_key runs/trigger.key \
+        --v2 runs/signed/res20s_cifar10_qrcode_layer2.0.conv2.claim.json \
+        --v3 runs/triggered/triggers --trigger_key runs/trigger.key \
         --checkpoint runs/triggered/model_best.pth.tar --dataset cifar10 --data datasets/cifar10 --tolerance 1 \
         --save_dir runs/claim
 
@@ -38,7 +39,8 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--v1", type=cli.text, default=None, metavar="FILE", help="locked.pth.tar of a split ticket, with --key")
     group.add_argument("--key", type=cli.text, default=None, metavar="FILE", help="its key.pth.tar")
     group.add_argument("--v2", type=cli.text, default=None, metavar="FILE", help="the claim that embed_qrcode.py wrote")
-    group.add_argument("--v3", type=cli.text, default=None, metavar="DIR", help="the set that make_triggers.py exported")
+    group.add_argument("--v3", type=cli.text, default=None, metavar="DIR",
+                       help="the set: triggers/ of main_eval_trigger.py's run, or as make_triggers.py exported it")
     group.add_argument("--trigger_key", type=cli.text, default=None, metavar="FILE",
                        help="check that this key gives the set, as main_verify.py will ask")
     group.add_argument("--fidelity", type=cli.non_negative_float, default=None, metavar="PERCENT",

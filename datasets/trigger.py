@@ -299,13 +299,18 @@ def _abstract_picture(draws: _Draws, size: int) -> np.ndarray:
 # --- folders of PNGs --------------------------------------------------------------------------------------------------
 
 
-def export(triggers: TriggerSet, folder: str | Path) -> None:
+def export(triggers: TriggerSet, folder: str | Path, resume: bool = False) -> None:
     """Write a set as PNGs (to be shown to anybody's model), `labels.csv` (to be kept), and `triggers.json`, last.
 
-    Raises UserError if the folder holds something already.
+    resume: what an interrupted call left is completed, and a whole set is left alone.
+    Raises UserError if the folder holds something already, with `resume` if it is another set.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
+    if resume and (folder / "triggers.json").exists():
+        if load_exported(folder, "the set in").fingerprint() != triggers.fingerprint():
+            raise UserError(f"{folder}: holds another trigger set; name another --save_dir")
+        return
+    if not resume and folder.exists() and any(folder.iterdir()):
         raise UserError(f"--save_dir {folder}: is not empty; name another folder")
     for name, image in zip(triggers.names, triggers.pictures.images.numpy()):
         checkpoint.write_atomic(folder / name, lambda file: Image.fromarray(image).save(file, "PNG"))

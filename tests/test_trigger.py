@@ -275,6 +275,19 @@ def test_an_exported_set_is_read_back_bit_for_bit(tmp_path):
         trigger.export(made, tmp_path / "set")
 
 
+def test_an_interrupted_export_is_completed_and_another_set_is_not_written_over(tmp_path):
+    made, folder = trigger.keyed(KEY, 5, 10, 8), tmp_path / "set"
+    trigger.export(made, folder, resume=True)
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for lost in ("triggers.json", "0003.png"):  # as after a kill: what is written last lacks, and more
+        (folder / lost).unlink()
+    trigger.export(made, folder, resume=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole and len(whole) == 7
+    with pytest.raises(UserError, match="holds another trigger set; name another --save_dir"):
+        trigger.export(trigger.keyed(KEY, 5, 9, 8), folder, resume=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+
+
 def rewrite(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
@@ -402,6 +415,13 @@ def share_right(model_file, make_model, head_of=None) -> float:
     made = trigger.keyed(KEY, 20, 10, 8).pictures
     with torch.no_grad():
         return 100 * (model.eval()(as_float(made.images)).argmax(1) == made.labels).float().mean().item()
+
+
+def test_the_run_holds_its_set_for_the_owners_claim(run_main, ticket, trained, tmp_path):
+    assert trigger.load_exported(trained / "triggers").fingerprint() == trigger.keyed(KEY, 20, 10, 8).fingerprint()
+    done = run_main("make_claim.py", "--owner", "Jane", "--v3", trained / "triggers", "--trigger_key",
+                    ticket.parent / "trigger.key", "--checkpoint", trained / "model_best.pth.tar", "--save_dir", tmp_path / "claim")
+    assert done.returncode == 0, done.stderr
 
 
 def test_triggers_are_learnt_and_the_numbers_are_the_models(run_main, ticket, trained, make_model, tmp_path):

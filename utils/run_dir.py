@@ -41,6 +41,7 @@ class RunDir(TrainingFiles):
         self.ticket = self.folder / "ticket.pth.tar"
         self.key = self.folder / "key.pth.tar"
         self.locked = self.folder / "locked.pth.tar"
+        self.triggers = self.folder / "triggers"  # a folder: the set that was trained with, for the owner's claim
         self._lock = None
 
     def weights_after(self, epoch: int) -> Path:
