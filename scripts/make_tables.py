@@ -22,10 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from datasets import DATASETS
 from models import ARCHITECTURES
 from utils import cli
+from utils.errors import UserError
 
 PAPER = Path(__file__).with_name("paper_numbers.json")
 PAPERS_DATA = ("cifar10", "cifar100")
 READ_BY, SOFT = "read by ", "ordered statistics"
+NUMBERS = ("dense_acc", "ticket_acc", "test_acc", "trigger_acc", "density")  # columns of results
+SESSION = ("git", "torch", "machine")  # of a run.json
 NOTE = ("Ours are means over the seeds that were run, +- their standard deviation where there are several, with their number "
         "n; differences are ours minus the paper's, in points. Nobody ran what is empty, or the paper does not have it.")
 SEED = re.compile("seed(0|[1-9][0-9]*)")  # a backup beside it is none
@@ -43,6 +46,43 @@ def parse_args(argv: Sequence[str] | None):
 # --- what was run -----------------------------------------------------------------------------------------------------
 
 
+def read_table(path: Path, mend: str) -> dict[str, Any]:
+    """The table in a JSON file of a run. Raises UserError, with the mend, for a file that holds none."""
+    from utils import checkpoint
+
+    try:
+        content = checkpoint.load_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; {mend}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no table, so it is damaged; {mend}")
+    return content
+
+
+class Result(dict[str, Any]):
+    """The columns of a result.json. Asking for one that is not there raises UserError, which names file and mend."""
+
+    def __init__(self, path: Path, mend: str):
+        """Raises UserError for a file that holds no table, and for values of another kind than the tables take."""
+        super().__init__(read_table(path, mend))
+        self._path, self._mend = path, mend
+        for column, value in self.items():
+            if not fits(column, value):
+                raise UserError(f"{path}: {column!r} is not what it should be, so it is damaged or another version's; {mend}")
+
+    def __missing__(self, column: str) -> Any:
+        raise UserError(f"{self._path}: has no {column!r}, so it is damaged or another version's; {self._mend}")
+
+
+def fits(column: str, value: Any) -> bool:
+    """Whether a column of a result.json can hold this; any value will do where no table takes it."""
+    if column in NUMBERS:  # None: not measured
+        return value is None or type(value) in (int, float)
+    if column == "rounds_per_rate":
+        return isinstance(value, list) and all(type(number) is int for number in value)
+    return not column.startswith(READ_BY) or isinstance(value, bool)
+
+
 class Sweep:
     """Results in a sweep's folders. Folders that are named in another way than the stages name theirs are left out."""
 
@@ -55,14 +95,18 @@ class Sweep:
                  if (named := SEED.fullmatch(path.name)) and path.is_dir()]
         return [path for _, path in sorted(found)]
 
-    def by_seed(self, cell: str, stage: str) -> dict[str, dict[str, Any]]:
-        """What a stage found, by the names of the seeds' folders; seeds that have not finished it are missing."""
-        from utils import checkpoint
+    def result(self, path: Path) -> Result:
+        """A result.json. Raises UserError where it is damaged, with what makes the sweep write it again."""
+        stage = path.parent.parent if path.parent.name.startswith("level_") else path.parent
+        record = self.folder / "logs" / f"{stage.relative_to(self.folder)}.json"  # of the launcher, that the command is done
+        return Result(path, f"remove it{f' and {record}' if record.exists() else ''}, and the same sweep makes it anew")
 
-        return {seed.name: checkpoint.load_json(path) for seed in self.seeds(cell)
+    def by_seed(self, cell: str, stage: str) -> dict[str, Result]:
+        """What a stage found, by the names of the seeds' folders; seeds that have not finished it are missing."""
+        return {seed.name: self.result(path) for seed in self.seeds(cell)
                 if (path := seed / stage / "result.json").exists()}
 
-    def results(self, cell: str, stage: str) -> list[dict[str, Any]]:
+    def results(self, cell: str, stage: str) -> list[Result]:
         """What a stage found, one dict per seed that has finished it."""
         return list(self.by_seed(cell, stage).values())
 
@@ -70,8 +114,9 @@ class Sweep:
         """Levels of a sweep of attacks that were run for any seed."""
         return sorted({level for seed in self.seeds(cell) for level in levels_in(seed / stage)})
 
-    def at_level(self, cell: str, stage: str, level: float) -> list[dict[str, Any]]:
-        return self.results(cell, f"{stage}/{level_folder(level)}")
+    def at_level(self, cell: str, stage: str, level: float) -> dict[str, Result]:
+        """Like `by_seed`, of one level of a sweep of attacks."""
+        return self.by_seed(cell, f"{stage}/{level_folder(level)}")
 
     def cells(self, stage: str, published: Iterable[str] = ()) -> list[str]:
         """The paper's cells, then the others for which the stage was run."""
@@ -179,9 +224,20 @@ def count(ours: list) -> str:
     return f" (n {len(ours)})" if ours else ""
 
 
-def of(results: Iterable[Mapping[str, Any]], column: str, factor: float = 1) -> list[float]:
-    """A column's numbers, without those that were not measured."""
-    return [factor * result[column] for result in results if result.get(column) is not None]
+def of(results: Iterable[Result], column: str, factor: float = 1) -> list[float]:
+    """A column's numbers, without those that were not measured. Raises UserError where a result lacks the column."""
+    return [factor * value for result in results if (value := result[column]) is not None]
+
+
+def of_triggers(results: Iterable[Result]) -> list[float]:
+    """Trigger accuracies of those that were asked for triggers."""
+    return of((result for result in results if "trigger_acc" in result), "trigger_acc")
+
+
+def drop(before: Result, after: Result, column: str = "test_acc") -> float | None:
+    """Points of accuracy lost from a column of one to the test accuracy of the other; None where one was not measured."""
+    found = before[column], after["test_acc"]
+    return None if None in found else found[0] - found[1]
 
 
 def named(cell: str) -> tuple[str, str]:
@@ -222,9 +278,9 @@ def table2(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
                   (ACCURACY, Measure("drop from the ticket", unit="")))
     for cell in sweep.cells("signed_trained", paper):
         theirs, tickets, signed = paper.get(cell, {}), sweep.by_seed(cell, "ticket"), sweep.by_seed(cell, "signed_trained")
-        drops = [tickets[seed]["ticket_acc"] - one["test_acc"] for seed, one in signed.items() if seed in tickets]
+        drops = [drop(tickets[seed], one, "ticket_acc") for seed, one in signed.items() if seed in tickets]
         table.add(named(cell), (theirs.get("test_acc"), of(signed.values(), "test_acc")),
-                  (theirs.get("drop"), drops))
+                  (theirs.get("drop"), [points for points in drops if points is not None]))
     return table
 
 
@@ -234,7 +290,7 @@ def table3(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
         for cell in sweep.cells(stage, paper):
             theirs, ours = paper.get(cell, {}).get(model, {}), sweep.results(cell, stage)
             table.add((model, *named(cell)), (theirs.get("test_acc"), of(ours, "test_acc")),
-                      (theirs.get("trigger_acc"), of(ours, "trigger_acc")))
+                      (theirs.get("trigger_acc"), of_triggers(ours)))
     return table
 
 
@@ -260,14 +316,14 @@ def table5(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
     for cell in sweep.cells("triggered_pruned/level_*", paper):
         for level, theirs, ours in by_level(sweep, cell, "triggered_pruned", paper.get(cell, {})):
             table.add((*named(cell), percent(level)), (theirs.get("test_acc"), of(ours, "test_acc")),
-                      (theirs.get("trigger_acc"), of(ours, "trigger_acc")))
+                      (theirs.get("trigger_acc"), of_triggers(ours)))
     return table
 
 
 def by_level(sweep: Sweep, cell: str, stage: str, published: Mapping[str, Any]):
     """(level, the paper's numbers, our results) for every level that the paper has or that was run."""
     for level in sorted({*sweep.levels(cell, stage), *map(float, published)}):
-        yield level, published.get(f"{level:g}", {}), sweep.at_level(cell, stage, level)
+        yield level, published.get(f"{level:g}", {}), list(sweep.at_level(cell, stage, level).values())
 
 
 def table6(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
@@ -284,14 +340,14 @@ def table8(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
         ACCURACY, Measure("remaining", 3), Measure("decodable", None), Measure(f"decodable by {SOFT}", None),
         Measure("match", None)))
     for cell in sweep.cells("added/level_*", paper):
-        whole = {one["seed"]: one["test_acc"] for one in sweep.at_level(cell, "added", 0)}
+        whole = sweep.at_level(cell, "added", 0)
         for level, theirs, ours in by_level(sweep, cell, "added", paper.get(cell, {})):
+            drops = [drop(whole[seed], one) for seed, one in sweep.at_level(cell, "added", level).items() if seed in whole]
             table.add((*named(cell), percent(level)), (theirs.get("test_acc"), of(ours, "test_acc")),
                       (theirs.get("remaining"), of(ours, "density", 100)),
                       (yes(theirs.get("read")), [yes(is_read(one)) for one in ours if READ_BY + SOFT in one]),
                       (None, [yes(one[READ_BY + SOFT]) for one in ours if READ_BY + SOFT in one]),
-                      (yes(theirs.get("match")), [yes(whole[one["seed"]] - one["test_acc"] <= MATCHES_WITHIN) for one in ours
-                                                  if None not in (one["test_acc"], whole.get(one["seed"]))]))
+                      (yes(theirs.get("match")), [yes(points <= MATCHES_WITHIN) for points in drops if points is not None]))
     return table
 
 
@@ -317,7 +373,7 @@ def text_numbers(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
             before = sweep.by_seed(cell, attacked)
             table.add((attack, *named(cell), titled(DATASETS, to)),
                       (theirs.get("before"), of((before[seed] for seed in ours if seed in before), "test_acc")),
-                      (theirs.get("test_acc"), of(ours.values(), "test_acc")), (None, of(ours.values(), "trigger_acc")),
+                      (theirs.get("test_acc"), of(ours.values(), "test_acc")), (None, of_triggers(ours.values())),
                       (None, [yes(is_read(one) or one[READ_BY + SOFT]) for one in ours.values() if READ_BY + SOFT in one]))
     return table
 
@@ -391,7 +447,7 @@ def key_figure(name: str, stages: Mapping[str, bool]) -> Callable[[Sweep, Path],
     return draw
 
 
-def summary(split: str, ratio: float, forged: bool, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summary(split: str, ratio: float, forged: bool, results: Sequence[Result]) -> dict[str, Any]:
     """A point of Figures 2 and 5."""
     values = of(results, "test_acc")
     return {"split": split, "key_ratio": ratio, "forged": forged, "n": len(values),
@@ -403,7 +459,7 @@ def code_figure(name: str, stage: str, takes: Callable[[str, str], bool] = lambd
     """Figure 3, 4 or 6: codes as extracted at each level. takes: whether a network and data set are in this figure."""
 
     def draw(sweep: Sweep, out: Path) -> dict[str, Path]:
-        from utils import checkpoint, plots
+        from utils import plots
 
         made = {}
         for cell in filter(lambda cell: takes(*cell.split("/")), sweep.cells(f"{stage}/level_*")):
@@ -412,12 +468,12 @@ def code_figure(name: str, stage: str, takes: Callable[[str, str], bool] = lambd
                 if (path := seed / stage / level_folder(level) / "code.png").exists()})), None)
             if pictures is None:  # attacked without a claim
                 continue
-            titles = [f"{percent(level)}\n{readers(checkpoint.load_json(path.with_name('result.json')))}"
+            titles = [f"{percent(level)}\n{readers(sweep.result(path.with_name('result.json')))}"
                       for level, path in pictures.items()]
             png = figure_file(out, name, cell)
             plots.row_of_pictures(list(pictures.values()), titles, png)
             keys = ("seed", "level", "test_acc", "code_lost", "code_ones", "code_added", "code_zeros", "p_corrected")
-            results = [one for level in sweep.levels(cell, stage) for one in sweep.at_level(cell, stage, level)]
+            results = [one for level in sweep.levels(cell, stage) for one in sweep.at_level(cell, stage, level).values()]
             write_csv(png, [{key: one.get(key) for key in keys} | {key: value for key, value in one.items()
                                                                    if key.startswith(READ_BY)} for one in results])
             made[cell] = png
@@ -466,7 +522,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
     from utils import checkpoint
-    from utils.errors import UserError
 
     sweep, out, paper = Sweep(args.runs), Path(args.out), json.loads(PAPER.read_text(encoding="utf-8"))
     if not sweep.seeds():
@@ -500,14 +555,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def circumstances(sweep: Sweep) -> list[str]:
     """Lines that say with what the runs were made: seeds, epochs of training, code, versions, machines."""
-    from utils import checkpoint
-
-    runs = [checkpoint.load_json(path) for path in (path for seed in sweep.seeds() for path in sorted(seed.glob("**/run.json")))]
-    last = [run["sessions"][-1] for run in runs]
-    epochs = sorted({run["arguments"]["epochs"] for run in runs if run["script"] != "main_attack.py"})
-    facts = {"runs": [len(runs)], "seeds": sorted({run["arguments"]["seed"] for run in runs}), "epochs of a training": epochs,
-             **{name: sorted({session[name] for session in last}) for name in ("git", "torch", "machine")}}
+    runs = [facts_of(path) for seed in sweep.seeds() for path in sorted(seed.glob("**/run.json"))]
+    facts = {"runs": [len(runs)], **{name: sorted({run[name] for run in runs if name in run})
+                                     for name in ("seeds", "epochs of a training", *SESSION)}}
     return [f"- {name}: {', '.join(map(str, values))}" for name, values in facts.items() if values]
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """What a run.json says of its run: seed, epochs where it trained, and SESSION of the last time it was started."""
+    mend = f"remove {path.parent}, and the same sweep makes it anew"
+    record = read_table(path, mend)
+    try:
+        arguments, session = record["arguments"], record["sessions"][-1]
+        numbers = {"seeds": arguments["seed"]}
+        if record["script"] != "main_attack.py":
+            numbers["epochs of a training"] = arguments["epochs"]
+        words = {name: session[name] for name in SESSION}
+    except (KeyError, IndexError, TypeError):
+        numbers, words = {}, {"nothing": None}
+    if any(type(value) is not int for value in numbers.values()) or any(type(value) is not str for value in words.values()):
+        raise UserError(f"{path}: lacks what a run records, so it is damaged or another version's; {mend}")
+    return {**numbers, **words}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
@@ -711,6 +712,91 @@ def test_backups_are_no_seeds(sweep, tables, run_main, tmp_path):
     assert of_both[0][1:] == of_both[1][1:]
 
 
+@pytest.fixture(scope="module")
+def damaged(sweep, tmp_path_factory):
+    """damaged(file, text) -> the runs with this text in place of one file of seed1 of res20s/cifar10; undone by the next call."""
+    runs = tmp_path_factory.mktemp("damaged") / "runs"
+    shutil.copytree(sweep[0], runs)
+    record = {"script": "main_imp.py", "arguments": {"seed": 1, "epochs": 9}, "sessions": [dict.fromkeys(
+        ("git", "torch", "machine"), "x")]}
+    (runs / "res20s/cifar10/seed1/ticket/run.json").write_text(json.dumps(record))
+    undo = []
+
+    def damage(file: str, text: str) -> Path:
+        path = runs / "res20s/cifar10/seed1" / file
+        for other, content in undo:
+            other.write_text(content)
+        undo[:] = [(path, path.read_text())]
+        path.write_text(text)
+        return path
+
+    return damage
+
+
+@pytest.mark.parametrize("file, text, told", [
+    ("ticket/result.json", "", "not a JSON file"), ("ticket/result.json", "{}", "has no 'dense_acc'"),
+    ("ticket/result.json", '{"dense_acc": 1, "ticket_acc": 1, "density": 1}', "has no 'rounds_per_rate'"),
+    ("ticket/result.json", '{"dense_acc": 1, "ticket_acc": 1, "density": 1, "rounds_per_rate": 3}', "'rounds_per_rate' is"),
+    ("ticket/result.json", '{"dense_acc": "x"}', "'dense_acc' is"),
+    ("triggered/result.json", '{"test_acc": [1]}', "'test_acc' is"), ("triggered/result.json", '{"seed": 1}', "has no 'test_acc'"),
+    ("added/level_0.02/result.json", "[]", "holds no table"),
+    ("added/level_0.02/result.json", '{"seed": 1}', "has no 'test_acc'"), ("added/level_0/result.json", '{"test', "not a JSON"),
+    ("tuned/cifar100/result.json", '{"read by ZXing": "no"}', "'read by ZXing' is")])
+def test_damaged_results_are_one_line_that_names_the_mend(damaged, run_main, refused, tmp_path, file, text, told):
+    from launch import Logs, read_plan
+
+    path, recorded = damaged(file, text), text != "{}"  # whether the launcher ran the command
+    runs, stage = path.parents[len(Path(file).parts) + 2], Path(file).parts[0]
+    logs = Logs(runs / "logs")
+    plan = plan_of("text_numbers" if stage == "tuned" else "table8" if stage == "added" else "table3", RUNS=str(runs),
+                   TRANSFERS="cifar10:cifar100", CELLS="res20s/cifar10")
+    job, = [job for job in read_plan(plan.splitlines(), logs.folder) if job.output in map(str, path.parents)]
+    try:
+        if recorded:
+            logs.record(job).parent.mkdir(parents=True)
+            logs.record(job).write_text(json.dumps({"command": job.command, "code": 0}))
+        message = refused(run_main("make_tables.py", "--runs", runs, "--out", tmp_path))
+        to_remove = f"remove {f'it and {logs.record(job)}' if recorded else 'it'}, and the same sweep makes it anew"
+        assert f"error: {path}: {told}" in message and to_remove in message
+    finally:
+        shutil.rmtree(logs.folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("text", [
+    "{}", "[]", "{", '{"sessions": []}', '{"script": "main_imp.py", "arguments": {"seed": 1}, "sessions": [{}]}',
+    '{"script": "main_imp.py", "arguments": 1, "sessions": [1]}',
+    '{"script": "main_imp.py", "arguments": {"seed": [], "epochs": 1}, "sessions": [{"git": "", "torch": "", "machine": ""}]}',
+    '{"script": "main_imp.py", "arguments": {"seed": 1, "epochs": 1}, "sessions": [{"git": 1, "torch": "", "machine": ""}]}'])
+def test_damaged_records_are_one_line_that_names_the_mend(damaged, run_main, refused, tmp_path, text):
+    path = damaged("ticket/run.json", text)
+    message = refused(run_main("make_tables.py", "--runs", path.parents[4], "--out", tmp_path))
+    assert f"error: {path}: " in message and f"remove {path.parent}, and the same sweep makes it anew" in message
+
+
+VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+                      lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2), max_leaves=4)
+
+
+@hypothesis.settings(max_examples=30)
+@given(data=st.data())
+def test_no_value_in_a_result_ends_in_a_traceback(damaged, sweep, data):
+    from make_tables import TABLES, Sweep
+    from utils.errors import UserError
+
+    seed = sweep[0] / "res20s/cifar10/seed1"
+    file = data.draw(st.sampled_from(sorted(str(path.relative_to(seed)) for path in seed.rglob("result.json"))))
+    content = json.loads((seed / file).read_text())
+    column = data.draw(st.sampled_from(sorted(content)))
+    path = damaged(file, json.dumps({**content, column: data.draw(VALUES)}))
+    for name, make in TABLES.items():
+        try:
+            table = make(Sweep(path.parents[len(Path(file).parts) + 2]), PUBLISHED[name])
+        except UserError as error:
+            assert repr(column) in str(error) and str(path) in str(error)
+        else:
+            assert table.columns(texts=False) and table.markdown()
+
+
 def test_one_table_alone_and_folders_without_runs(sweep, run_main, refused, tmp_path):
     done = run_main("make_tables.py", "--runs", sweep[0], "--out", tmp_path, "--only", "table8")
     assert done.returncode == 0 and "| ResNet-20 | CIFAR-10 | 0.5% | 91.04% | 91.00 +- 1.00% (n 3) |" in done.stdout
@@ -759,7 +845,8 @@ def test_figures_and_their_numbers(run_main, make_model, tmp_path):
         put(f"forged/random_path_{ratio}", test_acc=forged)
     for stage in ("pruned_magnitude", "added"):
         for level in (0.1, 0.05, 0.5):
-            put(f"{stage}/level_{level:g}", test_acc=1.0, level=level, p_corrected=level, **{"read by ZXing": level < 0.1})
+            put(f"{stage}/level_{level:g}", test_acc=1.0, density=0.1, level=level, p_corrected=level,
+                **{"read by ZXing": level < 0.1})
             Image.new("L", (37, 37), 255).save(seed / stage / f"level_{level:g}/code.png")
 
     out = tmp_path / "tables"
