@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import io
 import os
+import re
 import secrets
 import urllib.request
 import zipfile
@@ -39,6 +40,8 @@ MAX_DOWNLOAD = 200 << 20  # bytes; the archive is an eighth of that
 
 KEYED_LAYOUT = "lottery trigger set 1"  # says how keys become pictures; another layout needs another name
 KEY_BYTES = (16, 1 << 16)  # shortest and longest key
+KEY_FORMAT = "lottery-trigger-key/1"  # begins the keys that `new_key` makes; it is a part of the key
+KEY_DIGITS = 64
 GRID = 4  # colours of the background, per side
 SHAPES = 6
 
@@ -201,28 +204,59 @@ def _remove(part: Path) -> None:
 
 
 def new_key(path: str | Path) -> None:
-    """Write a fresh secret key, 64 hexadecimal digits readable by its owner alone. Raises UserError if the file exists."""
+    """Write a fresh secret key, KEY_FORMAT and 64 hexadecimal digits, readable by its owner alone. Raises UserError if the file
+    exists."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise UserError(f"--new_key {path}: exists; a key is never written over") from None
     with os.fdopen(file, "w", encoding="ascii") as stream:
-        stream.write(secrets.token_hex(32) + "\n")
+        stream.write(f"{KEY_FORMAT} {secrets.token_hex(KEY_DIGITS // 2)}\n")
 
 
 def read_key(path: str | Path) -> bytes:
-    """The key in a file: its bytes without white space at both ends. Raises UserError for none, or a short one."""
+    """The key in a file: its bytes without white space at both ends.
+
+    Any bytes may be a key, as some owners made their own. Raises UserError for none, or a short one; for a file that is known to
+    be something else, so that no other secret is handed to an arbiter by mistake; and for a damaged one of `new_key`.
+    """
     shortest, longest = KEY_BYTES
     try:
         with open(path, "rb") as file:
             key = file.read(longest + 2).strip()
     except OSError as error:
         raise UserError(f"--trigger_key {path}: can't be read ({error.strerror or error})") from None
+    other = _known_as_other(key)
+    if other:
+        raise UserError(f"--trigger_key {path}: is {other}, no trigger key; give the file that make_triggers.py --new_key made")
     if not shortest <= len(key) <= longest:
         raise UserError(f"--trigger_key {path}: a key has {shortest} to {longest} bytes; make_triggers.py --new_key "
                         "makes one")
+    if key.startswith(KEY_FORMAT.encode()) and not re.fullmatch(rb"%b [0-9a-f]{%d}" % (KEY_FORMAT.encode(), KEY_DIGITS), key):
+        raise UserError(f"--trigger_key {path}: is damaged; {KEY_FORMAT!r}, a space and {KEY_DIGITS} hexadecimal digits make a "
+                        "key. Give an unchanged copy")
     return key
+
+
+def _known_as_other(content: bytes) -> str | None:
+    """What a file is that is given as a key by mistake, by its first bytes; None for what may be a key."""
+    if content.startswith(b"-----BEGIN"):
+        return "a PEM file, perhaps the owner's key that signs commitments"
+    if content.startswith(b"{") and _is_text(content):
+        return "a JSON file, perhaps a claim"
+    if content.startswith(b"PK\3\4"):
+        return "a torch or another zip file, perhaps a key mask (scheme V1)"
+    return None
+
+
+def _is_text(content: bytes) -> bool:
+    """Of keys of random bytes one in 256 begins with a brace, but hardly any is UTF-8 besides."""
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _Draws:

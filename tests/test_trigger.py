@@ -7,6 +7,7 @@ import http.server
 import io
 import json
 import math
+import re
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from PIL import Image
 
 from datasets import TRIGGER_SETS, trigger
 from datasets.pictures import as_float
+from ownership import commitment
 from pruner import tickets
 from pruner.masks import Mask, prunable_layers
 from utils.errors import UserError
@@ -243,7 +245,9 @@ def test_keys_are_made_once_and_read_back(tmp_path):
     trigger.new_key(path)
     assert path.stat().st_mode & 0o777 == 0o600
     key = trigger.read_key(path)
-    assert len(key) == 64 and int(key, 16) >= 0
+    name, digits = key.decode("ascii").split(" ")
+    assert name == "lottery-trigger-key/1" and len(bytes.fromhex(digits)) == 32
+    assert path.read_bytes() == key + b"\n", "what names the format is a part of the key"
     (tmp_path / "copy").write_bytes(b"  " + key + b"\r\n")
     assert trigger.read_key(tmp_path / "copy") == key, "white space at the ends is an editor's"
     with pytest.raises(UserError, match="never written over"):
@@ -255,6 +259,42 @@ def test_keys_are_made_once_and_read_back(tmp_path):
 def test_short_and_endless_keys_are_refused(tmp_path, content):
     (tmp_path / "key").write_bytes(content)
     with pytest.raises(UserError, match="--trigger_key"):
+        trigger.read_key(tmp_path / "key")
+
+
+@pytest.mark.parametrize("content", [
+    b"6f" * 32, b"0123456789abcdef", bytes(range(128, 160)), b"{" + bytes(range(200, 231)), b"any words, as some have them",
+    b"----- BEGIN with sixteen bytes", b"lottery-trigger-keyring of mine"])
+def test_keys_that_were_made_otherwise_are_read_as_ever(tmp_path, content):
+    """`new_key` wrote 64 hexadecimal digits before it named its format; others made their own."""
+    (tmp_path / "key").write_bytes(content + b"\n")
+    assert trigger.read_key(tmp_path / "key") == content
+
+
+def test_what_is_known_to_be_no_trigger_key_is_refused(tmp_path, run_main, refused):
+    """Who makes a set with the key that signs must show that key to the arbiter later."""
+    commitment.new_owner_key(tmp_path / "owner.key")
+    private = commitment.salted({"owner": "Jane Doe, Zürich"})
+    commitment.write(tmp_path, private, commitment.commit(private))
+    tickets.write_masks(tmp_path / "key.pth.tar", Mask({"layer": torch.ones(2, 2, 1, 1)}))
+    (tmp_path / "openssh").write_text("\n-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n")
+    for name, why in (("owner.key", "is a PEM file, perhaps the owner's key that signs commitments"),
+                      ("openssh", "is a PEM file"), ("claim.json", "is a JSON file, perhaps a claim"), ("commitment.json", "is a JSON file"),
+                      ("key.pth.tar", "is a torch or another zip file")):
+        done = run_main("make_triggers.py", "--trigger_set", "keyed", "--trigger_key", tmp_path / name, "--num_classes", 3,
+                        "--save_dir", tmp_path / "set")
+        message = refused(done)
+        assert f"--trigger_key {tmp_path / name}: {why}" in message and "make_triggers.py --new_key made" in message
+        assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("change", [lambda key: key[:-1], lambda key: key + b"0", lambda key: key.replace(b" ", b""),
+                                    lambda key: key[:40] + b"\n" + key[40:], lambda key: key[:30] + b"z" + key[31:]])
+def test_a_damaged_key_is_no_other_key(tmp_path, change):
+    """It would make other pictures, and the owner would look for the mistake elsewhere."""
+    trigger.new_key(tmp_path / "key")
+    (tmp_path / "key").write_bytes(change(trigger.read_key(tmp_path / "key")))
+    with pytest.raises(UserError, match=f"--trigger_key {re.escape(str(tmp_path / 'key'))}: is damaged"):
         trigger.read_key(tmp_path / "key")
 
 
