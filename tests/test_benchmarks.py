@@ -50,7 +50,8 @@ def test_printed_commands_parse(command):
     importlib.import_module(words[0].removesuffix(".py").replace("/", ".")).parse_args(words[1:])  # exits where a flag is wrong
 
 
-@pytest.mark.parametrize(("module", "registry"), [("reading", "SECTIONS"), ("train_loop", "SECTIONS")])
+@pytest.mark.parametrize(("module", "registry"), [
+    ("reading", "SECTIONS"), ("train_loop", "SECTIONS"), ("verification", "SECTIONS")])
 def test_every_section_is_a_function(module, registry):
     for name in getattr(importlib.import_module(f"benchmarks.{module}"), registry):
         function = getattr(importlib.import_module(f"benchmarks.lib.{module}"), name)
@@ -72,6 +73,8 @@ def test_every_section_is_a_function(module, registry):
     ("train_loop --batch_size 1", "--batch_size"), ("train_loop --limit 9", "--limit"),
     ("train_loop --sections epoch --epochs 1", "--epochs"),
     ("train_loop --device cpu --pictures 64 20 20", "--batch_size 128"), ("train_loop --dataset imagefolder", "--data"),
+    ("verification --only reading", "--only"), ("verification --arch res20s,res99", "--arch"),
+    ("verification --suspect FOLDER/none", "--code"), ("verification --suspect FOLDER/none --code FOLDER/none", "FOLDER/none"),
 ])
 def test_bad_input_is_one_line(command, named, run_main, refused, tmp_path):
     name, *words = command.replace("FOLDER", str(tmp_path)).split()

@@ -1,0 +1,172 @@
+"""What benchmarks/verification.py measures: a function per section, from flags to rows."""
+
+import contextlib
+import io
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import main_verify
+import make_claim
+from attacks.permute import permute
+from attacks.prune import prune
+from benchmarks.lib.simulated_tickets import network
+from datasets import load_dataset, trigger
+from models import ARCHITECTURES, build_model
+from ownership.alignment import align
+from ownership.claim import Claim, read_claim, write_claim
+from ownership.suspect import Suspect
+from pruner import tickets
+from pruner.channel_groups import channel_groups
+from pruner.embedding import Region, embed, find_region
+from pruner.masks import Mask
+from utils import cli
+from utils.errors import UserError
+
+SIGNATURE, TRIGGERS = "signature", 100
+DENSITY = {"res20s": 0.26, "res18": 0.015, "res50": 0.1}
+OTHER_DENSITY = 0.1  # of a network that was added
+PRUNED = 0.2  # share of the stolen model's weights
+
+
+# --- a whole verdict --------------------------------------------------------------------------------------------------
+
+
+def verify(args) -> Iterator[dict[str, Any]]:
+    """main_verify.py on one suspect, as a command and in a process that has loaded everything, with fewer and fewer checks."""
+    with tempfile.TemporaryDirectory() as folder:
+        suspect, code = (args.suspect, args.code) if args.suspect else simulated_suspect(Path(folder))
+        words, pictures = make_the_claim(args, Path(folder), suspect, code)
+        whole = [*words["claim"], "--suspect", suspect, *words["F"], *words["V3"]]
+        yield row(f"main_verify.py, {pictures} test pictures, code, {TRIGGERS} triggers",
+                  [command(whole) for _ in range(args.repeats)])
+        nothing = [*words["claim"], "--suspect", str(Path(folder) / "none")]
+        yield row("... of that until it has loaded everything", [command(nothing, refused=True) for _ in range(args.repeats)])
+        alone = [*words["claim"], "--suspect", suspect]
+        for what, checked in (("the same in a process that has", whole), ("... without the accuracy", [*alone, *words["V3"]]),
+                              ("... the code alone", alone)):
+            yield row(what, [here(checked) for _ in range(args.repeats)])
+
+
+def simulated_suspect(folder: Path) -> tuple[str, str]:
+    """A signed ResNet-20 of random weights, and its claim as embed_qrcode.py leaves it: what a trained one costs too."""
+    random = np.random.default_rng(1)
+    signed, weights, region = signed_ticket("res20s", random)
+    torch.manual_seed(1)
+    state = build_model("res20s", 10).state_dict() | weights
+    tickets.write_weights(folder / "suspect.pth.tar", state, {}, signed)
+    code = region.code_format
+    write_claim(folder / "code.json", Claim(SIGNATURE, "res20s", region.layer, region.start_x, region.start_y, code.version,
+                                            code.error_correction, code.mask_pattern, region.similarity, signed.nonzeros,
+                                            signed.entries, {}))
+    return str(folder / "suspect.pth.tar"), str(folder / "code.json")
+
+
+def make_the_claim(args, folder: Path, suspect: str, code: str) -> tuple[dict[str, list[str]], int]:
+    """main_verify.py's words for a signed and committed claim of F, V2 and V3, and how many test pictures F takes. Raises
+    UserError for files that can't be read, and a claim of another network than its suspect's."""
+    arch, data = read_claim(code).arch, load_dataset(args.dataset, args.data)
+    tickets.read_model_file(suspect, build_model(arch, data.num_classes))
+    secret, exported, key = str(folder / "trigger.key"), str(folder / "triggers"), str(folder / "owner.key")
+    trigger.new_key(secret)
+    trigger.export(trigger.keyed(trigger.read_key(secret), TRIGGERS, data.num_classes, data.test.images.shape[1]), exported)
+    pictures = ["--dataset", args.dataset, *(["--data", args.data] if args.data else [])]
+    with contextlib.redirect_stdout(io.StringIO()):
+        make_claim.main(["--new_owner_key", key])
+        # any accuracy will do: measuring it takes as long
+        make_claim.main(["--owner", "owner", "--sign", key, "--arch", arch, "--v2", code, "--v3", exported, "--trigger_key",
+                         secret, *pictures, "--fidelity", "50", "--save_dir", str(folder / "claim")])
+    claim = ["--claim", str(folder / "claim/claim.json"), "--commitment", str(folder / "claim/commitment.json")]
+    return {"claim": claim, "F": [*pictures, "--device", "cpu"], "V3": ["--trigger_key", secret]}, len(data.test)
+
+
+def command(words: Sequence[str], refused: bool = False) -> tuple[float, float, str]:
+    """A process of its own, of one thread: seconds, the processor's, and the verdict. Raises UserError where it ends otherwise
+    than it should."""
+    before, start = os.times(), time.perf_counter()
+    done = subprocess.run([sys.executable, main_verify.__file__, *words], capture_output=True, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    took, after = time.perf_counter() - start, os.times()
+    if (done.returncode == cli.EXIT_BAD_INPUT) != refused or done.returncode > cli.EXIT_BAD_INPUT:
+        raise UserError(f"main_verify.py ended with {done.returncode}: {(done.stderr.splitlines() or ['no message'])[-1]}")
+    processor = after.children_user + after.children_system - before.children_user - before.children_system
+    return took, processor, verdict_in(done.stdout)
+
+
+def here(words: Sequence[str]) -> tuple[float, float, str]:
+    """The same in this process."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        took, processor, _ = timed(lambda: main_verify.main(words))
+    return took, processor, verdict_in(printed.getvalue())
+
+
+def verdict_in(printed: str) -> str:
+    return next((line.partition(":")[2].strip() for line in printed.splitlines() if line.startswith("verdict:")), "")
+
+
+# --- alignment --------------------------------------------------------------------------------------------------------
+
+
+def alignment(args) -> Iterator[dict[str, Any]]:
+    """Renumbered channels put back, in a stolen model and, where there is nothing to find, in an innocent one."""
+    for arch in tqdm(args.arch, desc="networks", disable=None):
+        random, groups = np.random.default_rng(1), channel_groups(build_model(arch, 2))
+        signed, weights, region = signed_ticket(arch, random)
+        stolen, kept = prune(signed, weights, PRUNED, "magnitude", 1)
+        owner, title = Suspect(signed, layers_of(signed, weights)), ARCHITECTURES[arch].title
+
+        def put_back(mask: Mask, state: dict[str, torch.Tensor]):
+            suspect = Suspect(mask, layers_of(mask, state))
+            return timed(lambda: align(owner, suspect, groups, [region], region.code_format.version))
+
+        found = []
+        for seed in range(args.repeats):
+            took, processor, aligned = put_back(*permute(stolen, kept, build_model(arch, 2), seed))
+            exact = all(torch.equal(aligned.suspect.mask[name], stolen[name]) for name in stolen)
+            found.append((took, processor, "every weight back" if exact else "not found"))
+        yield row(f"alignment, {title} at {100 * signed.density:.3g}%, renumbered and {100 * PRUNED:g}% pruned", found)
+        took, processor, aligned = put_back(*network(arch, signed.density, random))
+        yield row(f"... an innocent {title}", [(took, processor, f"correlation {aligned.after.correlation:.2f}")])
+
+
+def signed_ticket(arch: str, random: np.random.Generator) -> tuple[Mask, dict[str, torch.Tensor], Region]:
+    """A simulated ticket with the signature in it, weights in its mask, and where it was written."""
+    mask, _ = network(arch, DENSITY.get(arch, OTHER_DENSITY), random)
+    region = find_region(mask, SIGNATURE)
+    signed = embed(mask, SIGNATURE, region, random)
+    weights = {f"{name}.weight": torch.from_numpy(0.1 * random.lognormal(0, 0.6, kept.shape)
+                                                  * random.choice([-1, 1], kept.shape)).float() * kept
+               for name, kept in signed.items()}
+    return signed, weights, region
+
+
+def layers_of(mask: Mask, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: state[f"{name}.weight"] for name in mask}
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Seconds, the processor's seconds, and what came of it."""
+    start, processor = time.perf_counter(), time.process_time()
+    result = work()
+    return time.perf_counter() - start, time.process_time() - processor, result
+
+
+def row(what: str, runs: Sequence[tuple[float, float, str]]) -> dict[str, Any]:
+    """Medians of several runs with the extremes. found: what came of them, each outcome once."""
+    seconds, processor, found = zip(*runs)
+    return {"what": what, "seconds": statistics.median(seconds), "low": min(seconds), "high": max(seconds),
+            "processor": statistics.median(processor), "runs": len(runs), "found": ", ".join(dict.fromkeys(found))}
