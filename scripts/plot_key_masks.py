@@ -1,6 +1,6 @@
 r"""Figures 2 and 5 from any tree of main_eval_all.py's run directories: accuracy against the key's share of the ticket.
 
-    python scripts/plot_key_masks.py runs/key_masks --out runs/key_masks
+    python scripts/plot_key_masks.py runs/key_masks
 
 Writes key_masks.csv (mean and standard deviation of the test accuracy over seeds, with their number), figure2.png
 (retrained without the key, one line per split) and, where there are runs with a forged key, figure5.png (dashed). The
@@ -22,7 +22,8 @@ from utils import cli
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("tree", metavar="DIR", help="folder under which run directories lie, at any depth")
-    parser.add_argument("--out", type=cli.text, default=".", metavar="DIR", help="where the CSV and the figures go")
+    parser.add_argument("--out", type=cli.text, default=None, metavar="DIR",
+                        help="where the CSV and the figures go (default: the tree)")
     return parser.parse_args(argv)
 
 
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
              "test_acc": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
             for (split, ratio, forged), values in sorted(accuracies.items())]
 
-    out = Path(args.out)
+    out = Path(args.out or args.tree)
     checkpoint.save_csv(rows, list(rows[0]), out / "key_masks.csv")
     figures = {"figure2.png": [row for row in rows if not row["forged"]]}
     if any(row["forged"] for row in rows):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Table 8: accuracy and reading under add-on attacks (schemes V2 and V3). Settings: docs/running_sweeps.md
+# Table 8: accuracy and reading under add-on attacks (scheme V2). Settings: docs/running_sweeps.md
 set -euo pipefail
 
 CELLS=${CELLS:-res20s/cifar10} # network/dataset

@@ -1,6 +1,6 @@
 r"""Tables 5, 6 and 8 from sweeps of main_attack.py, with the paper's numbers beside: one Markdown table and CSV.
 
-    python scripts/tabulate_attacks.py runs/pruned runs/pruned_random runs/added --out runs/attacks
+    python scripts/tabulate_attacks.py runs/pruned runs/pruned_random runs/added
 
 Each folder holds the attack.csv of one sweep; --cell says of which network and pictures. A cell that the paper does not
 have, or that nobody ran, stays empty.
@@ -26,7 +26,7 @@ def parse_args(argv: Sequence[str] | None):
     parser.add_argument("sweeps", nargs="+", type=cli.text, metavar="DIR", help="folders of sweeps, each with its attack.csv")
     parser.add_argument("--cell", type=cli.text, default="res20s/cifar10", metavar="NETWORK/DATASET",
                         help="whose numbers of the paper stand beside")
-    parser.add_argument("--out", type=cli.text, default=".", metavar="DIR", help="where attacks.md and attacks.csv go")
+    parser.add_argument("--out", type=cli.text, default="runs/attacks", metavar="DIR", help="where attacks.md and attacks.csv go")
     return parser.parse_args(argv)
 
 

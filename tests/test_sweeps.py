@@ -164,6 +164,12 @@ def test_an_owners_key_is_made_once(tmp_path):
     assert not any("--new_key" in command for command in commands(plan_of("table3", **settings)))
 
 
+def test_a_folder_of_triggers_is_passed_on():
+    found = [parsed(command)[1] for command in commands(plan_of("table5", TRIGGER_SET="folder", TRIGGER_DIR="mine"))
+             if "--trigger_set" in command]
+    assert {(one.trigger_set, one.trigger_dir) for one in found} == {("folder", "mine")}
+
+
 def test_an_unknown_profile_is_one_line():
     done = bash("table1", PROFILE="long")
     assert done.returncode == 2 and done.stderr == "table1.sh: error: PROFILE=long: must be paper, short or smoke\n"

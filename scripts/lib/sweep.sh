@@ -20,8 +20,8 @@ OTHER_SIGNATURE=${OTHER_SIGNATURE:-autograph} # a thief's
 KIND=${KIND:-}                      # imagefolder: CIFAR's pictures lie as train/<class>/* and test/<class>/*
 DATA_CIFAR10=${DATA_CIFAR10:-datasets/cifar10}
 DATA_CIFAR100=${DATA_CIFAR100:-datasets/cifar100}
-TRIGGER_SET=${TRIGGER_SET:-adi}     # adi: the published set; keyed: one's own, its key in $RUNS/trigger.key
-TRIGGER_DIR=${TRIGGER_DIR:-}        # of the published set (default: datasets/trigger_set)
+TRIGGER_SET=${TRIGGER_SET:-adi}     # adi: the published set; keyed: one's own, its key in $RUNS/trigger.key; folder
+TRIGGER_DIR=${TRIGGER_DIR:-}        # of the set (default of the published one: datasets/trigger_set)
 TRAINING=${TRAINING:-}              # more flags for whatever trains, e.g. "--compile" or "--limit 20000"
 
 case $PROFILE in
@@ -114,7 +114,7 @@ task() { # task DATASET: sets TASK to the flags that name its pictures; DATA_NAM
 triggers() { # triggers: sets TRIGGERS to the flags that name the trigger set
     TRIGGERS=(--trigger_set "$TRIGGER_SET")
     if [ "$TRIGGER_SET" = keyed ]; then TRIGGERS+=(--trigger_key "$RUNS/trigger.key"); fi
-    if [ "$TRIGGER_SET" = adi ] && [ -n "$TRIGGER_DIR" ]; then TRIGGERS+=(--trigger_dir "$TRIGGER_DIR"); fi
+    if [ "$TRIGGER_SET" != keyed ] && [ -n "$TRIGGER_DIR" ]; then TRIGGERS+=(--trigger_dir "$TRIGGER_DIR"); fi
 }
 
 launch() { # launch NAME: makes the plan, runs it, then shows table or figure NAME
