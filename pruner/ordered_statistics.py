@@ -95,8 +95,9 @@ def _best_flips(agreement: np.ndarray, signs: np.ndarray, order: int) -> tuple[i
     scores = signs @ agreement
     if scores.max() > best:
         best, flips = float(scores.max()), (int(scores.argmax()),)
-    # two or three at once: the agreement with all of them is a matrix product (of equal rows, the start itself)
-    for third in ((None,) if order == 2 else range(len(signs)) if order > 2 else ()):
+    # two or three at once: the agreement with all of them is a matrix product. Equal rows undo each other, so three at once
+    # are one or three flips, and two have to be looked at by themselves
+    for third in () if order < 2 else (None,) if order == 2 else (None, *range(len(signs))):
         weighted = agreement if third is None else agreement * signs[third]
         pairs = (signs * weighted) @ signs.T
         first, second = np.unravel_index(pairs.argmax(), pairs.shape)

@@ -6,6 +6,7 @@ import importlib
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -16,6 +17,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Runs are compared bit for bit, which CUDA does not promise; tests of CUDA itself ask for cuda_env.
 CUDA_DEVICES = os.environ.get("CUDA_VISIBLE_DEVICES")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# A shell that starts the suite in the background has Ctrl-C ignored, and what the tests start and interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pytest
