@@ -85,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ownership import black_box
     from utils import checkpoint
 
+    for flag in ("save_predictions", "json"):  # an endpoint's answers may cost something
+        if getattr(args, flag) is not None:
+            checkpoint.check_can_be_file(getattr(args, flag), f"--{flag}")
     triggers = load_exported(args.trigger_dir)
     if args.trigger_key is not None:
         check_key(args, triggers)

@@ -129,8 +129,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ownership import arbiter, rivals, sorting
     from ownership.inputs import Inputs
     from ownership.verdict import OWNED
+    from utils import checkpoint
     from utils.errors import UserError
 
+    for flag in ("json", "report"):  # a verdict takes up to minutes
+        if getattr(args, flag) is not None:
+            checkpoint.check_can_be_file(getattr(args, flag), f"--{flag}")
     inputs = Inputs()
     opened = sorting.open_claims(args.claim, args.commitment or [], args.suspect, inputs)
     given, unused = sorting.sort_files(given_for_all(args), {flag: getattr(args, flag) or [] for flag in OF_ONE_CLAIM}, opened,

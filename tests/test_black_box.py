@@ -817,6 +817,13 @@ def talks_nonsense(*_):
     return 200, b"nonsense"
 
 
+@pytest.mark.parametrize("flag", ["--json", "--save_predictions"])
+def test_nobody_is_asked_whose_answers_can_not_be_written(run_main, refused, exported, tmp_path, flag):
+    done = run_main("check_triggers.py", "--trigger_dir", exported[0] / "known", "--endpoint", "http://localhost:1/v2/models/net",
+                    flag, tmp_path)
+    assert f"error: {flag} {tmp_path}: is a folder; name a file in it" in refused(done)
+
+
 @pytest.mark.parametrize("service", [answers_500, hangs, talks_nonsense])
 def test_a_service_that_misbehaves_proves_nothing(run_main, refused, exported, tmp_path, service):
     with serving(service) as url:

@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import re
+import stat
 import warnings
 import zipfile
 
@@ -534,6 +535,37 @@ def test_readers_see_the_old_or_the_new_file_only(tmp_path):
     checkpoint.write_atomic(path, write)
     checkpoint.write_atomic(path, write)
     assert seen == [None, b"new"] and path.read_bytes() == b"new"
+
+
+def test_devices_and_pipes_are_not_replaced_by_files(tmp_path):
+    """Renamed over, /dev/null would be a file until the next start of the machine, if root did it."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="device or a pipe.*pipe"):
+        checkpoint.save_text("new", tmp_path / "pipe")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and len(list(tmp_path.iterdir())) == 1
+
+
+def test_where_results_can_not_go_is_named_and_nothing_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("text")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "file", tmp_path / "new", tmp_path / "new/below"):
+        checkpoint.check_can_be_file(path, "--json")
+    for path in (tmp_path, tmp_path / "new", tmp_path / "new/below"):
+        checkpoint.check_can_be_folder(path, "--out")
+    for path, message in ((tmp_path, "is a folder; name a file in it"), (tmp_path / "pipe", "is no file, but a device or a pipe"),
+                          (tmp_path / "file/below", f"{tmp_path / 'file'} is a file; name a folder"),
+                          (tmp_path / "file/below/it", f"{tmp_path / 'file'} is a file; name a folder")):
+        with pytest.raises(UserError, match=re.escape(f"--json {path}: {message}")):
+            checkpoint.check_can_be_file(path, "--json")
+    for path, message in ((tmp_path / "file", "is a file; name a folder"), (tmp_path / "pipe", "is a file; name a folder"),
+                          (tmp_path / "file/below", f"{tmp_path / 'file'} is a file; name a folder")):
+        with pytest.raises(UserError, match=re.escape(f"--out {path}: {message}")):
+            checkpoint.check_can_be_folder(path, "--out")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    for check in (checkpoint.check_can_be_file, checkpoint.check_can_be_folder):
+        with pytest.raises(UserError, match=re.escape(f"--out {tmp_path / 'new/below'}: can't be written")):
+            check(tmp_path / "new/below", "--out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe"]
 
 
 def test_contents_that_can_not_be_saved_leave_the_old_checkpoint(tmp_path):

@@ -584,6 +584,14 @@ def test_a_merged_model_is_not_measured_on_the_pictures_of_a_rival(run_main, own
     assert "; together: accuracy" in keys[1]["found"] and keys[1]["merged_accuracy"] > 0
 
 
+@pytest.mark.parametrize("flag", ["--json", "--report"])
+def test_where_no_verdict_can_be_written_is_said_before_the_work(verify, refused, tmp_path, flag):
+    """The verdict itself would be lost, which takes minutes."""
+    (tmp_path / "file").write_text("text")
+    for path, why in ((tmp_path, "is a folder; name a file in it"), (tmp_path / "file/page", f"{tmp_path / 'file'} is a file")):
+        assert f"error: {flag} {path}: {why}" in refused(verify("--suspect", tmp_path / "none", flag, path))
+
+
 def test_answers_alone(verify, owner, refused):
     for source, code in (("right.csv", 0), ("wrong.csv", 1)):
         done = verify("--predictions", owner / source, "--trigger_key", owner / "trigger.key")

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -24,9 +25,12 @@ TEMPORARY = ".tmp"  # ends the names of files that were being written when their
 def write_atomic(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it over `path`.
 
-    A process killed at any instant leaves either the old file or the new one. Raises OSError naming `path`.
+    A process killed at any instant leaves either the old file or the new one. Raises OSError naming `path`, also for a device
+    or a pipe.
     """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():  # root would rename over /dev/null
+        raise FileExistsError(errno.EEXIST, "is a device or a pipe; name a file", str(path))
     temporary = path.parent / f".{path.name}.{os.getpid()}{TEMPORARY}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,9 +162,29 @@ def check_is_file(path: str | Path, missing: str = "no such file") -> None:
 
 
 def check_can_be_folder(path: str | Path, flag: str) -> None:
-    """Raise UserError, naming `flag`, for a file where results are to go."""
-    if Path(path).exists() and not Path(path).is_dir():
-        raise UserError(f"{flag} {path}: is a file; name a folder")
+    """Raise UserError, naming `flag`, where results can't go: a file is there or in the way, or nobody may write there."""
+    _check_place(Path(path), Path(path), flag)
+
+
+def check_can_be_file(path: str | Path, flag: str) -> None:
+    """Raise UserError, naming `flag`, for a folder, a device or a pipe where a file is to be written, and for a place where none
+    can be."""
+    path = Path(path)
+    if path.exists():
+        try:
+            check_is_file(path)
+        except UserError as error:
+            raise UserError(f"{flag} {error}") from None
+    _check_place(path, path.parent, flag)
+
+
+def _check_place(path: Path, folder: Path, flag: str) -> None:
+    """`folder` is where `path` lies, or is it; what is missing above it will be made."""
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{flag} {path}: {'' if nearest == path else f'{nearest} '}is a file; name a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{flag} {path}: can't be written, since {nearest} may not be; name another")
 
 
 def read_bounded(path: str | Path, limit: int, regular: bool = False) -> bytes | None:
