@@ -94,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         public = commitment.new_owner_key(args.new_owner_key)
         print(f"private key: {args.new_owner_key} (secret: whoever has it signs as you)\npublic key:  {public.hex()}")
         return cli.EXIT_OK
+    commitment.check_is_free(args.save_dir)  # before anything is measured
     owner_key = with_flag("--sign", commitment.read_owner_key, args.sign) if args.sign else None
     v2 = with_flag("--v2", read_claim, args.v2) if args.v2 else None
     if v2 and v2.arch != args.arch:

@@ -158,13 +158,20 @@ def _public_content(commitment: Commitment) -> dict[str, Any]:
             "leaves": {name: leaf.hex() for name, leaf in commitment.leaves.items()}}
 
 
-def write(folder: str | Path, claim: SaltedClaim, commitment: Commitment) -> tuple[Path, Path]:
-    """Write both parts, the private one readable by its owner alone, and return their paths. Raises UserError if one is there
-    already, as what was committed to once must stay; or if the folder is a file."""
+def check_is_free(folder: str | Path) -> None:
+    """Raise UserError where `write` would: one of the two is there already, as what was committed to once must stay; or the
+    folder can't be one."""
     checkpoint.check_can_be_folder(folder, "--save_dir")
+    for name in (COMMITMENT_FILE, CLAIM_FILE):
+        if (Path(folder) / name).exists():
+            raise UserError(f"--save_dir {folder}: holds {name} already; name another folder")
+
+
+def write(folder: str | Path, claim: SaltedClaim, commitment: Commitment) -> tuple[Path, Path]:
+    """Write both parts, the private one readable by its owner alone, and return their paths. Raises UserError as
+    `check_is_free`."""
+    check_is_free(folder)
     private, public = Path(folder) / CLAIM_FILE, Path(folder) / COMMITMENT_FILE
-    if public.exists():
-        raise UserError(f"--save_dir {folder}: holds {COMMITMENT_FILE} already; name another folder")
     _write_private(private, _text(_private_content(claim)), "--save_dir")
     checkpoint.write_atomic(public, lambda file: file.write(_text(_public_content(commitment))))
     return private, public

@@ -1129,5 +1129,18 @@ def test_make_claim_names_the_flag_of_a_file_that_can_not_be_read(run_main, refu
                           ("--key", "--v1", owner / "locked.pth.tar"), ("--checkpoint", "--dataset", "digits")):
         for path in (tmp_path / "none", tmp_path, tmp_path / "file"):
             assert f"error: {flag} {path}: " in refused(run_main(*words, tmp_path / "claim", flag, path, *others))
-    assert f"--save_dir {tmp_path / 'file'}: is a file; name a folder" in refused(run_main(*words, tmp_path / "file"))
-    assert (tmp_path / "file").read_text() == "text" and not (tmp_path / "claim").exists()
+    assert not (tmp_path / "claim").exists()
+
+
+def test_a_folder_that_can_not_take_the_claim_is_named_before_anything_is_read(run_main, refused, owner, tmp_path):
+    (tmp_path / "file").write_text("text")
+    for name in ("claim.json", "commitment.json"):  # the first alone as after a kill
+        (tmp_path / name.partition(".")[0]).mkdir()
+        shutil.copy(owner / name, tmp_path / name.partition(".")[0])
+    for folder, why in (("file", "is a file; name a folder"), ("claim", "holds claim.json already"),
+                        ("commitment", "holds commitment.json already")):
+        done = run_main("make_claim.py", "--owner", "x", "--v2", tmp_path / "none", "--save_dir", tmp_path / folder)
+        assert f"--save_dir {tmp_path / folder}: {why}" in refused(done)
+    assert (tmp_path / "file").read_text() == "text"
+    assert [(tmp_path / name / f"{name}.json").read_bytes() == (owner / f"{name}.json").read_bytes()
+            for name in ("claim", "commitment")] == [True, True] and len(list(tmp_path.rglob("*"))) == 5
