@@ -112,11 +112,15 @@ class Sweep:
 
     def levels(self, cell: str, stage: str) -> list[float]:
         """Levels of a sweep of attacks that were run for any seed."""
-        return sorted({level for seed in self.seeds(cell) for level in levels_in(seed / stage)})
+        from utils.run_dir import AttackFiles
+
+        return sorted({level for seed in self.seeds(cell) for level in AttackFiles(seed / stage).levels()})
 
     def at_level(self, cell: str, stage: str, level: float) -> dict[str, Result]:
         """Like `by_seed`, of one level of a sweep of attacks."""
-        return self.by_seed(cell, f"{stage}/{level_folder(level)}")
+        from utils.run_dir import AttackFiles
+
+        return self.by_seed(cell, str(AttackFiles(stage).level(level).folder))
 
     def cells(self, stage: str, published: Iterable[str] = ()) -> list[str]:
         """The paper's cells, then the others for which the stage was run."""
@@ -127,18 +131,6 @@ class Sweep:
     def cell_of(self, seed: Path) -> str:
         """The cell (NETWORK/DATASET) of a seed's folder."""
         return "/".join(seed.relative_to(self.folder).parts[:2])
-
-
-def level_folder(level: float) -> str:
-    """Name of a level's folder in a sweep of attacks."""
-    return f"level_{level:.15g}"
-
-
-def levels_in(folder: Path) -> list[float]:
-    """Levels of a sweep of attacks that are done, in their order."""
-    names = [path.parent.name for path in folder.glob("level_*/result.json")]
-    levels = [float(level) for name in names if (level := numeral(name.removeprefix("level_")))]
-    return sorted(level for level in levels if level_folder(level) in names)
 
 
 def split_of(folder: str) -> tuple[str, str] | None:
@@ -460,18 +452,18 @@ def code_figure(name: str, stage: str, takes: Callable[[str, str], bool] = lambd
 
     def draw(sweep: Sweep, out: Path) -> dict[str, Path]:
         from utils import plots
+        from utils.run_dir import AttackFiles
 
         made = {}
         for cell in filter(lambda cell: takes(*cell.split("/")), sweep.cells(f"{stage}/level_*")):
             pictures = next((found for seed in sweep.seeds(cell) if (found := {
-                level: path for level in levels_in(seed / stage)
-                if (path := seed / stage / level_folder(level) / "code.png").exists()})), None)
+                level: files for level in AttackFiles(seed / stage).levels()
+                if (files := AttackFiles(seed / stage).level(level)).code.exists()})), None)
             if pictures is None:  # attacked without a claim
                 continue
-            titles = [f"{percent(level)}\n{readers(sweep.result(path.with_name('result.json')))}"
-                      for level, path in pictures.items()]
+            titles = [f"{percent(level)}\n{readers(sweep.result(files.result))}" for level, files in pictures.items()]
             png = figure_file(out, name, cell)
-            plots.row_of_pictures(list(pictures.values()), titles, png)
+            plots.row_of_pictures([files.code for files in pictures.values()], titles, png)
             keys = ("seed", "level", "test_acc", "code_lost", "code_ones", "code_added", "code_zeros", "p_corrected")
             results = [one for level in sweep.levels(cell, stage) for one in sweep.at_level(cell, stage, level).values()]
             write_csv(png, [{key: one.get(key) for key in keys} | {key: value for key, value in one.items()

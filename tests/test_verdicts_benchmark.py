@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -149,6 +151,39 @@ def test_a_run_that_was_killed_goes_on(run, tmp_path):
     assert code == 2 and "other settings" in printed and len(innocent_rows(tmp_path / "killed")) == 10
 
 
+def made_up_rows(count: int) -> list[dict]:
+    return [{"kind": "fresh", "p": number / 8, "p V2": 1.0, "p V3": 1.0, "p of agreement alone": 0.5, "seconds": 1.25}
+            for number in range(count)]
+
+
+@pytest.mark.parametrize("end", ["", ","])
+def test_a_row_whose_end_is_lost_is_judged_again(verdicts, tmp_path, end):
+    """With it goes the other one of its pair."""
+    path = tmp_path / "innocent.csv"
+    assert list(verdicts.kept(iter(made_up_rows(6)), path, settings={"seed": 1})) == made_up_rows(6)
+    assert verdicts.earlier_rows(path, {"seed": 1}, 10) == made_up_rows(6)
+    path.write_text(path.read_text().rpartition(",")[0] + end)
+    assert verdicts.earlier_rows(path, {"seed": 1}, 10) == made_up_rows(4)
+
+
+def test_a_kill_while_rows_are_taken_over_costs_none(verdicts, tmp_path, monkeypatch):
+    path, rows = tmp_path / "innocent.csv", made_up_rows(6)
+    list(verdicts.kept(iter(rows[:4]), path))
+    before, replace = path.read_bytes(), os.replace
+
+    def killed(*files):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        list(verdicts.kept(iter(rows[4:]), path, rows[:4]))
+    assert path.read_bytes() == before
+    monkeypatch.setattr(os, "replace", replace)
+    list(verdicts.kept(iter(rows[4:]), path, rows[:4]))
+    (tmp_path / "innocent.json").write_text("{}")
+    assert verdicts.earlier_rows(path, {}, 6) == rows
+
+
 def test_an_owned_innocent_model_misses_the_bar(verdicts, run, monkeypatch):
     monkeypatch.setitem(verdicts.INNOCENT, "fresh, uniform", lambda args, owner, random: (
         owner.signed, verdicts.drawn_weights(owner.signed, random)))
@@ -234,6 +269,24 @@ def test_models_that_lost_too_much_are_no_misses(run, stolen, tmp_path):
     (tmp_path / "sweep/level_0/result.json").unlink()
     code, printed = run(*words)
     assert code == 2 and "nothing says how accurate" in printed
+
+
+def test_backups_of_levels_are_none(run, stolen, tmp_path):
+    shutil.copytree(stolen / "prune", tmp_path / "prune")
+    for name in ("level_0.1_old", "level_x", "level_0.10", "level_nan", "level_inf"):
+        shutil.copytree(tmp_path / "prune/level_0.1", tmp_path / "prune" / name)
+    code, printed = run("--only", "attacked", tmp_path / "prune", "--claim", stolen / "claim.json")
+    assert code == 0 and "missed: 0 of 3" in printed
+
+
+@pytest.mark.parametrize("change", [{"test_acc": "x"}, {"test_acc": [1]}, {"level": "0.1"}, {"level": True}, {"checkpoint": None},
+                                    {"attack": 1}])
+def test_a_damaged_result_is_named(run, stolen, tmp_path, change):
+    shutil.copytree(stolen / "prune", tmp_path / "prune")
+    path = tmp_path / "prune/level_0.1/result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    code, printed = run("--only", "attacked", tmp_path / "prune", "--claim", stolen / "claim.json")
+    assert code == 2 and f"{path}: is no result of main_attack.py, or damaged" in printed
 
 
 @pytest.mark.parametrize(("words", "message"), [

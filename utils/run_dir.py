@@ -1,7 +1,9 @@
 """Run directories: the only place that knows the names of the files a run leaves, and whether a stage is done."""
 
+import contextlib
 import fcntl
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -160,6 +162,15 @@ class AttackFiles(TrainingFiles):
     def level(self, level: float) -> "AttackFiles":
         """Files of one level of a sweep."""
         return AttackFiles(self.folder / f"level_{level:.15g}")
+
+    def levels(self) -> list[float]:
+        """Levels of a sweep that are done, in their order. Folders that are named in another way, such as backups, are none."""
+        found = set()
+        for result in self.folder.glob("level_*/result.json"):
+            with contextlib.suppress(ValueError):
+                level = float(result.parent.name.removeprefix("level_"))
+                found |= {level} if math.isfinite(level) and self.level(level).result == result else set()
+        return sorted(found)
 
 
 def versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -276,6 +277,10 @@ def report_innocent(rows: list[dict[str, Any]], args) -> bool:
 # --- attacked models --------------------------------------------------------------------------------------------------
 
 
+# of a result.json, which are asked for, and what they may be
+COLUMNS = {"attack": str, "level": (int, float, NoneType), "test_acc": (int, float, NoneType), "checkpoint": str}
+
+
 @dataclass(frozen=True)
 class Attacked:
     """One model that main_attack.py left. accuracy: percent of test pictures, or None. loss: points below the model that was
@@ -292,18 +297,16 @@ def attacked_models(folders: list[str]) -> list[Attacked]:
     Raises UserError for a folder without results, and for a measured accuracy with nothing to compare it with.
     """
     found = []
-    for folder in folders:
-        results = sorted(Path(folder).glob("level_*/result.json"),
-                         key=lambda path: float(path.parent.name.removeprefix("level_")))
-        if (Path(folder) / "result.json").is_file():
-            results.append(Path(folder) / "result.json")
-        if not results:
-            raise UserError(f"{folder}: holds no result.json of main_attack.py, nor levels with one")
-        for path in results:
-            result = checkpoint.load_json(path)
-            if not isinstance(result, dict) or not {"attack", "level", "test_acc", "checkpoint"} <= result.keys():
-                raise UserError(f"{path}: is no result of main_attack.py")
-            found.append((AttackFiles(path.parent), result))
+    for folder in map(AttackFiles, folders):
+        sets = [*map(folder.level, folder.levels()), *([folder] if folder.result.is_file() else [])]
+        if not sets:
+            raise UserError(f"{folder.folder}: holds no result.json of main_attack.py, nor levels with one")
+        for files in sets:
+            result = checkpoint.load_json(files.result)
+            if not isinstance(result, dict) or not all(isinstance(result.get(column, ...), kinds) and
+                                                       not isinstance(result[column], bool) for column, kinds in COLUMNS.items()):
+                raise UserError(f"{files.result}: is no result of main_attack.py, or damaged")
+            found.append((files, result))
     stolen = {result["checkpoint"]: result["test_acc"] for _, result in found if result["level"] == 0}
     models = []
     for files, result in found:
@@ -388,7 +391,7 @@ def earlier_rows(path: Path, settings: dict[str, Any], count: int) -> list[dict[
         raise UserError(f"--out {path.parent}: holds rows of other settings ({kept_settings.name} says which); give another "
                         "folder")
     with open(path, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+        rows = [row for row in csv.DictReader(file) if all(row.values())]
     rows = rows[:min(count + count % 2, len(rows) - len(rows) % 2)]
     for row in rows:
         row.update({name: float(row[name]) for name in ("p", "p V2", "p V3", "p of agreement alone", "seconds")})
@@ -403,14 +406,12 @@ def kept(rows: Iterator[dict[str, Any]], path: Path | None, before: Sequence[dic
         file = writer = None
         for row in rows:
             if path is not None and file is None:
-                path.parent.mkdir(parents=True, exist_ok=True)
                 if settings is not None:
                     checkpoint.save_json(settings, path.with_suffix(".json"))
-                file = files.enter_context(open(path, "w", newline="", encoding="utf-8"))
-                writer = csv.DictWriter(file, list(row))
-                writer.writeheader()
-                writer.writerows(before)
-            if file is not None:
+                checkpoint.save_csv([*before, row], list(row), path)  # a kill now must not cost those of before
+                file = files.enter_context(open(path, "a", newline="", encoding="utf-8"))
+                writer = csv.DictWriter(file, list(row), lineterminator="\n")
+            elif file is not None:
                 writer.writerow(row)
                 file.flush()
             yield row
