@@ -95,11 +95,24 @@ class Sweep:
                  if (named := SEED.fullmatch(path.name)) and path.is_dir()]
         return [path for _, path in sorted(found)]
 
-    def result(self, path: Path) -> Result:
-        """A result.json. Raises UserError where it is damaged, with what makes the sweep write it again."""
+    def mend(self, path: Path) -> str:
+        """What makes the sweep write a file of a stage again."""
         stage = path.parent.parent if path.parent.name.startswith("level_") else path.parent
         record = self.folder / "logs" / f"{stage.relative_to(self.folder)}.json"  # of the launcher, that the command is done
-        return Result(path, f"remove it{f' and {record}' if record.exists() else ''}, and the same sweep makes it anew")
+        found = [*(["it"] if path.exists() else []), *([str(record)] if record.exists() else [])]
+        removed = f"remove {' and '.join(found)}, and " if found else ""
+        return f"{removed}the same sweep makes it anew"
+
+    def result(self, path: Path) -> Result:
+        """A result.json. Raises UserError where it is damaged, with what makes the sweep write it again."""
+        return Result(path, self.mend(path))
+
+    def read(self, read: Callable[[Path], Any], path: Path) -> Any:
+        """What `read` makes of another file of a stage. Raises its UserError, with what makes the sweep write it again."""
+        try:
+            return read(path)
+        except UserError as error:
+            raise UserError(f"{error}; {self.mend(path)}") from None
 
     def by_seed(self, cell: str, stage: str) -> dict[str, Result]:
         """What a stage found, by the names of the seeds' folders; seeds that have not finished it are missing."""
@@ -394,11 +407,16 @@ def figure1(sweep: Sweep, out: Path) -> dict[str, Path]:
         signed = next((path for seed in sweep.seeds(cell) for path in sorted(seed.glob("signed/*.claim.json"))), None)
         if signed is None:
             continue
-        claim, model = read_claim(signed), build_model(cell.split("/")[0], num_classes=2)
+        network = cell.split("/")[0]
+        if network not in ARCHITECTURES:
+            raise UserError(f"--runs {sweep.folder}: {signed.parent} is of a network that models/__init__.py does not have; enter "
+                            "it there, or move the folder away")
+        claim, model = sweep.read(read_claim, signed), build_model(network, num_classes=2)
         files = (signed.parent.parent / "ticket/ticket.pth.tar",
                  signed.with_name(signed.name.replace(".claim.json", ".weight_mask.pth.tar")))
-        before, after = (tickets.read_model_file(file, model, head=False).need_mask("--runs", model)[claim.layer]
-                         .flatten(2).sum(2).numpy() for file in files)
+        before, after = (
+            sweep.read(lambda path: tickets.read_model_file(path, model, head=False).need_mask("--runs", model), file)
+            [claim.layer].flatten(2).sum(2).numpy() for file in files)
         png = figure_file(out, "fig1", cell)
         plots.mask_before_and_after(before, after, claim.layer, (claim.start_x, claim.start_y, claim.code_format.size), png)
         write_csv(png, [{"output channel": row, "input channel": column, "before": int(before[row, column]),
@@ -451,6 +469,7 @@ def code_figure(name: str, stage: str, takes: Callable[[str, str], bool] = lambd
     """Figure 3, 4 or 6: codes as extracted at each level. takes: whether a network and data set are in this figure."""
 
     def draw(sweep: Sweep, out: Path) -> dict[str, Path]:
+        from datasets.decoding import read_rgb
         from utils import plots
         from utils.run_dir import AttackFiles
 
@@ -462,6 +481,8 @@ def code_figure(name: str, stage: str, takes: Callable[[str, str], bool] = lambd
             if pictures is None:  # attacked without a claim
                 continue
             titles = [f"{percent(level)}\n{readers(sweep.result(files.result))}" for level, files in pictures.items()]
+            for files in pictures.values():
+                sweep.read(read_rgb, files.code)
             png = figure_file(out, name, cell)
             plots.row_of_pictures([files.code for files in pictures.values()], titles, png)
             keys = ("seed", "level", "test_acc", "code_lost", "code_ones", "code_added", "code_zeros", "p_corrected")
@@ -519,7 +540,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sweep.seeds():
         raise UserError(f"--runs {args.runs}: holds no runs (NETWORK/DATASET/seedN/STAGE); scripts/table1.sh and the others "
                         "make them")
-    text = [f"# Results in {args.runs}", "", NOTE, "", *circumstances(sweep)]
+    text = [f"# Results in {args.runs}", "", NOTE, "", *(circumstances(sweep) if args.only == "all" else [])]
     for name, make in TABLES.items():
         if args.only in ("all", name):
             table = make(sweep, paper[name])

@@ -777,6 +777,8 @@ def test_damaged_records_are_one_line_that_names_the_mend(damaged, run_main, ref
     path = damaged("ticket/run.json", text)
     message = refused(run_main("make_tables.py", "--runs", path.parents[4], "--out", tmp_path))
     assert f"error: {path}: " in message and f"remove {path.parent}, and the same sweep makes it anew" in message
+    done = run_main("make_tables.py", "--runs", path.parents[4], "--out", tmp_path, "--only", "table1")
+    assert done.returncode == 0, "one table alone does not say with what it was made"
 
 
 VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -824,14 +826,16 @@ def test_figures_say_who_reads_a_code(able, told):
     assert readers({"test_acc": 90.0, **dict(zip(names, able))}) == told
 
 
-def test_figures_and_their_numbers(run_main, make_model, tmp_path):
+@pytest.fixture(scope="module")
+def drawn(run_main, make_model, tmp_path_factory):
+    """What the figures are drawn from, of one seed; and its ticket's mask."""
     import torch
     from PIL import Image
 
     from pruner import tickets
     from pruner.masks import Mask, prunable_layers
 
-    seed = tmp_path / "runs/res20s/digits/seed1"
+    seed = tmp_path_factory.mktemp("drawn") / "runs/res20s/digits/seed1"
     model, generator = make_model("res20s", classes=10), torch.Generator().manual_seed(1)
     mask = Mask({name: torch.rand(layer.weight.shape, generator=generator) < 0.1
                  for name, layer in prunable_layers(model).items()})
@@ -854,9 +858,14 @@ def test_figures_and_their_numbers(run_main, make_model, tmp_path):
             put(f"{stage}/level_{level:g}", test_acc=1.0, density=0.1, level=level, p_corrected=level,
                 **{"read by ZXing": level < 0.1})
             Image.new("L", (37, 37), 255).save(seed / stage / f"level_{level:g}/code.png")
+    return seed, mask
 
-    out = tmp_path / "tables"
-    done = run_main("make_tables.py", "--runs", tmp_path / "runs", "--out", out)
+
+def test_figures_and_their_numbers(run_main, drawn, tmp_path):
+    from PIL import Image
+
+    (seed, mask), out = drawn, tmp_path / "tables"
+    done = run_main("make_tables.py", "--runs", seed.parents[2], "--out", out)
     assert done.returncode == 0, done.stderr
     found = {}
     for number in range(1, 7):
@@ -875,6 +884,38 @@ def test_figures_and_their_numbers(run_main, make_model, tmp_path):
     for number in (3, 4, 6):
         assert [(row["level"], row["read by ZXing"]) for row in found[number]] == [("0.05", "True"), ("0.1", "False"),
                                                                                  ("0.5", "False")]
+
+
+@pytest.mark.parametrize("figure, file, content", [
+    ("fig1", "ticket/ticket.pth.tar", None), ("fig1", "ticket/ticket.pth.tar", b"x"), ("fig1", "signed/*.claim.json", b"{}"),
+    ("fig1", "signed/*.weight_mask.pth.tar", b""), ("fig1", "signed/*.weight_mask.pth.tar", None),
+    ("fig3", "pruned_magnitude/level_0.1/code.png", b"x"), ("fig6", "added/level_0.5/code.png", b"half"),
+    ("fig6", "added/level_0.05/code.png", b"changed")])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_files_of_figures_that_are_damaged_are_one_line_that_names_the_mend(drawn, run_main, refused, tmp_path, figure, file,
+                                                                            content, recorded):
+    shutil.copytree(drawn[0], tmp_path / "runs/res20s/digits/seed1")
+    path, = (tmp_path / "runs/res20s/digits/seed1").glob(file)
+    good = path.read_bytes()
+    record = tmp_path / f"runs/logs/res20s/digits/seed1/{file.partition('/')[0]}.json"
+    if recorded:
+        record.parent.mkdir(parents=True)
+        record.write_text("{}")
+    path.unlink()
+    if content is not None:
+        path.write_bytes({b"half": good[:60], b"changed": good[:40] + b"\0" + good[41:]}.get(content, content))
+    message = refused(run_main("make_tables.py", "--runs", tmp_path / "runs", "--out", tmp_path / "out", "--only", figure))
+    to_remove = " and ".join([*(["it"] if content is not None else []), *([str(record)] if recorded else [])])
+    assert f"error: {path}: " in message
+    assert message.endswith(f"; {f'remove {to_remove}, and ' if to_remove else ''}the same sweep makes it anew\n")
+
+
+def test_a_network_that_is_no_longer_there_is_named(drawn, run_main, refused, tmp_path):
+    shutil.copytree(drawn[0], tmp_path / "runs/mine/digits/seed1")
+    done = run_main("make_tables.py", "--runs", tmp_path / "runs", "--out", tmp_path / "out", "--only", "fig1")
+    assert f"{tmp_path / 'runs/mine/digits/seed1/signed'} is of a network that models/__init__.py" in refused(done)
+    done = run_main("make_tables.py", "--runs", tmp_path / "runs", "--out", tmp_path / "out", "--only", "table1")
+    assert done.returncode == 0 and "| mine | digits |" in done.stdout
 
 
 # --- all of it ------------------------------------------------------------------------------------------------------------
