@@ -206,13 +206,7 @@ def _remove(part: Path) -> None:
 def new_key(path: str | Path) -> None:
     """Write a fresh secret key, KEY_FORMAT and 64 hexadecimal digits, readable by its owner alone. Raises UserError if the file
     exists."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise UserError(f"--new_key {path}: exists; a key is never written over") from None
-    with os.fdopen(file, "w", encoding="ascii") as stream:
-        stream.write(f"{KEY_FORMAT} {secrets.token_hex(KEY_DIGITS // 2)}\n")
+    checkpoint.write_secret(path, f"{KEY_FORMAT} {secrets.token_hex(KEY_DIGITS // 2)}\n".encode("ascii"), "--new_key")
 
 
 def read_key(path: str | Path) -> bytes:

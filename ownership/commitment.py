@@ -9,7 +9,6 @@ a file that is not, byte for byte, what `write` would write is refused.
 
 import hashlib
 import json
-import os
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -96,7 +95,7 @@ def new_owner_key(path: str | Path) -> bytes:
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     key = Ed25519PrivateKey.generate()
-    _write_private(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), "--new_owner_key")
+    checkpoint.write_secret(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), "--new_owner_key")
     return key.public_key().public_bytes_raw()
 
 
@@ -172,7 +171,7 @@ def write(folder: str | Path, claim: SaltedClaim, commitment: Commitment) -> tup
     `check_is_free`."""
     check_is_free(folder)
     private, public = Path(folder) / CLAIM_FILE, Path(folder) / COMMITMENT_FILE
-    _write_private(private, _text(_private_content(claim)), "--save_dir")
+    checkpoint.write_secret(private, _text(_private_content(claim)), "--save_dir")
     checkpoint.write_atomic(public, lambda file: file.write(_text(_public_content(commitment))))
     return private, public
 
@@ -309,16 +308,3 @@ def _bytes(path: str | Path, what: str, text: Any, count: int) -> bytes:
     if isinstance(text, str) and len(text) == 2 * count and set(text) <= set("0123456789abcdef"):
         return bytes.fromhex(text)
     raise Refused(f"{path}: {what} must be {2 * count} hexadecimal digits")
-
-
-def _write_private(path: str | Path, content: bytes, flag: str) -> None:
-    """Readable by its owner alone from the first byte on, and never over another file."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise UserError(f"{flag} {path}: exists; it is never written over") from None
-    with os.fdopen(file, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())

@@ -545,6 +545,34 @@ def test_devices_and_pipes_are_not_replaced_by_files(tmp_path):
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_secret_is_its_owners_alone_and_never_written_over(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *paths: (_ for _ in ()).throw(PermissionError(1, "Operation not permitted")))
+    path = tmp_path / "new/secret"
+    checkpoint.write_secret(path, b"first", "--new_key")
+    assert path.read_bytes() == b"first" and stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(UserError, match=re.escape(f"--new_key {path}: exists; it is never written over")):
+        checkpoint.write_secret(path, b"second", "--new_key")
+    assert path.read_bytes() == b"first" and [file.name for file in path.parent.iterdir()] == ["secret"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "link"])
+def test_a_secret_that_was_cut_off_can_be_made_again(tmp_path, monkeypatch, step):
+    """An empty key would be in the way of every later one."""
+    def killed(*words, **more):
+        assert not (tmp_path / "secret").exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, step, killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.write_secret(tmp_path / "secret", b"first", "--new_key")
+    monkeypatch.undo()
+    assert not list(tmp_path.iterdir())
+    checkpoint.write_secret(tmp_path / "secret", b"second", "--new_key")
+    assert (tmp_path / "secret").read_bytes() == b"second"
+
+
 def test_where_results_can_not_go_is_named_and_nothing_made(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("text")
     os.mkfifo(tmp_path / "pipe")

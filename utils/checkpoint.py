@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,35 @@ def write_atomic(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
         if isinstance(error, OSError):
             raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def write_secret(path: str | Path, content: bytes, flag: str) -> None:
+    """Write a file that its owner alone can read, whole or not at all, and never over another one.
+
+    A key that was cut off by a kill could be neither used nor made again. Raises UserError, naming `flag`, if the file exists.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole, temporary = tempfile.mkstemp(TEMPORARY, f".{path.name}.", path.parent)  # for its owner alone
+    try:
+        _write_and_sync(whole, content)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            _write_and_sync(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), content)
+    except FileExistsError:
+        raise UserError(f"{flag} {path}: exists; it is never written over") from None
+    finally:
+        os.unlink(temporary)
+
+
+def _write_and_sync(descriptor: int, content: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def save(content: dict[str, Any], path: str | Path) -> None:
