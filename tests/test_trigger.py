@@ -264,7 +264,7 @@ def test_short_and_endless_keys_are_refused(tmp_path, content):
 
 @pytest.mark.parametrize("content", [
     b"6f" * 32, b"0123456789abcdef", bytes(range(128, 160)), b"{" + bytes(range(200, 231)), b"any words, as some have them",
-    b"----- BEGIN with sixteen bytes", b"lottery-trigger-keyring of mine"])
+    b"----- BEGIN with sixteen bytes", b"lottery-trigger-keyring of mine", b"{my own words in braces}", b"{" * 3000])
 def test_keys_that_were_made_otherwise_are_read_as_ever(tmp_path, content):
     """`new_key` wrote 64 hexadecimal digits before it named its format; others made their own."""
     (tmp_path / "key").write_bytes(content + b"\n")
