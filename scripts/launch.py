@@ -22,7 +22,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,7 @@ LAST_LINES = 3  # of a failed command's log that are shown at the end
 # Slurm's queue may not show a job yet, or a shared file system its record
 PATIENCE = 60.0
 LARGEST_ARRAY = 1000  # Slurm's own default
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOST = -10000  # instead of the exit code of a Slurm job that left none
 
 
@@ -234,6 +236,23 @@ def environment(threads: int | None = None) -> dict[str, str]:
     return env if threads is None or "OMP_NUM_THREADS" in os.environ else {**env, "OMP_NUM_THREADS": str(threads)}
 
 
+@contextmanager
+def interrupted_later() -> Iterator[None]:
+    """ENDINGS that come meanwhile take effect at its end."""
+    came: list[int] = []
+    handlers = {ending: signal.getsignal(ending) for ending in ENDINGS}
+    replaced = {ending: handler for ending, handler in handlers.items() if callable(handler)}  # what is ignored stays so
+    for ending in replaced:
+        signal.signal(ending, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for ending, handler in replaced.items():
+            signal.signal(ending, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
+
+
 class LocalRunner:
     """Up to `jobs` commands at a time on this machine."""
 
@@ -254,8 +273,9 @@ class LocalRunner:
             if self.devices:
                 env["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
             command = Command(job.command, str(self.logs.log(job)), str(self.logs.record(job)), env, os.getcwd())
-            command.start()
-            self.slots[slot] = job, command
+            with interrupted_later():  # a command that had begun, but stood in no slot, would not be stopped
+                command.start()
+                self.slots[slot] = job, command
 
     def ended(self) -> list[tuple[Job, int]]:
         """Jobs that have ended since, with their exit codes."""
@@ -512,7 +532,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.launch == "print":
         print_plan(plan)
         return cli.EXIT_OK
-    for ending in (signal.SIGTERM, signal.SIGHUP):  # like Ctrl-C: what runs would not end by itself
+    for ending in ENDINGS:  # like Ctrl-C: what runs would not end by itself
         if signal.getsignal(ending) is signal.SIG_DFL:
             signal.signal(ending, signal.default_int_handler)
     runner = LocalRunner(logs, args.jobs, args.devices) if args.launch == "local" else SlurmRunner(logs, args)

@@ -366,6 +366,28 @@ def test_an_interruption_stops_what_runs_and_the_same_plan_goes_on(launch, tmp_p
     assert launch(plan).stdout.startswith("2 done")
 
 
+def test_an_interruption_while_a_command_begins_stops_it_too(tmp_path, monkeypatch):
+    """It would run on with nobody knowing of it, and the same plan again would find its folder locked."""
+    from launch import LocalRunner, Logs, read_plan, run_plan
+
+    begun, popen = [], subprocess.Popen
+
+    def interrupted(*words, **more):
+        begun.append(popen(*words, **more))
+        signal.raise_signal(signal.SIGINT)
+        return begun[0]
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    logs, before = Logs(tmp_path), signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_plan(read_plan(["sleep 100"], tmp_path), LocalRunner(logs, 1, ()), logs)
+        assert begun[0].poll() == -signal.SIGTERM and len(begun) == 1
+    finally:
+        begun[0].kill()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 class Rehearsal:
     """A runner that runs nothing: jobs end in an order and with codes that a test chooses, and its rules are checked."""
 
