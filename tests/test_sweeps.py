@@ -193,6 +193,12 @@ def test_an_unknown_profile_is_one_line():
     ("table4", "KEY_RATIO", "0.05 0.1", "KEY_RATIO='0.05 0.1': must be one number"),
     ("table5", "LEVELS", "0 0.1", "LEVELS='0 0.1': must be numbers separated by commas"),
     ("fig6", "LEVELS", " ", "LEVELS=' ': must be numbers"),
+    ("table6", "LEVELS", "0,5,10", "LEVELS='0,5,10': must be numbers separated by commas, none above 1"),
+    ("fig2", "KEY_RATIOS", "0.05 5", "KEY_RATIOS: '5': must be a number below 1"),
+    ("table4", "KEY_RATIO", "5", "KEY_RATIO='5': must be one number below 1"),
+    ("table3", "TRIGGERS_PER_BATCH", "0", "TRIGGERS_PER_BATCH='0': must be a whole number"),
+    ("table1", "EPOCHS", "1e2", "EPOCHS='1e2': must be a whole number"),
+    ("table5", "TRIGGER_SET", "folder", "TRIGGER_SET=folder: needs TRIGGER_DIR"),
     ("table4", "NETWORK", "res20s res18", "NETWORK='res20s res18': must be one network"),
     ("tables", "SEEDS", "one", "SEEDS: 'one': must be a whole number"),
     ("table1", "LAUNCH", "cluster", "LAUNCH='cluster': must be local, slurm or print")])

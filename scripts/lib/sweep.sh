@@ -66,15 +66,19 @@ check_list() { # check_list SETTING SHAPE MUST: the same of each word in a list,
     done
 }
 
-NUMBER='[0-9]*\.?[0-9]+(e-?[0-9]+)?'
+SHARE='([01]|[01]?\.[0-9]+|[0-9]*\.?[0-9]+e-[0-9]+)' # 5 would be meant as percent, and fail once the ticket is found
+COUNT='[1-9][0-9]*'
 check LAUNCH '(local|slurm|print)' "local, slurm or print"
 check_list CELLS '[^/]+/[^/]+' "NETWORK/DATASET, e.g. res20s/cifar10"
 check_list SEEDS '(0|[1-9][0-9]*)' "a whole number, e.g. 1"
 check_list TRANSFERS '[^:/]+:[^:/]+' "DATASET:DATASET, e.g. cifar10:cifar100"
 check_list SCORES '[[:alnum:]_]+' "a score, e.g. omp"
-check_list KEY_RATIOS "$NUMBER" "a number, e.g. 0.05"
-check KEY_RATIO "$NUMBER" "one number, e.g. 0.05"
-check LEVELS " *$NUMBER( *, *$NUMBER)* *" "numbers separated by commas, e.g. 0,0.05,0.1"
+check_list KEY_RATIOS "$SHARE" "a number below 1, e.g. 0.05"
+check KEY_RATIO "$SHARE" "one number below 1, e.g. 0.05"
+check LEVELS " *$SHARE( *, *$SHARE)* *" "numbers separated by commas, none above 1, e.g. 0,0.05,0.1"
+check EPOCHS "$COUNT" "a whole number, e.g. 182"
+check TRIGGERS_PER_BATCH "$COUNT" "a whole number, e.g. 2"
+[ "$TRIGGER_SET" != folder ] || [ -n "$TRIGGER_DIR" ] || refuse "TRIGGER_SET=folder: needs TRIGGER_DIR, the folder"
 check NETWORK '[^/[:space:]]+' "one network, e.g. res20s"
 
 source scripts/lib/stages.sh
