@@ -42,12 +42,15 @@ print(torch.cuda.get_device_name(device) if device.type == "cuda" else device)' 
 code=$(cd "$(dirname "$0")" && git rev-parse HEAD 2>/dev/null && git status --porcelain --untracked-files=no) || code=unknown
 code=${code//$'\n'/, changed: }
 setting="code $code; device $DEVICE, ${chip##*$'\n'}; TINY=$TINY"
-if [ -e "$OUT/setting.txt" ] && [ "$(cat "$OUT/setting.txt")" != "$setting" ]; then
-    stop "$OUT: is a report of another setting, see $OUT/setting.txt ($setting now); name another folder"
-elif [ ! -e "$OUT/setting.txt" ] && [ -n "$(ls -A "$OUT" 2>/dev/null)" ]; then
-    stop "$OUT: holds files that are not this report's; name another folder"
+# of the first call, which may have been killed before it had written that
+if [ -s "$OUT/setting.txt" ]; then
+    [ "$(cat "$OUT/setting.txt")" = "$setting" ] ||
+        stop "$OUT: is a report of another setting, see $OUT/setting.txt ($setting now); name another folder"
+else
+    [ -z "$(ls -A "$OUT" 2>/dev/null | grep -vx setting.txt)" ] ||
+        stop "$OUT: holds files that are not this report's; name another folder"
+    mkdir -p "$OUT" && printf '%s\n' "$setting" >"$OUT/setting.txt" || stop "$OUT: can't be written; name another folder"
 fi
-mkdir -p "$OUT" && printf '%s\n' "$setting" >"$OUT/setting.txt" || stop "$OUT: can't be written; name another folder"
 OUT=$(cd "$OUT" && pwd)
 cd "$(dirname "$0")/.."
 

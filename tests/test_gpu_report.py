@@ -140,6 +140,15 @@ def test_bad_words_are_one_line(report, words, environment, named):
     assert named in refusal(report(*words, **environment)[0])
 
 
+def test_a_call_that_was_killed_before_it_began_is_no_other_setting(report, tmp_path):
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/setting.txt").touch()
+    assert report(TINY="1")[0].returncode == 0
+    kept = (tmp_path / "report/setting.txt").stat().st_mtime_ns, (tmp_path / "report/setting.txt").read_text()
+    assert report(TINY="1")[1] == [] and "TINY=1" in kept[1]
+    assert kept[0] == (tmp_path / "report/setting.txt").stat().st_mtime_ns, "written once, so that no kill can empty it"
+
+
 def test_a_folder_of_other_things_is_left_alone(report, tmp_path):
     (tmp_path / "report").mkdir()
     (tmp_path / "report/notes.txt").write_text("mine")
