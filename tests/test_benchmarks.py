@@ -82,6 +82,19 @@ def test_bad_input_is_one_line(command, named, run_main, refused, tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_rows_name_the_device_that_was_asked_for(monkeypatch):
+    """The engine makes it the current one, but only later than the heading is written."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from benchmarks.lib import many_tickets, train_loop
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"chip of {device}")
+    device = torch.device("cuda:1")
+    assert many_tickets.chip_of(device) == train_loop.Setting.chip.fget(SimpleNamespace(device=device)) == "chip of cuda:1"
+
+
 # --- rows -----------------------------------------------------------------------------------------------------------------
 
 

@@ -84,7 +84,7 @@ def random_pictures(count: int) -> Dataset:
 
 
 def chip_of(device: torch.device) -> str:
-    return torch.cuda.get_device_name() if device.type == "cuda" else processor()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
 def heading(args: argparse.Namespace, device: torch.device) -> str:

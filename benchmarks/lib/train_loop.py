@@ -169,7 +169,7 @@ class Setting:
 
     @property
     def chip(self) -> str:
-        return torch.cuda.get_device_name() if self.device.type == "cuda" else processor()
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else processor()
 
     def heading(self) -> str:
         """What all rows have in common, in one line."""
