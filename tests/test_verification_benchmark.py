@@ -1,5 +1,6 @@
 """benchmarks/verification.py: it times verdicts that are the right ones, and alignments that come to something."""
 
+import re
 import time
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 
 from benchmarks import verification as script
 from benchmarks.lib import verification
+from models import build_model
 from ownership.alignment import Alignment
+from pruner import tickets
 from utils.errors import UserError
 
 
@@ -34,6 +37,16 @@ def test_a_verdict_is_timed_with_fewer_and_fewer_checks(args, monkeypatch):
     assert [row["found"] for row in rows] == ["owned", "", "owned by --dataset --trigger_key", "owned by --trigger_key", "owned by "]
     assert all(0 < row["processor"] and row["low"] <= row["seconds"] <= row["high"] for row in rows)
     assert [refused for _, refused in commands] == [False, True] and "359 test pictures" in rows[0]["what"]
+
+
+def test_a_ticket_is_no_suspect_whose_accuracy_is_timed(args, tmp_path):
+    """Neither accuracy nor triggers would be looked at, and that took no time."""
+    signed, _, _ = verification.signed_ticket("res20s", np.random.default_rng(1))
+    _, code = verification.simulated_suspect(tmp_path)
+    tickets.write_ticket(tmp_path / "ticket.pth.tar", signed, build_model("res20s", 10).state_dict(), {})
+    given = args("--suspect", str(tmp_path / "ticket.pth.tar"), "--code", code)
+    with pytest.raises(UserError, match=f"--suspect {re.escape(str(tmp_path / 'ticket.pth.tar'))}: holds no trained weights"):
+        next(verification.verify(given))
 
 
 def test_a_command_that_ends_otherwise_than_it_should_is_not_timed(tmp_path):

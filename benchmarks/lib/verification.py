@@ -74,9 +74,10 @@ def simulated_suspect(folder: Path) -> tuple[str, str]:
 
 def make_the_claim(args, folder: Path, suspect: str, code: str) -> tuple[dict[str, list[str]], int]:
     """main_verify.py's words for a signed and committed claim of F, V2 and V3, and how many test pictures F takes. Raises
-    UserError for files that can't be read, and a claim of another network than its suspect's."""
+    UserError for files that can't be read, a claim of another network than its suspect's, and a suspect that answers nothing."""
     arch, data = read_claim(code).arch, load_dataset(args.dataset, args.data)
-    tickets.read_model_file(suspect, build_model(arch, data.num_classes))
+    if tickets.read_model_file(suspect, build_model(arch, data.num_classes)).weights is None:
+        raise UserError(f"--suspect {suspect}: holds no trained weights; give a model, not a ticket or mask file")
     secret, exported, key = str(folder / "trigger.key"), str(folder / "triggers"), str(folder / "owner.key")
     trigger.new_key(secret)
     trigger.export(trigger.keyed(trigger.read_key(secret), TRIGGERS, data.num_classes, data.test.images.shape[1]), exported)
