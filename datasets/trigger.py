@@ -329,7 +329,11 @@ def export(triggers: TriggerSet, folder: str | Path, resume: bool = False) -> No
     """
     folder = Path(folder)
     if resume and (folder / "triggers.json").exists():
-        if load_exported(folder, "the set in").fingerprint() != triggers.fingerprint():
+        try:
+            found = load_exported(folder, "the set in")
+        except UserError as error:
+            raise UserError(f"{error}; remove {folder}, and the same command writes it anew") from None
+        if found.fingerprint() != triggers.fingerprint():
             raise UserError(f"{folder}: holds another trigger set; name another --save_dir")
         return
     if not resume and folder.exists() and any(folder.iterdir()):

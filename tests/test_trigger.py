@@ -323,6 +323,11 @@ def test_an_interrupted_export_is_completed_and_another_set_is_not_written_over(
         (folder / lost).unlink()
     trigger.export(made, folder, resume=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole and len(whole) == 7
+    for name, content in (("0003.png", b"x"), ("labels.csv", b""), ("triggers.json", b"{")):
+        (folder / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"; remove {re.escape(str(folder))}, and the same command writes it anew$"):
+            trigger.export(made, folder, resume=True)
+        (folder / name).write_bytes(whole[name])
     with pytest.raises(UserError, match="holds another trigger set; name another --save_dir"):
         trigger.export(trigger.keyed(KEY, 5, 9, 8), folder, resume=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
