@@ -57,7 +57,8 @@ def result_of(path: Path, *names: str) -> dict[str, Any]:
         raise UserError(f"{path}: {error.strerror}; {mend}") from None
     except ValueError:
         result = None
-    if not isinstance(result, dict) or not set(names) <= result.keys():
+    if not isinstance(result, dict) or not all(isinstance(result.get(name), dict if name == "readers" else (int, float))
+                                               for name in names):
         raise UserError(f"{path}: is damaged; remove it, and {mend} again")
     return result
 

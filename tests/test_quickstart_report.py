@@ -43,10 +43,10 @@ def test_a_folder_is_asked_for(run_script, refused):
 
 
 @pytest.mark.parametrize("name", RESULTS)
-@pytest.mark.parametrize("content", [None, "", "[]", "{}"])
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", "nulls"])
 def test_a_missing_or_damaged_result_is_one_line_with_the_mend(run_script, refused, run, name, content):
     (run / name).unlink()
     if content is not None:
-        (run / name).write_text(content)
+        (run / name).write_text(json.dumps(dict.fromkeys(RESULTS[name])) if content == "nulls" else content)
     message = refused(run_script(SCRIPT, run))
     assert str(run / name) in message and "scripts/quickstart.sh" in message
