@@ -409,8 +409,8 @@ def figure1(sweep: Sweep, out: Path) -> dict[str, Path]:
             continue
         network = cell.split("/")[0]
         if network not in ARCHITECTURES:
-            raise UserError(f"--runs {sweep.folder}: {signed.parent} is of a network that models/__init__.py does not have; enter "
-                            "it there, or move the folder away")
+            raise UserError(f"--runs {sweep.folder}: {signed.parent} is of a network that models/__init__.py does not have; "
+                            "enter it there, or move the folder away")
         claim, model = sweep.read(read_claim, signed), build_model(network, num_classes=2)
         files = (signed.parent.parent / "ticket/ticket.pth.tar",
                  signed.with_name(signed.name.replace(".claim.json", ".weight_mask.pth.tar")))
