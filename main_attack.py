@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             reading = attacking.read_as_owner(claim, thief.victim, attacked)
             columns |= attacking.in_columns(reading, claim)
             attacking.write(args, level, thief.victim, attacked, columns, reading, files)
-        rows.append(attacking.Result(files.result))
+        rows.append(attacking.read_result(files.result))
         print(in_words(rows[-1]), flush=True)
     written = {"model": whole.model} if args.sweep is None else attacking.write_sweep(args, levels, rows, thief, whole)
     for name, path in written.items():
@@ -207,7 +207,7 @@ def forge(args, thief, claim) -> int:
             columns |= attacking.measure(args, thief, made)
         columns |= {f"owner_{name}": value for name, value in attacking.in_columns(reading, claim).items()}
         checkpoint.save_json(columns, result)
-    row = attacking.Result(result)
+    row = attacking.read_result(result)
     print("\n".join(forging.in_words(args.by, row)))
     if claim:
         print(f"owner:     {reading_in_words(row, 'owner_')}")

@@ -31,13 +31,13 @@ from pruner.masks import Mask
 from utils import checkpoint, plots
 from utils.engine import Engine, Trained
 from utils.errors import UserError
+from utils.results import Result
 from utils.run_dir import AttackFiles
 
 
 # of what is read from a result.json
 TEXTS = frozenset({"attack", "signature", "layer", "found_layer", "model", "claim", "key", "locked"})
 MAYBE = frozenset({"level", "test_acc"})
-MEND = "remove it, and the same command makes it anew"
 
 
 @dataclass(frozen=True)
@@ -66,31 +66,16 @@ class Attacked:
     trained: Trained | None = None
 
 
-class Result(dict[str, Any]):
-    """The columns of a result.json. Asking for one that is not there, or not of its type, raises UserError, which names file and
-    mend: TEXTS are texts, all others numbers, of which those in MAYBE may be None."""
+def read_result(path: Path) -> Result:
+    """A result.json of main_attack.py. Raises UserError for a file that holds no table."""
+    return Result(path, fits, "remove it, and the same command makes it anew")
 
-    def __init__(self, path: Path):
-        """Raises UserError for a file that can't be read as JSON; what is no table in it has no columns."""
-        try:
-            content = checkpoint.load_json(path)
-        except UserError as error:
-            raise UserError(f"{error}; {MEND}") from None
-        super().__init__(content if isinstance(content, dict) else {})
-        self._path = path
 
-    def __getitem__(self, column: str) -> Any:
-        value = super().__getitem__(column)
-        if column in TEXTS:
-            good = isinstance(value, str)
-        else:
-            good = isinstance(value, (int, float)) and abs(value) <= sys.float_info.max or value is None and column in MAYBE
-        if not good:
-            raise UserError(f"{self._path}: {column!r} is no {'text' if column in TEXTS else 'number'}: it is damaged; {MEND}")
-        return value
-
-    def __missing__(self, column: str) -> Any:
-        raise UserError(f"{self._path}: has no {column!r}: it is damaged or another version's; {MEND}")
+def fits(column: str, value: Any) -> bool:
+    """Whether a column that is asked for can hold this: TEXTS are texts, all others numbers, those in MAYBE None too."""
+    if column in TEXTS:
+        return isinstance(value, str)
+    return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max or value is None and column in MAYBE
 
 
 # --- before anything is written ---------------------------------------------------------------------------------------

@@ -46,34 +46,6 @@ def parse_args(argv: Sequence[str] | None):
 # --- what was run -----------------------------------------------------------------------------------------------------
 
 
-def read_table(path: Path, mend: str) -> dict[str, Any]:
-    """The table in a JSON file of a run. Raises UserError, with the mend, for a file that holds none."""
-    from utils import checkpoint
-
-    try:
-        content = checkpoint.load_json(path)
-    except UserError as error:
-        raise UserError(f"{error}; {mend}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no table, so it is damaged; {mend}")
-    return content
-
-
-class Result(dict[str, Any]):
-    """The columns of a result.json. Asking for one that is not there raises UserError, which names file and mend."""
-
-    def __init__(self, path: Path, mend: str):
-        """Raises UserError for a file that holds no table, and for values of another kind than the tables take."""
-        super().__init__(read_table(path, mend))
-        self._path, self._mend = path, mend
-        for column, value in self.items():
-            if not fits(column, value):
-                raise UserError(f"{path}: {column!r} is not what it should be, so it is damaged or another version's; {mend}")
-
-    def __missing__(self, column: str) -> Any:
-        raise UserError(f"{self._path}: has no {column!r}, so it is damaged or another version's; {self._mend}")
-
-
 def fits(column: str, value: Any) -> bool:
     """Whether a column of a result.json can hold this; any value will do where no table takes it."""
     if column in NUMBERS:  # None: not measured
@@ -103,9 +75,11 @@ class Sweep:
         removed = f"remove {' and '.join(found)}, and " if found else ""
         return f"{removed}the same sweep makes it anew"
 
-    def result(self, path: Path) -> Result:
-        """A result.json. Raises UserError where it is damaged, with what makes the sweep write it again."""
-        return Result(path, self.mend(path))
+    def result(self, path: Path) -> Mapping[str, Any]:
+        """A result.json. Raises UserError, also where a damaged column is asked for, with what makes the sweep write it again."""
+        from utils.results import Result
+
+        return Result(path, fits, self.mend(path))
 
     def read(self, read: Callable[[Path], Any], path: Path) -> Any:
         """What `read` makes of another file of a stage. Raises its UserError, with what makes the sweep write it again."""
@@ -114,12 +88,12 @@ class Sweep:
         except UserError as error:
             raise UserError(f"{error}; {self.mend(path)}") from None
 
-    def by_seed(self, cell: str, stage: str) -> dict[str, Result]:
+    def by_seed(self, cell: str, stage: str) -> dict[str, Mapping[str, Any]]:
         """What a stage found, by the names of the seeds' folders; seeds that have not finished it are missing."""
         return {seed.name: self.result(path) for seed in self.seeds(cell)
                 if (path := seed / stage / "result.json").exists()}
 
-    def results(self, cell: str, stage: str) -> list[Result]:
+    def results(self, cell: str, stage: str) -> list[Mapping[str, Any]]:
         """What a stage found, one dict per seed that has finished it."""
         return list(self.by_seed(cell, stage).values())
 
@@ -129,7 +103,7 @@ class Sweep:
 
         return sorted({level for seed in self.seeds(cell) for level in AttackFiles(seed / stage).levels()})
 
-    def at_level(self, cell: str, stage: str, level: float) -> dict[str, Result]:
+    def at_level(self, cell: str, stage: str, level: float) -> dict[str, Mapping[str, Any]]:
         """Like `by_seed`, of one level of a sweep of attacks."""
         from utils.run_dir import AttackFiles
 
@@ -229,17 +203,17 @@ def count(ours: list) -> str:
     return f" (n {len(ours)})" if ours else ""
 
 
-def of(results: Iterable[Result], column: str, factor: float = 1) -> list[float]:
+def of(results: Iterable[Mapping[str, Any]], column: str, factor: float = 1) -> list[float]:
     """A column's numbers, without those that were not measured. Raises UserError where a result lacks the column."""
     return [factor * value for result in results if (value := result[column]) is not None]
 
 
-def of_triggers(results: Iterable[Result]) -> list[float]:
+def of_triggers(results: Iterable[Mapping[str, Any]]) -> list[float]:
     """Trigger accuracies of those that were asked for triggers."""
     return of((result for result in results if "trigger_acc" in result), "trigger_acc")
 
 
-def drop(before: Result, after: Result, column: str = "test_acc") -> float | None:
+def drop(before: Mapping[str, Any], after: Mapping[str, Any], column: str = "test_acc") -> float | None:
     """Points of accuracy lost from a column of one to the test accuracy of the other; None where one was not measured."""
     found = before[column], after["test_acc"]
     return None if None in found else found[0] - found[1]
@@ -358,7 +332,7 @@ def table8(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
 
 def is_read(result: Mapping[str, Any]) -> bool:
     """Whether a reader of QR codes as such, ZXing or zbar, reads the signature."""
-    return any(value for column, value in result.items() if column.startswith(READ_BY) and column != READ_BY + SOFT)
+    return any(result[column] for column in result if column.startswith(READ_BY) and column != READ_BY + SOFT)
 
 
 def yes(value: bool | None) -> str | None:
@@ -457,7 +431,7 @@ def key_figure(name: str, stages: Mapping[str, bool]) -> Callable[[Sweep, Path],
     return draw
 
 
-def summary(split: str, ratio: float, forged: bool, results: Sequence[Result]) -> dict[str, Any]:
+def summary(split: str, ratio: float, forged: bool, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A point of Figures 2 and 5."""
     values = of(results, "test_acc")
     return {"split": split, "key_ratio": ratio, "forged": forged, "n": len(values),
@@ -475,14 +449,14 @@ def code_figure(name: str, stage: str, takes: Callable[[str, str], bool] = lambd
 
         made = {}
         for cell in filter(lambda cell: takes(*cell.split("/")), sweep.cells(f"{stage}/level_*")):
-            pictures = next((found for seed in sweep.seeds(cell) if (found := {
-                level: files for level in AttackFiles(seed / stage).levels()
-                if (files := AttackFiles(seed / stage).level(level)).code.exists()})), None)
+            found = [{level: AttackFiles(seed / stage).level(level) for level in AttackFiles(seed / stage).levels()}
+                     for seed in sweep.seeds(cell)]
+            pictures = next((levels for levels in found if any(files.code.exists() for files in levels.values())), None)
             if pictures is None:  # attacked without a claim
                 continue
-            titles = [f"{percent(level)}\n{readers(sweep.result(files.result))}" for level, files in pictures.items()]
             for files in pictures.values():
                 sweep.read(read_rgb, files.code)
+            titles = [f"{percent(level)}\n{readers(sweep.result(files.result))}" for level, files in pictures.items()]
             png = figure_file(out, name, cell)
             plots.row_of_pictures([files.code for files in pictures.values()], titles, png)
             keys = ("seed", "level", "test_acc", "code_lost", "code_ones", "code_added", "code_zeros", "p_corrected")
@@ -497,7 +471,7 @@ def code_figure(name: str, stage: str, takes: Callable[[str, str], bool] = lambd
 
 def readers(result: Mapping[str, Any]) -> str:
     """Who reads the signature, a line each."""
-    asked = {column.removeprefix(READ_BY): value for column, value in result.items() if column.startswith(READ_BY)}
+    asked = {column.removeprefix(READ_BY): result[column] for column in result if column.startswith(READ_BY)}
     able = [reader for reader, value in asked.items() if value]
     return "read by all" if asked and len(able) == len(asked) else "read by " + ",\n".join(able or ["nobody"])
 
@@ -576,8 +550,10 @@ def circumstances(sweep: Sweep) -> list[str]:
 
 def facts_of(path: Path) -> dict[str, Any]:
     """What a run.json says of its run: seed, epochs where it trained, and SESSION of the last time it was started."""
+    from utils.results import load_table
+
     mend = f"remove {path.parent}, and the same sweep makes it anew"
-    record = read_table(path, mend)
+    record = load_table(path, mend)
     try:
         arguments, session = record["arguments"], record["sessions"][-1]
         numbers = {"seeds": arguments["seed"]}

@@ -623,15 +623,15 @@ def test_a_damaged_result_is_named_and_made_anew_once_it_is_gone(run_main, refus
     numbers = ("nonzeros", "density", "entries", "removed", "added", "code_lost", "p_corrected", "found_x")
     changed = [(name, value) for name in numbers for value in ("x", None, [1], 10**400)]
     changed += [("level", "abc"), ("test_acc", "x"), ("attack", 1), ("found_layer", None), ("hit", "x")]
-    damaged = [(json.dumps({**row, name: value}), f"{name!r} is no ") for name, value in changed]
+    damaged = [(json.dumps({**row, name: value}), f"{name!r} is not what it should be") for name, value in changed]
     damaged += [(json.dumps({other: row[other] for other in row if other != name}), f"has no {name!r}")
                 for name in ("removed", "level", "test_acc", "code_zeros", "found_version")]
     damaged += [(content, "not a JSON file that can be read") for content in ("", "{", "null,", written[:-9].decode())]
-    damaged += [("[]", "has no '"), ("{}", "has no '")]
+    damaged += [("[]", "holds no table"), ("{}", "has no '")]
     for content, expected in damaged:
         path.write_text(content)
         with pytest.raises(UserError, match=f"^{re.escape(f'{path}: {expected}')}.*; {mend}$"):
-            in_words(attacking.Result(path))
+            in_words(attacking.read_result(path))
     for content in ("", "[]", json.dumps({**row, "level": "abc"}), json.dumps({**row, "test_acc": "x"})):
         path.write_text(content)
         message = refused(run_main(*words))

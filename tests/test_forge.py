@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attack_runs import forging
-from attack_runs.attacking import Result
+from attack_runs.attacking import read_result
 from attacks import ATTACKS, FORGERIES
 from attacks.forge import _letters, _of_letters, forge
 from attacks.locate import locate
@@ -470,14 +470,14 @@ def test_a_damaged_column_is_named_or_not_asked_for(owner, run_main, refused, tm
              owner / "one.json", "--save_dir", tmp_path)
     first, path = run_main(*words), tmp_path / "result.json"
     assert first.returncode == 0, first.stderr
-    whole = [*forging.in_words(by, Result(path)), reading_in_words(Result(path), "owner_")]
+    whole = [*forging.in_words(by, read_result(path)), reading_in_words(read_result(path), "owner_")]
     row, refusals = result(tmp_path), set()
     for name in row:
         others = {other: value for other, value in row.items() if other != name}
         for content in (others, *({**row, name: value} for value in ([1], {}, 10**400))):
             path.write_text(json.dumps(content))
             try:
-                lines = [*forging.in_words(by, Result(path)), reading_in_words(Result(path), "owner_")]
+                lines = [*forging.in_words(by, read_result(path)), reading_in_words(read_result(path), "owner_")]
             except UserError as error:
                 assert str(error).startswith(f"{path}: ") and repr(name) in str(error) and "remove it" in str(error)
                 refusals.add(name)

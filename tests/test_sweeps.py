@@ -775,7 +775,8 @@ def damaged(sweep, tmp_path_factory):
     ("triggered/result.json", '{"test_acc": [1]}', "'test_acc' is"), ("triggered/result.json", '{"seed": 1}', "has no 'test_acc'"),
     ("added/level_0.02/result.json", "[]", "holds no table"),
     ("added/level_0.02/result.json", '{"seed": 1}', "has no 'test_acc'"), ("added/level_0/result.json", '{"test', "not a JSON"),
-    ("tuned/cifar100/result.json", '{"read by ZXing": "no"}', "'read by ZXing' is")])
+    ("tuned/cifar100/result.json", '{"test_acc": 1, "read by ordered statistics": true, "read by ZXing": "no"}',
+     "'read by ZXing' is")])
 def test_damaged_results_are_one_line_that_names_the_mend(damaged, run_main, refused, tmp_path, file, text, told):
     from launch import Logs, read_plan
 
@@ -918,7 +919,7 @@ def test_figures_and_their_numbers(run_main, drawn, tmp_path):
     ("fig1", "ticket/ticket.pth.tar", None), ("fig1", "ticket/ticket.pth.tar", b"x"), ("fig1", "signed/*.claim.json", b"{}"),
     ("fig1", "signed/*.weight_mask.pth.tar", b""), ("fig1", "signed/*.weight_mask.pth.tar", None),
     ("fig3", "pruned_magnitude/level_0.1/code.png", b"x"), ("fig6", "added/level_0.5/code.png", b"half"),
-    ("fig6", "added/level_0.05/code.png", b"changed")])
+    ("fig6", "added/level_0.05/code.png", b"changed"), ("fig6", "added/level_0.05/code.png", None)])
 @pytest.mark.parametrize("recorded", [False, True])
 def test_files_of_figures_that_are_damaged_are_one_line_that_names_the_mend(drawn, run_main, refused, tmp_path, figure, file,
                                                                             content, recorded):
