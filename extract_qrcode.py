@@ -2,7 +2,7 @@ r"""Read the signature back out of a suspect model's sparsity pattern (scheme V2
 
     # with the owner's claim, which says where to look; exit code 0: match, 1: no match, 2: bad input
     python extract_qrcode.py --arch res20s --checkpoint runs/digits_signed/model_best.pth.tar \
-        --claim runs/digits_signed/res20s_digits_qrcode_layer2.0.conv2.claim.json
+        --claim runs/digits_signed/*.claim.json
 
     # the paper's command: the place by hand, no text to compare with; exit code 0: some text was read
     python extract_qrcode.py --save_dir _ --data datasets/cifar10 --checkpoint res20s_cifar10_lt_qr/checkpoint.pth.tar \
@@ -14,12 +14,12 @@ r"""Read the signature back out of a suspect model's sparsity pattern (scheme V2
     # the owner's defence against add-on attacks: once, measure below which magnitude 5% of the own model's weights lie (the
     # claim keeps it); from then on weights below are pruned before reading
     python extract_qrcode.py --arch res20s --checkpoint runs/digits_signed/model_best.pth.tar \
-        --claim runs/digits_signed/res20s_digits_qrcode_layer2.0.conv2.claim.json --record_threshold 0.05
+        --claim runs/digits_signed/*.claim.json --record_threshold 0.05
 
     # a thief may have renumbered the network's channels (main_attack.py permute): undo that first, by the owner's own model,
     # ticket or mask file
     python extract_qrcode.py --arch res20s --checkpoint runs/permuted/attacked.pth.tar \
-        --claim runs/digits_signed/res20s_digits_qrcode_layer2.0.conv2.claim.json \
+        --claim runs/digits_signed/*.claim.json \
         --aligned_to runs/digits_signed/model_best.pth.tar
 
 The function patterns that were never embedded (finder, timing, alignment, format, version) are put back from the QR

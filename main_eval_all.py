@@ -2,7 +2,7 @@ r"""Retrain or evaluate a ticket: whole, with a key mask split off (scheme V1), 
 
     # the signed ticket of embed_qrcode.py's example, seconds on 2 CPU cores
     python main_eval_all.py --dataset digits --arch res20s --epochs 10 --pretrained runs/digits/epoch_3.pth.tar \
-        --mask_dir runs/digits_signed/res20s_digits_qrcode_layer2.0.conv2.weight_mask.pth.tar \
+        --mask_dir runs/digits_signed/*.weight_mask.pth.tar \
         --type identity --save_dir runs/digits_signed
 
     # scheme V1: 5% of the ticket become the key, the locked rest is trained; key.pth.tar and locked.pth.tar stay

@@ -3,7 +3,7 @@ r"""Retrain or evaluate a ticket with a trigger set mixed into every batch (sche
     # the signed ticket of embed_qrcode.py's example, with an owner's own trigger set
     python make_triggers.py --new_key runs/trigger.key
     python main_eval_trigger.py --dataset digits --arch res20s --epochs 20 --pretrained runs/digits/epoch_3.pth.tar \
-        --mask_dir runs/digits_signed/res20s_digits_qrcode_layer2.0.conv2.weight_mask.pth.tar \
+        --mask_dir runs/digits_signed/*.weight_mask.pth.tar \
         --trigger_set keyed --trigger_key runs/trigger.key --save_dir runs/digits_triggered
     # test and trigger accuracy of any model, without training
     python main_eval_trigger.py --dataset digits --arch res20s --mask_dir runs/digits/ticket.pth.tar --evaluate \

@@ -6,7 +6,7 @@ r"""Put together what an owner claims of a model (accuracy, key mask, code, trig
     # from what embed_qrcode.py, main_eval_all.py and main_eval_trigger.py left; seconds
     python make_claim.py --owner "Jane Doe" --sign runs/owner.key --arch res20s \
         --v1 runs/locked/locked.pth.tar --key runs/locked/key.pth.tar \
-        --v2 runs/signed/res20s_cifar10_qrcode_layer2.0.conv2.claim.json \
+        --v2 runs/signed/*.claim.json \
         --v3 runs/triggered/triggers --trigger_key runs/trigger.key \
         --checkpoint runs/triggered/model_best.pth.tar --dataset cifar10 --data datasets/cifar10 --tolerance 1 \
         --save_dir runs/claim

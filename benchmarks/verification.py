@@ -2,7 +2,7 @@ r"""How long a verdict takes: the whole verification of a ResNet-20 suspect, and
 
     python benchmarks/verification.py                                # about 2 minutes of one core
     python benchmarks/verification.py --only verify --dataset cifar10 --data datasets/cifar10 \
-        --suspect runs/signed/model_best.pth.tar --code runs/signed/res20s_cifar10_qrcode_layer2.0.conv2.claim.json
+        --suspect runs/signed/model_best.pth.tar --code runs/signed/*.claim.json
 
 verify: main_verify.py with a signed and committed claim of accuracy, code and 100 keyed triggers, as a command and in a process
 that has loaded everything, then with fewer checks. (A key mask is compared in no time.) The suspect is a simulated signed ticket,
