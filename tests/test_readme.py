@@ -16,7 +16,7 @@ NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".py
 ELSEWHERE = {  # commands that are executed, but not by this file
     "bash scripts/test.sh": "this very suite",
     "bash scripts/test.sh -m nightly": "its nightly part",
-    "TEST_DATA=/path/to/data bash scripts/test.sh": "this suite with pictures, as in CI",
+    "TEST_DATA=/path/to/data bash scripts/test.sh": "this suite with pictures",
     "PROFILE=smoke JOBS=2 bash scripts/tables.sh": "test_sweeps.py, nightly",
 }
 
