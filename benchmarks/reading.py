@@ -6,7 +6,8 @@
 damage: version 3-H codes of "signature" and of "Jane Doe 2026" with shares of their ones, of their zeros, or of all modules
 flipped, drawn at random; read by ZXing, zbar and ordered statistics. false: random regions (dead rows and columns, any
 density), each read for one text length and mask pattern. calibration: the raw p-value on unrelated pairs of window and
-signature. scan: all layers of a network. hidden: how often `locate` finds the code by place, and whether the text survives when
+signature. aligned: the same of innocent tickets whose channels were put into the order that agrees best with the owner's.
+scan: all layers of a network. hidden: how often `locate` finds the code by place, and whether the text survives when
 the block is filled; on simulated tickets, or on a real one given as --ticket. sparse: tickets as of ResNet-18 at 1.2%
 (simulated: see lib/simulated_tickets.py), attacked.
 """
@@ -21,7 +22,7 @@ from benchmarks.lib.flags import names_of
 from models import ARCHITECTURES
 from utils import cli
 
-SECTIONS = ("hidden", "damage", "false", "calibration", "scan", "sparse")  # functions of lib/reading.py
+SECTIONS = ("hidden", "damage", "false", "calibration", "aligned", "scan", "sparse")  # functions of lib/reading.py
 
 
 def parse_args(argv: Sequence[str] | None):
@@ -30,6 +31,7 @@ def parse_args(argv: Sequence[str] | None):
     parser.add_argument("--trials", type=cli.positive_int, default=100, help="codes per damage")
     parser.add_argument("--regions", type=cli.positive_int, default=10000, help="random regions")
     parser.add_argument("--pairs", type=cli.positive_int, default=10000, help="unrelated pairs, in hundreds")
+    parser.add_argument("--tickets", type=cli.positive_int, default=200, help="aligned: innocent tickets, an owner for each")
     parser.add_argument("--seeds", type=cli.positive_int, default=5, help="hidden: texts; sparse: simulated tickets")
     parser.add_argument("--ticket", type=cli.text, default=None, metavar="FILE",
                         help="hidden: a real ticket instead of simulated ones")

@@ -95,6 +95,21 @@ def test_rows_name_the_device_that_was_asked_for(monkeypatch):
     assert many_tickets.chip_of(device) == train_loop.Setting.chip.fget(SimpleNamespace(device=device)) == "chip of cuda:1"
 
 
+def test_innocent_tickets_are_aligned_with_the_region_and_without():
+    from types import SimpleNamespace
+
+    import numpy as np
+
+    from benchmarks.lib import reading
+
+    found = list(reading.aligned(SimpleNamespace(tickets=20), np.random.default_rng(1)))
+    assert [row["what"] for row in found] == [f"20 innocent tickets, {case}" for case in (
+        "not aligned", "aligned, region left out", "aligned, region included")]
+    # fitted to the code it seems to be there, and only then
+    assert found[2]["median"] < 0.2 < min(found[0]["median"], found[1]["median"])
+    assert all(0 < row["smallest"] <= row["median"] < 0.9 and row["p <= 0.01"] <= row["p <= 0.05"] for row in found)
+
+
 # --- rows -----------------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """What benchmarks/reading.py measures: a function per section, from flags and random numbers to rows."""
 
+import string
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,7 @@ from attacks.locate import fill, locate
 from attacks.prune import prune
 from benchmarks.lib.simulated_tickets import network
 from models import build_model
+from ownership.alignment import align
 from ownership.evidence import COUNTED, agreement, parity_parts, places_for, totals
 from ownership.extraction import extract, search_everywhere
 from ownership.readers import read_all, write_code
@@ -20,6 +22,7 @@ from ownership.scan import scan as scan_layers
 from ownership.soft_decoding import read_softly
 from ownership.suspect import Suspect, Window
 from pruner import qr_code, tickets
+from pruner.channel_groups import channel_groups
 from pruner.embedding import Place, embed, find_region
 from pruner.linear_code import linear_code
 from pruner.placement import best_place
@@ -88,6 +91,24 @@ def calibration(args, random: np.random.Generator):
     for alpha in (0.05, 0.01, 0.001):
         yield {"what": f"share of {len(p_values)} unrelated pairs with p < {alpha:g}",
                "value": np.mean(np.array(p_values) < alpha)}
+
+
+def aligned(args, random: np.random.Generator):
+    """p-values of innocent tickets before and after their channels are put into the order that agrees best with the owner's."""
+    groups, p_values = channel_groups(build_model("res20s", 2)), {}
+    for _ in tqdm(range(args.tickets), desc="innocent tickets", disable=None):
+        owner, innocent = (network("res20s", 0.25, random)[0] for _ in range(2))
+        text = "".join(random.choice(list(string.ascii_lowercase), 9))
+        region = find_region(owner, text)
+        signed, suspect, version = Suspect(embed(owner, text, region, random)), Suspect(innocent), region.code_format.version
+        for case, found in (("not aligned", suspect),
+                            ("aligned, region left out", align(signed, suspect, groups, [region], version).suspect),
+                            ("aligned, region included", align(signed, suspect, groups, [], version).suspect)):
+            evidence = agreement([found.window(region, version)], text, region.code_format)
+            p_values.setdefault(case, []).append(evidence.p_value)
+    for case, values in p_values.items():
+        yield {"what": f"{len(values)} innocent tickets, {case}", "p <= 0.05": np.mean(np.array(values) <= 0.05),
+               "p <= 0.01": np.mean(np.array(values) <= 0.01), "median": np.median(values), "smallest": min(values)}
 
 
 def scan(args, random: np.random.Generator):
