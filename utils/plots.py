@@ -84,7 +84,7 @@ def accuracy_by_key_ratio(rows: Sequence[Mapping[str, Any]], path: str | Path) -
 
     Args:
         rows: with `split`, `key_ratio` (0 for the whole ticket), `forged`, `test_acc` (percent) and `std` (or None);
-            one line per split, solid without the key and dashed with a forged one. At least 5 points are shown, so that
+            one line per split, solid without the key, dashed with crosses with a forged one. At least 5 points are shown, so that
             what a few pictures more or less make does not look like an effect.
     """
     figure, axes = _figure(7.5, 4)
@@ -98,7 +98,7 @@ def accuracy_by_key_ratio(rows: Sequence[Mapping[str, Any]], path: str | Path) -
     for (forged, split), points in sorted(lines.items()):
         points = sorted(points, key=lambda row: row["key_ratio"])
         axes.errorbar([100 * row["key_ratio"] for row in points], [row["test_acc"] for row in points],
-                      [row["std"] or 0 for row in points], fmt="o--" if forged else "o-", color=colours[split],
+                      [row["std"] or 0 for row in points], fmt="X--" if forged else "o-", color=colours[split],
                       capsize=2, label=f"{split}, forged key" if forged else split)
     axes.set(xlabel="key, % of the ticket's weights", ylabel="test accuracy, %")
     low, high = axes.get_ylim()
