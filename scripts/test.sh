@@ -3,4 +3,5 @@
 # tests on real pictures.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
-python -m pytest -n auto --dist loadfile "$@"
+# in the order of tests/conftest.py: files with few tests are among the longest
+python -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@"

@@ -26,9 +26,15 @@ import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+LONGEST = ("test_readme.py", "test_verify.py", "test_imp.py", "test_rivals.py", "test_trigger.py", "test_verdicts_benchmark.py")
 
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest start first: last, they would keep one core busy for minutes alone."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
