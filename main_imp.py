@@ -59,9 +59,13 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--match_on", choices=("test", "val"), default="test",
                        help="the accuracy compared; the paper compares on test")
     group.add_argument("--max_rounds", type=cli.positive_int, default=None, help="give up the search after this many")
+    # a ticket has its rewinding epochs behind it as well: --epochs 12 --rewind_epoch 3 --dense_epochs 15 gives both as many
+    group.add_argument("--dense_epochs", type=cli.positive_int, default=None, metavar="N",
+                       help="epochs of the dense network that tickets are compared with (default: --epochs)")
     args = parser.parse_args(argv)
-    if args.rewind_epoch > args.epochs:
-        parser.error(f"argument --rewind_epoch: {args.rewind_epoch} is after the last of --epochs {args.epochs}")
+    flag, dense_epochs = ("epochs", args.epochs) if args.dense_epochs is None else ("dense_epochs", args.dense_epochs)
+    if args.rewind_epoch > dense_epochs:
+        parser.error(f"argument --rewind_epoch: {args.rewind_epoch} is after the last of --{flag} {dense_epochs}")
     if not args.rates:
         parser.error("argument --rates: needs at least one rate")
     return args
@@ -78,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from utils.run_dir import RunDir
 
     files = RunDir(args.save_dir)
+    milestones = args.decreasing_lr
     experiment = prepare(args)
+    dense_protocol = experiment.protocol.lasting(args.dense_epochs or args.epochs, milestones)
     model = experiment.engine.model
     init_exists = args.init is not None and os.path.exists(args.init)
     if init_exists:
@@ -90,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tickets.write_weights(args.init, model.state_dict(), experiment.facts)
 
     search = Search(experiment, files, args.seed, args.conv1, args.rewind_epoch, args.prune_type, args.fc,
-                    args.match_tolerance, args.match_on)
+                    args.match_tolerance, args.match_on, dense_protocol)
     schedule = ExtremeSearch(args.rates, args.max_rounds) if args.extreme else FixedRate(args.rate, args.pruning_times)
     rounds = find_ticket(search, schedule, on_round=lambda done: print(describe(done), flush=True))
 

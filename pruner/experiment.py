@@ -8,7 +8,7 @@ from datasets import load_dataset
 from datasets.pictures import Dataset, fingerprint
 from models import ARCHITECTURES, build_model
 from utils import randomness
-from utils.engine import Engine, TrainingProtocol, resolve_device
+from utils.engine import Engine, TrainingProtocol, resolve_device, usual_milestones
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def prepare(args: argparse.Namespace) -> Experiment:
     if args.weight_decay is None:
         args.weight_decay = ARCHITECTURES[args.arch].weight_decay
     if args.decreasing_lr is None:
-        args.decreasing_lr = tuple(sorted({args.epochs // 2, args.epochs * 3 // 4} - {0}))
+        args.decreasing_lr = usual_milestones(args.epochs)
     device = resolve_device(args.device)
     data = load_dataset(args.dataset, args.data, args.image_size, args.limit, args.seed)
     randomness.seed_everything(args.seed)

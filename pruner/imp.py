@@ -11,6 +11,7 @@ from pruner.magnitude import NothingToPrune, prune_smallest
 from pruner.masks import Mask, MaskedWeights
 from pruner.schedule import ExtremeSearch, FixedRate
 from utils import checkpoint
+from utils.engine import TrainingProtocol
 from utils.run_dir import RunDir
 
 REWIND, FINETUNE = "lt", "ft"
@@ -43,6 +44,7 @@ class Search:
     rewind_head: whether the classifier is rewound too; if not, it keeps its trained weights from round to round.
     tolerance: points below the dense accuracy at which a ticket still matches.
     match_on: the split whose accuracy is compared, a key of SELECTIONS.
+    dense_protocol: of the dense network's training (default: the tickets').
     """
 
     experiment: Experiment
@@ -54,6 +56,7 @@ class Search:
     rewind_head: bool = True
     tolerance: float = 1.0
     match_on: str = "test"
+    dense_protocol: TrainingProtocol | None = None
 
 
 def find_ticket(search: Search, schedule: FixedRate | ExtremeSearch,
@@ -129,7 +132,7 @@ def _train_round(search: Search, index: int, rate: float, mask: Mask, start: dic
 
     experiment = search.experiment
     trained = experiment.engine.fit(
-        experiment.data, experiment.protocol, files, search.seed + index, MaskedWeights(model, mask) if index else None,
+        experiment.data, experiment.protocol if index else search.dense_protocol or experiment.protocol, files, search.seed + index, MaskedWeights(model, mask) if index else None,
         keep_rewind_weights, {**experiment.facts, "density": mask.density},
         title="dense" if index == 0 else f"round {index} at {100 * mask.density:.2f}%")
     score = SELECTIONS[search.match_on]

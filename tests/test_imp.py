@@ -33,7 +33,7 @@ from pruner.experiment import Experiment, prepare
 from pruner.imp import Search, find_ticket
 from pruner.schedule import ExtremeSearch, FixedRate
 from utils import checkpoint
-from utils.engine import Trained, TrainingProtocol
+from utils.engine import Trained, TrainingProtocol, usual_milestones
 from utils.run_dir import RunDir
 
 ROOT = Path(main_imp.__file__).parent
@@ -723,3 +723,23 @@ def test_weights_that_are_not_finite_are_never_pruned(search_run, run_main, refu
 def test_selections_are_the_choices_of_the_flag():
     for choice in imp.SELECTIONS:
         assert main_imp.parse_args(["--save_dir", "x", "--match_on", choice]).match_on == choice
+
+
+def test_the_dense_network_gets_epochs_of_its_own(search_run):
+    run = search_run("--pruning_times", 1, "--rate", 0.4, "--dense_epochs", 8)
+    assert [len(rows(run.folder / folder / "metrics.csv")) for folder in ("round_00", "round_01")] == [8, 5]
+    rates = [float(row["lr"]) for row in rows(run.folder / "round_00" / "metrics.csv")]
+    assert rates == pytest.approx([0.1] * 2 + [0.01] * 2 + [0.001] * 4)  # milestones that were given hold for both
+    usual = search_run("--pruning_times", 0, "--dense_epochs", 8, "--decreasing_lr", "")
+    assert {float(row["lr"]) for row in rows(usual.folder / "round_00" / "metrics.csv")} == {0.1}
+
+
+def test_rewinding_past_the_dense_epochs_is_refused(run_main, refused, tmp_path):
+    message = refused(run_main("main_imp.py", *SHORT, "--dense_epochs", 2, "--save_dir", tmp_path / "run"))
+    assert "--dense_epochs 2" in message
+
+
+def test_usual_milestones_are_the_papers():
+    assert usual_milestones(182) == (91, 136) and usual_milestones(1) == () and usual_milestones(15) == (7, 11)
+    protocol = TrainingProtocol(12, 0.1, (6, 9), 128, 0.9, 1e-4)
+    assert protocol.lasting(15, None).milestones == (7, 11) and protocol.lasting(15, (6, 9)).milestones == (6, 9)

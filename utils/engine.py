@@ -6,7 +6,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -60,6 +60,15 @@ class TrainingProtocol:
     momentum: float
     weight_decay: float
     warmup: int = 0
+
+    def lasting(self, epochs: int, milestones: tuple[int, ...] | None) -> "TrainingProtocol":
+        """This protocol over another number of epochs; milestones None is the usual ones of that number."""
+        return replace(self, epochs=epochs, milestones=usual_milestones(epochs) if milestones is None else milestones)
+
+
+def usual_milestones(epochs: int) -> tuple[int, ...]:
+    """Epochs at 1/2 and 3/4 of a training: 91 and 136 of the paper's 182."""
+    return tuple(sorted({epochs // 2, epochs * 3 // 4} - {0}))
 
 
 @dataclass(frozen=True)
