@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
     from datasets.trigger import load_exported
-    from ownership import black_box
+    from ownership.trigger_set import evidence as black_box
     from utils import checkpoint
 
     for flag in ("save_predictions", "json"):  # an endpoint's answers may cost something
@@ -141,8 +141,8 @@ def check_key(args, triggers) -> None:
 
 def labels_of_suspect(args, triggers):
     """int64 [pictures]: what the suspect answers."""
-    from ownership import black_box
-    from ownership.open_inference import Service, model_address, query_endpoint, token_from
+    from ownership.trigger_set import evidence as black_box
+    from ownership.trigger_set.endpoint import Service, model_address, query_endpoint, token_from
 
     names, num_classes = triggers.names, triggers.num_classes
     if args.checkpoint is not None:
@@ -159,7 +159,7 @@ def innocent_accuracy(text, triggers):
     """Share of the pictures that an innocent model has right, or None; given as such, or by the model's predictions."""
     from fractions import Fraction
 
-    from ownership.black_box import read_predictions
+    from ownership.trigger_set.evidence import read_predictions
     from utils.errors import UserError
 
     if text is None:

@@ -77,11 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     import numpy as np
 
     from models import build_model
-    from ownership.claim import Claim, write_claim
-    from ownership.readers import write_code
-    from pruner import qr_code, tickets
-    from pruner.embedding import embed, find_copies, find_region, occupancy
-    from pruner.placement import best_place
+    from ownership.qr_code.claim import Claim, write_claim
+    from ownership.qr_code.readers import write_code
+    from pruner import tickets
+    from pruner.qr_code import geometry as qr_code
+    from pruner.qr_code.embedding import embed, find_copies, find_region, occupancy
+    from pruner.qr_code.placement import best_place
     from utils import plots
     from utils.run_dir import SignatureFiles
 

@@ -99,13 +99,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from dataclasses import asdict, replace
 
     from models import build_model
-    from ownership.alignment import align_claimed, read_reference
-    from ownership.claim import read_claim
-    from ownership.evidence import places_for
-    from ownership.extraction import candidate_formats, extract, extract_claimed, search_everywhere
-    from ownership.readers import write_code
-    from ownership.suspect import read_suspect
-    from pruner.embedding import Place
+    from ownership.suspects.alignment import align_claimed, read_reference
+    from ownership.qr_code.claim import read_claim
+    from ownership.qr_code.evidence import places_for
+    from ownership.qr_code.extraction import candidate_formats, extract, extract_claimed, search_everywhere
+    from ownership.qr_code.readers import write_code
+    from ownership.suspects.reading import read_suspect
+    from pruner.qr_code.embedding import Place
     from utils import checkpoint
     from utils.errors import UserError
     from utils.run_dir import ExtractionFiles
@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def in_words(alignment) -> str:
-    """What `ownership.alignment` undid, and how well the rest agrees, in two lines."""
+    """What `ownership.suspects.alignment` undid, and how well the rest agrees, in two lines."""
     before, after = alignment.before, alignment.after
     signs = "" if after.signs is None else f"; {100 * after.signs:.1f}% of the signs ({100 * before.signs:.1f}%)"
     return (f"aligned: {alignment.moved} of {len(alignment.order)} channels had another number\n"
@@ -199,7 +199,7 @@ def record_threshold(args, claim, suspect) -> int:
     """Measure the owner's threshold t on the owner's own model, and keep it in the claim."""
     from dataclasses import replace
 
-    from ownership.claim import write_claim
+    from ownership.qr_code.claim import write_claim
     from utils.errors import UserError
 
     if suspect.weights is None:

@@ -157,7 +157,7 @@ def parse_args(argv: Sequence[str] | None):
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
-    from attack_runs import attacking
+    from attacks import run as attacking
     from utils.run_dir import AttackFiles, RunDir
 
     # what the thief has: a model, perhaps pictures; and what the owner looks for in it
@@ -190,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def forge(args, thief, claim) -> int:
     """Make a second claim, on the model or on a copy, and say what the owner's test makes of it, and of the owner's own."""
-    from attack_runs import attacking, forging
+    from attacks import run as attacking, run_forge as forging
     from utils import checkpoint
     from utils.run_dir import AttackFiles, RunDir
 

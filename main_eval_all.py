@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from dataclasses import replace
 
     from attacks.fake1 import forge_key
-    from pruner import key_masks
+    from pruner.key_mask import split as key_masks
     from pruner.experiment import prepare
     from pruner.masks import MaskedWeights
     from utils import checkpoint
@@ -148,8 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def split(args, experiment, mask):
     """(key, locked) of the mask, by the score and budget in the flags; the model holds the ticket's weights."""
-    from pruner import key_masks
-    from pruner.scores import PATH_SCORES, SCORES, Scoring
+    from pruner.key_mask import split as key_masks
+    from pruner.key_mask.scores import PATH_SCORES, SCORES, Scoring
 
     sample = experiment.data.limited(min(args.score_pictures, len(experiment.data.train)), args.seed).train
     pictures, labels = next(sample.batches(len(sample)))

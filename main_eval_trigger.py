@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from datasets import load_triggers
     from datasets.trigger import export, with_triggers
     from pruner.experiment import prepare
-    from pruner.key_masks import load_ticket
+    from pruner.key_mask.split import load_ticket
     from pruner.masks import MaskedWeights
     from utils import checkpoint
     from utils.run_dir import RunDir

@@ -126,9 +126,10 @@ def parse_args(argv: Sequence[str] | None):
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
-    from ownership import arbiter, rivals, sorting
-    from ownership.inputs import Inputs
-    from ownership.verdict import OWNED
+    from ownership.claims import arbiter, rivals
+    from ownership.suspects import sorting
+    from ownership.claims.case import Inputs
+    from ownership.claims.verdict import OWNED
     from utils import checkpoint
     from utils.errors import UserError
 
@@ -162,8 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def given_for_all(args):
-    """What was given for every claim alike, see `ownership.inputs.Given`; --aligned_to too: it is tried for all."""
-    from ownership.inputs import Given
+    """What was given for every claim alike, see `ownership.claims.case.Given`; --aligned_to too: it is tried for all."""
+    from ownership.claims.case import Given
 
     return Given(suspect=args.suspect, endpoint=args.endpoint, mean=args.mean, std=args.std, dataset=args.dataset, data=args.data,
                  aligned_to=tuple(args.aligned_to or ()), aligned_committed=args.aligned_committed, device=args.device,
@@ -172,8 +173,8 @@ def given_for_all(args):
 
 def write_verdict(args, side, inputs) -> None:
     """The files that --json and --report ask for."""
-    from ownership.report import write_report
-    from ownership.report_json import origin_as_json, verdict_as_json
+    from ownership.claims.report import write_report
+    from ownership.claims.report_json import origin_as_json, verdict_as_json
     from utils import checkpoint
     from utils.run_dir import versions
 
@@ -186,8 +187,8 @@ def write_verdict(args, side, inputs) -> None:
 
 def write_comparison(args, found, inputs) -> None:
     """Likewise, for two claims."""
-    from ownership.report import write_comparison_report
-    from ownership.report_json import comparison_as_json, origin_as_json
+    from ownership.claims.report import write_comparison_report
+    from ownership.claims.report_json import comparison_as_json, origin_as_json
     from utils import checkpoint
     from utils.run_dir import versions
 
@@ -200,7 +201,7 @@ def write_comparison(args, found, inputs) -> None:
 
 def print_verdict(side) -> None:
     """What is known of the claim, each check, and the verdict."""
-    from ownership.black_box import scientific
+    from ownership.trigger_set.evidence import scientific
 
     found = side.verdict
     for name, value in side.facts.items():
@@ -220,7 +221,7 @@ def print_verdict(side) -> None:
 
 def print_comparison(found) -> None:
     """Both verdicts, and what tells the claims apart."""
-    from ownership import rivals
+    from ownership.claims import rivals
 
     for name, side in zip(rivals.NAMES, found.sides):
         print(f"{name} claim: {cli.one_line(side.opened.path)}, commitment: "

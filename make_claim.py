@@ -86,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from datasets.pictures import fingerprint
     from models import build_model
-    from ownership import commitment, owner_claim
-    from ownership.claim import read_claim
+    from ownership.claims import commitment, owner_claim
+    from ownership.qr_code.claim import read_claim
     from utils.errors import UserError
 
     if args.new_owner_key:
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     data, fidelity, accuracy = None, None, None
     if args.dataset:
         from datasets import load_dataset
-        from ownership.suspect_model import accuracy_of, load_trained
+        from ownership.suspects.classifier import accuracy_of, load_trained
 
         data = load_dataset(args.dataset, args.data, args.image_size)
         if args.checkpoint:
@@ -148,8 +148,9 @@ def with_flag(flag, read, *words, **more):
 
 def key_mask_claim(args, model):
     """The V1 part, from both files of a split ticket."""
-    from ownership.owner_claim import KeyMask, mask_sha256
-    from pruner import key_masks, tickets
+    from ownership.claims.owner_claim import KeyMask, mask_sha256
+    from pruner import tickets
+    from pruner.key_mask import split as key_masks
 
     locked, key = (with_flag(flag, tickets.read_model_file, path, model, head=False)
                    for flag, path in (("--v1", args.v1), ("--key", args.key)))
@@ -161,7 +162,7 @@ def key_mask_claim(args, model):
 def trigger_claim(args):
     """The V3 part, and the set."""
     from datasets.trigger import keyed, load_exported, read_key
-    from ownership.owner_claim import Triggers
+    from ownership.claims.owner_claim import Triggers
     from utils.errors import UserError
 
     found = load_exported(args.v3, "--v3")
@@ -175,9 +176,9 @@ def trigger_claim(args):
 def try_on_own_model(args, claim, trigger_set) -> list[str]:
     """What V2 and V3 show on the owner's own model, as lines. Raises UserError for what does not show."""
     from models import build_model
-    from ownership import verdict
-    from ownership.black_box import predict, scientific
-    from ownership.suspect import read_suspect
+    from ownership.claims import verdict
+    from ownership.trigger_set.evidence import predict, scientific
+    from ownership.suspects.reading import read_suspect
     from utils.errors import UserError
 
     checks = []

@@ -3,7 +3,7 @@
 To add an attack: write its function in a module here, then one entry in ATTACKS. The functions take a mask and a
 complete state_dict, return new ones and change neither; an adversary sees which weights are zero, so a mask here is the
 pattern of the weights that are not. Ways to a second claim are in FORGERIES: their functions return an
-`attacks.second_claim.SecondClaim`.
+`attacks.forgeries.second_claim.SecondClaim`.
 """
 
 import importlib
@@ -60,7 +60,7 @@ ATTACKS: dict[str, Attack] = {
     "locate": Attack("attacks.locate", "locate_and_strike",
                      "finds the block that looks most like a code, without the claim, and clears or fills it",
                      ("then", "noise"), has_level=False),
-    "forge": Attack("attacks.forge", "forge", "makes a second claim that verifies, on the stolen model or a copy (see --by)",
+    "forge": Attack("attacks.forgeries.forge", "forge", "makes a second claim that verifies, on the stolen model or a copy (see --by)",
                     ("by",), has_level=False),
     "permute": Attack("attacks.permute", "permute",
                       "renumbers the channels, which changes no output and scatters the code", (), has_level=False,
@@ -92,16 +92,16 @@ class Forgery:
 
 
 FORGERIES: dict[str, Forgery] = {
-    "search": Forgery("attacks.second_claim", "search", "a text that agrees with the model as it is",
+    "search": Forgery("attacks.forgeries.second_claim", "search", "a text that agrees with the model as it is",
                       ("budget", "length", "version", "error_correction"), writes=False),
-    "fake1": Forgery("attacks.second_claim", "by_key", "a key for it, as if it were a locked ticket", ("key_ratio", "noise"),
+    "fake1": Forgery("attacks.forgeries.second_claim", "by_key", "a key for it, as if it were a locked ticket", ("key_ratio", "noise"),
                      claims="V1", writes=False),
-    "fake2": Forgery("attacks.second_claim", "by_adding", "a code written by adding noise weights alone",
+    "fake2": Forgery("attacks.forgeries.second_claim", "by_adding", "a code written by adding noise weights alone",
                      ("signature", "budget", "version", "error_correction", "noise", "weights_per_kernel", "top_up")),
-    "fake3": Forgery("attacks.second_claim", "by_replacing",
+    "fake3": Forgery("attacks.forgeries.second_claim", "by_replacing",
                      "a code over the owner's, at --claim's place, one by hand, or the block that looks most like a code",
                      ("signature", *PLACE, *FORMAT, "noise", "weights_per_kernel", "insider")),
-    "resign": Forgery("attacks.second_claim", "by_signing_again",
+    "resign": Forgery("attacks.forgeries.second_claim", "by_signing_again",
                       "a code beside the owner's, where it changes least, at the same density",
                       ("signature", "version", "error_correction", "noise")),
 }

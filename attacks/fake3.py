@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from attacks.noise import add_noise_weights, draw_in_kernels, keep_only
-from pruner import qr_code
-from pruner.embedding import find_region, occupancy
+from pruner.qr_code import geometry as qr_code
+from pruner.qr_code.embedding import find_region, occupancy
 from pruner.masks import Mask
 from utils.errors import UserError
 

@@ -1,6 +1,6 @@
 """MAKE: masks, magnitude pruning, the search for winning tickets, key masks, and the code written into masks."""
 
-# score functions for key masks by name, as `--help` explains them; the functions are in `pruner.scores.SCORES`
+# score functions for key masks by name, as `--help` explains them; the functions are in `pruner.key_mask.scores.SCORES`
 SPLITS: dict[str, str] = {
     "identity": "no key, the mask as it is",
     "omp": "largest weights",

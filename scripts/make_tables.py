@@ -372,7 +372,7 @@ TABLES: dict[str, Callable[[Sweep, Mapping[str, Any]], Table]] = {
 def figure1(sweep: Sweep, out: Path) -> dict[str, Path]:
     """Weights per kernel of the signed layer, before and after signing, of each cell's first seed."""
     from models import build_model
-    from ownership.claim import read_claim
+    from ownership.qr_code.claim import read_claim
     from pruner import tickets
     from utils import plots
 

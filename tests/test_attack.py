@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from attack_runs import attacking, forging
+from attacks import run as attacking, run_forge as forging
 from attacks import ATTACKS
 from attacks.addon import add_on
 from attacks.fake1 import forge
@@ -21,10 +21,11 @@ from attacks.fake3 import replace_code
 from attacks.prune import prune
 from attacks.victim import class_count, read_victim
 from main_attack import in_words
-from pruner import qr_code, tickets
-from pruner.embedding import embed, find_region, occupancy
-from pruner.key_masks import write_split
-from pruner.key_masks import split as split_key
+from pruner import tickets
+from pruner.qr_code import geometry as qr_code
+from pruner.qr_code.embedding import embed, find_region, occupancy
+from pruner.key_mask.split import write_split
+from pruner.key_mask.split import split as split_key
 from pruner.masks import Mask, prunable_layers
 from utils.engine import Engine
 from utils.errors import UserError
@@ -90,7 +91,7 @@ def signed(make_model):
 @pytest.fixture(scope="module")
 def stolen(signed, tmp_path_factory):
     """The signed model's file, its mask file, and the owner's claim."""
-    from ownership.claim import Claim, write_claim
+    from ownership.qr_code.claim import Claim, write_claim
 
     mask, weights, region, _ = signed
     folder = tmp_path_factory.mktemp("stolen")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from ownership.claim import Claim, write_claim
-from pruner.embedding import embed, find_region
+from ownership.qr_code.claim import Claim, write_claim
+from pruner.qr_code.embedding import embed, find_region
 from pruner.masks import Mask, pack_state, prunable_layers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,7 +93,7 @@ def test_the_tables_put_the_papers_numbers_beside(run_main, stolen, tmp_path):
 
 
 def test_signing_hidden_and_in_copies(run_main, refused, make_model, tmp_path):
-    from ownership.claim import read_claim
+    from ownership.qr_code.claim import read_claim
     from pruner import tickets
 
     model = make_model("res20s", classes=10)

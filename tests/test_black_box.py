@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom, hypergeom
 
 from datasets.pictures import Pictures
-from ownership.black_box import by_chance, evidence_of, fisher, predict, read_predictions, scientific, write_predictions
-from ownership.open_inference import (Address, Service, model_address, query_endpoint, read_input, read_labels,
+from ownership.trigger_set.evidence import by_chance, evidence_of, fisher, predict, read_predictions, scientific, write_predictions
+from ownership.trigger_set.endpoint import (Address, Service, model_address, query_endpoint, read_input, read_labels,
                                       token_from)
 from utils.errors import UserError
 

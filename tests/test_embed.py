@@ -8,14 +8,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ownership.extraction import SOFT_READER, extract
-from ownership.readers import available_readers
-from ownership.soft_decoding import LONGEST
-from ownership.suspect import Suspect
-from pruner import qr_code
-from pruner.embedding import embed, find_copies, find_region, occupancy
+from ownership.qr_code.extraction import SOFT_READER, extract
+from ownership.qr_code.readers import available_readers
+from ownership.qr_code.soft_decoding import LONGEST
+from ownership.suspects.reading import Suspect
+from pruner.qr_code import geometry as qr_code
+from pruner.qr_code.embedding import embed, find_copies, find_region, occupancy
 from pruner.masks import Mask, prunable_layers
-from pruner.qr_code import CodeFormat
+from pruner.qr_code.geometry import CodeFormat
 from utils.errors import UserError
 
 

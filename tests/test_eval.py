@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from pruner import qr_code, tickets
-from pruner.embedding import Region, embed
+from pruner import tickets
+from pruner.qr_code import geometry as qr_code
+from pruner.qr_code.embedding import Region, embed
 from pruner.masks import Mask, prunable_layers
-from pruner.qr_code import CodeFormat
+from pruner.qr_code.geometry import CodeFormat
 
 SHORT = ("--dataset", "digits", "--limit", "300", "--epochs", "3")
 

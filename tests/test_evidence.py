@@ -7,17 +7,17 @@ import pytest
 import torch
 from scipy.stats import hypergeom
 
-from ownership.evidence import COUNTED, Evidence, agreement, p_value, parity_parts, places_for, totals
-from ownership.extraction import extract, extract_claimed, search_everywhere
-from ownership.scan import _correlate, scan
-from ownership.soft_decoding import log2_texts
-from ownership.suspect import Suspect, Window
-from pruner import qr_code
-from pruner.embedding import Place, embed, find_copies, find_region
-from pruner.linear_code import linear_code
+from ownership.qr_code.evidence import COUNTED, Evidence, agreement, p_value, parity_parts, places_for, totals
+from ownership.qr_code.extraction import extract, extract_claimed, search_everywhere
+from ownership.qr_code.scan import _correlate, scan
+from ownership.qr_code.soft_decoding import log2_texts
+from ownership.suspects.reading import Suspect, Window
+from pruner.qr_code import geometry as qr_code
+from pruner.qr_code.embedding import Place, embed, find_copies, find_region
+from pruner.qr_code.linear_code import linear_code
 from pruner.masks import Mask
-from pruner.ordered_statistics import decode
-from pruner.qr_code import CodeFormat
+from pruner.qr_code.ordered_statistics import decode
+from pruner.qr_code.geometry import CodeFormat
 
 
 def natural_mask(random: np.random.Generator, layers: int = 3, size: int = 40) -> Mask:
@@ -180,7 +180,7 @@ def test_copies_lie_apart_keep_the_weights_and_are_tested_together():
 
 
 def test_the_owners_threshold_takes_noise_away():
-    from ownership.claim import Claim
+    from ownership.qr_code.claim import Claim
 
     random = np.random.default_rng(7)
     mask = natural_mask(random)

@@ -28,7 +28,7 @@ from models.normalize import Normalize
 from pruner import tickets
 from pruner.channel_graph import channel_graph
 from pruner.masks import Mask, prunable_layers
-from pruner.scores import SCORES, Scoring
+from pruner.key_mask.scores import SCORES, Scoring
 from utils.errors import UserError
 
 TEXT = (ROOT / "docs/extending.md").read_text(encoding="utf-8")

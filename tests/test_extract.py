@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from ownership.claim import Claim, read_claim
-from ownership.extraction import SOFT_READER, count_flips, extract
-from ownership.readers import available_readers
-from ownership.suspect import Suspect
-from pruner import qr_code, tickets
-from pruner.embedding import Place, embed, find_region
+from ownership.qr_code.claim import Claim, read_claim
+from ownership.qr_code.extraction import SOFT_READER, count_flips, extract
+from ownership.qr_code.readers import available_readers
+from ownership.suspects.reading import Suspect
+from pruner import tickets
+from pruner.qr_code import geometry as qr_code
+from pruner.qr_code.embedding import Place, embed, find_region
 from pruner.masks import Mask, pack_state, prunable_layers
-from pruner.qr_code import CodeFormat
+from pruner.qr_code.geometry import CodeFormat
 from utils.errors import UserError
 
 SIGNATURE = "Jane Doe 2026"
@@ -44,7 +45,7 @@ def files(signed, tmp_path_factory):
     torch.save({f"{name}.weight_mask": layer.float() for name, layer in mask.items()}, folder / "masks.pth.tar")
     claim = Claim(SIGNATURE, "res20s", region.layer, region.start_x, region.start_y, 3, "H",
                   region.code_format.mask_pattern, region.similarity, mask.nonzeros, mask.entries, {})
-    from ownership.claim import write_claim
+    from ownership.qr_code.claim import write_claim
 
     write_claim(folder / "claim.json", claim)
     return folder
@@ -193,7 +194,7 @@ def test_a_file_that_is_no_claim_is_one_line(run_main, refused, files, tmp_path,
 
 
 def test_claims_survive_being_written_and_read(files, tmp_path):
-    from ownership.claim import write_claim
+    from ownership.qr_code.claim import write_claim
 
     claim = read_claim(files / "claim.json")
     write_claim(tmp_path / "again.json", claim)

@@ -8,21 +8,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attack_runs import forging
-from attack_runs.attacking import read_result
+from attacks import run_forge as forging
+from attacks.run import read_result
 from attacks import ATTACKS, FORGERIES
-from attacks.forge import _letters, _of_letters, forge
+from attacks.forgeries.forge import _letters, _of_letters, forge
 from attacks.locate import locate
-from attacks.second_claim import by_adding, by_key, by_replacing, by_signing_again
+from attacks.forgeries.second_claim import by_adding, by_key, by_replacing, by_signing_again
 from main_attack import reading_in_words
-from ownership.claim import Claim, read_claim, write_claim
-from ownership.evidence import agreement, places_for
-from ownership.suspect import Suspect
-from pruner import key_masks, qr_code, tickets
-from pruner.embedding import embed, find_copies, find_region
-from pruner.linear_code import linear_code
+from ownership.qr_code.claim import Claim, read_claim, write_claim
+from ownership.qr_code.evidence import agreement, places_for
+from ownership.suspects.reading import Suspect
+from pruner import tickets
+from pruner.key_mask import split as key_masks
+from pruner.qr_code import geometry as qr_code
+from pruner.qr_code.embedding import embed, find_copies, find_region
+from pruner.qr_code.linear_code import linear_code
 from pruner.masks import Mask, prunable_layers
-from pruner.qr_code import CodeFormat
+from pruner.qr_code.geometry import CodeFormat
 from utils.errors import UserError
 
 OWNERS, THIEFS = "Jane Doe 2026", "a thief"
@@ -443,7 +445,7 @@ def test_a_killed_run_is_finished_and_a_finished_one_skipped(owner, run_main, re
         again = run_main(*words)
         assert again.returncode == 0 and again.stdout == first.stdout
         assert (tmp_path / "result.json").read_bytes() == row and (tmp_path / "forged.claim.json").read_bytes() == claim
-    monkeypatch.setattr("attack_runs.forging.make", None)
+    monkeypatch.setattr("attacks.run_forge.make", None)
     assert run_main(*words).stdout == first.stdout
     monkeypatch.undo()
     assert "--seed 1 then, 2 now" in refused(run_main(*words, "--seed", 2))

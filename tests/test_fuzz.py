@@ -32,12 +32,12 @@ from hypothesis import HealthCheck, currently_in_test_context, event, given, set
 from hypothesis import strategies as st
 
 from models import build_model
-from ownership import commitment, owner_claim
-from ownership.black_box import read_predictions
-from ownership.claim import Claim, read_claim, write_claim
-from ownership.suspect import read_suspect
-from pruner import qr_code
-from pruner.embedding import Place
+from ownership.claims import commitment, owner_claim
+from ownership.trigger_set.evidence import read_predictions
+from ownership.qr_code.claim import Claim, read_claim, write_claim
+from ownership.suspects.reading import read_suspect
+from pruner.qr_code import geometry as qr_code
+from pruner.qr_code.embedding import Place
 from pruner.masks import Mask, pack_state, prunable_layers
 from pruner.tickets import read_model_file
 from utils.errors import UserError

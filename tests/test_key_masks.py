@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attacks.fake1 import forge_key
-from pruner import PATH_SPLITS, SPLITS, key_masks, tickets
+from pruner import PATH_SPLITS, SPLITS, tickets
+from pruner.key_mask import split as key_masks
 from pruner.masks import Mask, prunable_layers
-from pruner.scores import PATH_SCORES, SCORES, Scoring
+from pruner.key_mask.scores import PATH_SCORES, SCORES, Scoring
 from utils.errors import UserError
 
 SHORT = ("--dataset", "digits", "--limit", "300", "--epochs", "2")

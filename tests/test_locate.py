@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attacks.locate import Found, clear, fill, locate
-from pruner import qr_code
-from pruner.embedding import embed, find_region, occupancy
+from pruner.qr_code import geometry as qr_code
+from pruner.qr_code.embedding import embed, find_region, occupancy
 from pruner.masks import Mask, prunable_layers
-from pruner.placement import natural_probabilities
+from pruner.qr_code.placement import natural_probabilities
 from utils.errors import UserError
 
 

@@ -16,13 +16,13 @@ from torch import nn
 from attacks.permute import permute
 from attacks.prune import prune
 from models import build_model
-from ownership.alignment import Agreement, agreement_of, align, align_claimed, read_reference, region_kernels
-from ownership.claim import Claim, read_claim, write_claim
-from ownership.evidence import agreement
-from ownership.suspect import Suspect
+from ownership.suspects.alignment import Agreement, agreement_of, align, align_claimed, read_reference, region_kernels
+from ownership.qr_code.claim import Claim, read_claim, write_claim
+from ownership.qr_code.evidence import agreement
+from ownership.suspects.reading import Suspect
 from pruner import tickets
 from pruner.channel_groups import FIXED, channel_groups
-from pruner.embedding import Place, embed, find_region
+from pruner.qr_code.embedding import Place, embed, find_region
 from pruner.masks import Mask, prunable_layers
 from utils.errors import UserError
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from test_locate import layer_shapes, overlap, real_looking_mask, small_mask
 
 from attacks.locate import locate
-from pruner import qr_code
-from pruner.embedding import embed, find_region, occupancy
+from pruner.qr_code import geometry as qr_code
+from pruner.qr_code.embedding import embed, find_region, occupancy
 from pruner.masks import Mask
-from pruner.placement import best_place, natural_probabilities, score_places, weights_per_kernel, window_sums
-from pruner.qr_code import CodeFormat
+from pruner.qr_code.placement import best_place, natural_probabilities, score_places, weights_per_kernel, window_sums
+from pruner.qr_code.geometry import CodeFormat
 from utils.errors import UserError
 
 

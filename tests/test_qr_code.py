@@ -6,9 +6,9 @@ import zxingcpp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ownership.readers import available_readers, render
-from pruner import qr_code
-from pruner.qr_code import CodeFormat
+from ownership.qr_code.readers import available_readers, render
+from pruner.qr_code import geometry as qr_code
+from pruner.qr_code.geometry import CodeFormat
 
 LEVELS = list(qr_code.ERROR_CORRECTION)
 

@@ -15,17 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_verify import (OTHER_KEY, OWNER, TRIGGERS, Page, assert_self_contained, digits, owner, trained)
 
-from attacks.forge import forge
+from attacks.forgeries.forge import forge
 from attacks.permute import permute
 from datasets import trigger
 from models import build_model
-from ownership import arbiter, commitment, inputs, rivals, sorting, verdict
-from ownership.claim import Claim, write_claim
-from ownership.owner_claim import Fidelity, OwnerClaim
-from ownership.report import write_comparison_report
-from ownership.verdict import NOT_SHOWN, OWNED, REFUSED, Check, Verdict
-from pruner import qr_code, tickets
-from pruner.embedding import Place, embed, find_region
+from ownership.claims import arbiter, case as inputs, commitment, rivals, verdict
+from ownership.suspects import sorting
+from ownership.qr_code.claim import Claim, write_claim
+from ownership.claims.owner_claim import Fidelity, OwnerClaim
+from ownership.claims.report import write_comparison_report
+from ownership.claims.verdict import NOT_SHOWN, OWNED, REFUSED, Check, Verdict
+from pruner import tickets
+from pruner.qr_code import geometry as qr_code
+from pruner.qr_code.embedding import Place, embed, find_region
 
 assert digits and owner  # fixtures
 
@@ -357,7 +359,7 @@ def test_what_both_claims_need_is_read_once(dispute, owner, thief, monkeypatch):
     read = []
     for name, original in (("read_suspect", inputs.read_suspect), ("tickets.read_model_file", tickets.read_model_file),
                            ("trigger.load_exported", trigger.load_exported), ("trigger.keyed", trigger.keyed)):
-        monkeypatch.setattr(f"ownership.inputs.{name}", lambda what, *words, name=name, original=original, **more: (
+        monkeypatch.setattr(f"ownership.claims.case.{name}", lambda what, *words, name=name, original=original, **more: (
             read.append((name, what)), original(what, *words, **more))[1])
     done = dispute("jane", "again", "--key", owner / "key.pth.tar", "--trigger_dir", owner / "triggers", "--trigger_key",
                    owner / "trigger.key")
@@ -384,7 +386,7 @@ def test_answers_of_both_sets(dispute, run_main, owner, thief, refused, tmp_path
 
 
 def test_the_later_mark_costs_accuracy(dispute, monkeypatch, tmp_path):
-    from ownership import suspect_model
+    from ownership.suspects import classifier as suspect_model
 
     calls, measure = [], suspect_model.accuracy_of
     monkeypatch.setattr(suspect_model, "accuracy_of", lambda *words: calls.append(words) or measure(*words))

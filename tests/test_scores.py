@@ -11,7 +11,7 @@ from test_channel_graph import Grouped, Tiny
 
 from pruner.channel_graph import surviving_edges, to_networkx
 from pruner.masks import Mask, prunable_layers
-from pruner.scores import SCORES, Scoring, edge_betweenness, sampled_edge_betweenness
+from pruner.key_mask.scores import SCORES, Scoring, edge_betweenness, sampled_edge_betweenness
 from utils.errors import UserError
 
 
@@ -146,7 +146,7 @@ def test_betweenness_of_a_whole_resnet20(make_model):
 def test_a_long_search_says_so_and_how_to_shorten_it(make_model, monkeypatch, capsys, limit, samples, said):
     model = make_model("res20s", classes=10)
     if limit is not None:
-        monkeypatch.setattr("pruner.scores.LONG_SEARCH", limit)
+        monkeypatch.setattr("pruner.key_mask.scores.LONG_SEARCH", limit)
     SCORES["betweenness"](Scoring(model, sparse(model, 0.02, 0), betweenness_samples=samples))
     printed = capsys.readouterr().out
     assert ("--betweenness_samples estimates it" in printed) == said and bool(printed) == said
@@ -209,7 +209,7 @@ def test_integrated_gradients_add_up_to_the_change_in_loss(double_scoring):
     weights = {name: scoring.weight(name) for name in scoring.mask}
     none = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     change = (flat_loss(scoring, weights) - flat_loss(scoring, none)).item()
-    from pruner.scores import _gradients
+    from pruner.key_mask.scores import _gradients
 
     total = sum(float((weight * gradient).sum()) / 200 for step in range(200)
                 for _, weight, gradient in _gradients(scoring, (step + 0.5) / 200))

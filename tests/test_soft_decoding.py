@@ -8,13 +8,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ownership import soft_decoding
-from ownership.soft_decoding import log2_chance, read_softly
-from ownership.suspect import Window
-from pruner import qr_code
-from pruner.linear_code import LinearCode, linear_code
-from pruner.ordered_statistics import decode
-from pruner.qr_code import CodeFormat
+from ownership.qr_code import soft_decoding
+from ownership.qr_code.soft_decoding import log2_chance, read_softly
+from ownership.suspects.reading import Window
+from pruner.qr_code import geometry as qr_code
+from pruner.qr_code.linear_code import LinearCode, linear_code
+from pruner.qr_code.ordered_statistics import decode
+from pruner.qr_code.geometry import CodeFormat
 
 SIGNATURE = "signature"
 

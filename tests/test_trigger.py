@@ -24,7 +24,7 @@ from PIL import Image
 
 from datasets import TRIGGER_SETS, trigger
 from datasets.pictures import as_float
-from ownership import commitment
+from ownership.claims import commitment
 from pruner import tickets
 from pruner.masks import Mask, prunable_layers
 from utils.errors import UserError

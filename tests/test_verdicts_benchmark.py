@@ -15,10 +15,11 @@ import torch
 from datasets import trigger
 from datasets.pictures import as_float
 from models import build_model
-from ownership.claim import Claim, write_claim
-from ownership.suspect import Suspect
-from pruner import qr_code, tickets
-from pruner.embedding import embed, find_region
+from ownership.qr_code.claim import Claim, write_claim
+from ownership.suspects.reading import Suspect
+from pruner import tickets
+from pruner.qr_code import geometry as qr_code
+from pruner.qr_code.embedding import embed, find_region
 from pruner.masks import Mask, prunable_layers
 from utils import cli
 

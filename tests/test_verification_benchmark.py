@@ -9,7 +9,7 @@ import pytest
 from benchmarks import verification as script
 from benchmarks.lib import verification
 from models import build_model
-from ownership.alignment import Alignment
+from ownership.suspects.alignment import Alignment
 from pruner import tickets
 from utils.errors import UserError
 
@@ -68,7 +68,7 @@ def test_an_alignment_is_timed_and_looked_at(args, monkeypatch):
 
 
 def agreement_with(owner, suspect):
-    from ownership.alignment import agreement_of, region_kernels
+    from ownership.suspects.alignment import agreement_of, region_kernels
 
     return agreement_of(owner, suspect, region_kernels(owner.mask, [], 3))
 

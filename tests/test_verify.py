@@ -27,20 +27,23 @@ from attacks.prune import prune
 from datasets import load_dataset, trigger
 from datasets.pictures import as_float
 from models import build_model
-from ownership import commitment, open_inference, owner_claim, verdict
-from ownership.black_box import write_predictions
-from ownership.claim import Claim, write_claim
-from ownership.commitment import Refused, open_claim
-from ownership.evidence import Evidence, p_value, parity_parts
-from ownership.extraction import Extraction
-from ownership.open_inference import Service
-from ownership.report import draw, write_report
-from ownership.soft_decoding import SoftReading
-from ownership.suspect import Suspect
-from pruner import key_masks, qr_code, tickets
+from ownership.claims import commitment, owner_claim, verdict
+from ownership.trigger_set import endpoint as open_inference
+from ownership.trigger_set.evidence import write_predictions
+from ownership.qr_code.claim import Claim, write_claim
+from ownership.claims.commitment import Refused, open_claim
+from ownership.qr_code.evidence import Evidence, p_value, parity_parts
+from ownership.qr_code.extraction import Extraction
+from ownership.trigger_set.endpoint import Service
+from ownership.claims.report import draw, write_report
+from ownership.qr_code.soft_decoding import SoftReading
+from ownership.suspects.reading import Suspect
+from pruner import tickets
+from pruner.key_mask import split as key_masks
+from pruner.qr_code import geometry as qr_code
 from pruner.channel_groups import ChannelGroups, channel_groups
-from pruner.embedding import Place, embed, find_region
-from pruner.linear_code import linear_code
+from pruner.qr_code.embedding import Place, embed, find_region
+from pruner.qr_code.linear_code import linear_code
 from pruner.masks import Mask, prunable_layers
 from utils.errors import UserError
 
@@ -609,7 +612,7 @@ def test_a_service_is_asked_the_claimed_pictures(verify, owner, monkeypatch):
         assert np.array_equal(images, set_.pictures.images.numpy())
         return set_.pictures.labels.numpy()
 
-    monkeypatch.setattr("ownership.open_inference.query_endpoint", answer)
+    monkeypatch.setattr("ownership.trigger_set.endpoint.query_endpoint", answer)
     done = verify("--endpoint", "http://localhost:1/v2/models/m", "--trigger_key", owner / "trigger.key")
     assert done.returncode == 0 and results(done.stdout)["V3"] == "shown", done.stderr
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from utils import torch_files
+from utils.untrusted import torch_files
 from utils.errors import UserError
 
 
@@ -151,7 +151,7 @@ def shortened(name: str) -> str:
 
 def load(path: str | Path, kind: str = "checkpoint") -> dict[str, Any]:
     """Read a `.pth.tar` from anybody: tensors and plain containers only, onto the CPU; no code in it ever runs, and it takes
-    no more memory than its size and 200 MiB (see `utils.torch_files`).
+    no more memory than its size and 200 MiB (see `utils.untrusted.torch_files`).
 
     `kind` names what was expected, for the message. Raises UserError for a file that is missing, cut off, changed, no
     torch file, not a dict, or holds anything but tensors, numbers, strings, lists and dicts.

@@ -12,9 +12,9 @@ import torch
 
 from models import build_model
 from pruner.channel_graph import surviving_edges, to_networkx
-from pruner.key_masks import split
+from pruner.key_mask.split import split
 from pruner.masks import Mask, prunable_layers
-from pruner.scores import SCORES, Scoring, edge_betweenness
+from pruner.key_mask.scores import SCORES, Scoring, edge_betweenness
 
 
 def random_ticket(arch: str, density: float) -> Scoring:

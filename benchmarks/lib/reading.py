@@ -14,19 +14,20 @@ from attacks.locate import fill, locate
 from attacks.prune import prune
 from benchmarks.lib.simulated_tickets import network
 from models import build_model
-from ownership.alignment import align
-from ownership.evidence import COUNTED, agreement, parity_parts, places_for, totals
-from ownership.extraction import extract, search_everywhere
-from ownership.readers import read_all, write_code
-from ownership.scan import scan as scan_layers
-from ownership.soft_decoding import read_softly
-from ownership.suspect import Suspect, Window
-from pruner import qr_code, tickets
+from ownership.suspects.alignment import align
+from ownership.qr_code.evidence import COUNTED, agreement, parity_parts, places_for, totals
+from ownership.qr_code.extraction import extract, search_everywhere
+from ownership.qr_code.readers import read_all, write_code
+from ownership.qr_code.scan import scan as scan_layers
+from ownership.qr_code.soft_decoding import read_softly
+from ownership.suspects.reading import Suspect, Window
+from pruner import tickets
+from pruner.qr_code import geometry as qr_code
 from pruner.channel_groups import channel_groups
-from pruner.embedding import Place, embed, find_region
-from pruner.linear_code import linear_code
-from pruner.placement import best_place
-from pruner.qr_code import CodeFormat
+from pruner.qr_code.embedding import Place, embed, find_region
+from pruner.qr_code.linear_code import linear_code
+from pruner.qr_code.placement import best_place
+from pruner.qr_code.geometry import CodeFormat
 from utils import plots
 
 TEXTS = ("signature", "Jane Doe 2026")

@@ -21,13 +21,14 @@ from benchmarks.lib.simulated_tickets import network
 from datasets import trigger
 from datasets.pictures import as_float
 from models import build_model
-from ownership import verdict
-from ownership.black_box import scientific
-from ownership.claim import Claim, read_claim
-from ownership.owner_claim import KEYED, KeyMask, OwnerClaim, Triggers, mask_sha256
-from ownership.suspect import Suspect, read_suspect
-from pruner import key_masks, tickets
-from pruner.embedding import Region, embed, find_copies, find_region
+from ownership.claims import verdict
+from ownership.trigger_set.evidence import scientific
+from ownership.qr_code.claim import Claim, read_claim
+from ownership.claims.owner_claim import KEYED, KeyMask, OwnerClaim, Triggers, mask_sha256
+from ownership.suspects.reading import Suspect, read_suspect
+from pruner import tickets
+from pruner.key_mask import split as key_masks
+from pruner.qr_code.embedding import Region, embed, find_copies, find_region
 from pruner.masks import Mask, prunable_layers
 from utils import checkpoint
 from utils.errors import UserError

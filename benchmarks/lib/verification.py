@@ -23,12 +23,12 @@ from attacks.prune import prune
 from benchmarks.lib.simulated_tickets import network
 from datasets import load_dataset, trigger
 from models import ARCHITECTURES, build_model
-from ownership.alignment import align
-from ownership.claim import Claim, read_claim, write_claim
-from ownership.suspect import Suspect
+from ownership.suspects.alignment import align
+from ownership.qr_code.claim import Claim, read_claim, write_claim
+from ownership.suspects.reading import Suspect
 from pruner import tickets
 from pruner.channel_groups import channel_groups
-from pruner.embedding import Region, embed, find_region
+from pruner.qr_code.embedding import Region, embed, find_region
 from pruner.masks import Mask
 from utils import cli
 from utils.errors import UserError

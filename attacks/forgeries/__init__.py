@@ -1,0 +1,1 @@
+"""Ways to a second claim on a stolen model."""

@@ -1,0 +1,331 @@
+"""What `main_attack.py` does to a stolen model: attack it, measure it, read it as the owner would, write it."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from attacks import ATTACKS, FORGERIES, FORMAT, PLACE
+from attacks.finetune import fine_tune
+from attacks.locate import locate
+from attacks.forgeries.second_claim import SecondClaim
+from attacks.victim import Victim, class_count, read_victim
+from datasets import load_triggers
+from datasets.decoding import read_rgb
+from datasets.trigger import TriggerSet, following
+from models import build_model
+from ownership.trigger_set.evidence import evidence_of
+from ownership.qr_code.claim import Claim, read_claim
+from ownership.qr_code.extraction import Extraction, extract_claimed
+from ownership.qr_code.readers import write_code
+from ownership.suspects.reading import Suspect
+from pruner import tickets
+from pruner.qr_code.embedding import find_region
+from pruner.experiment import Experiment, prepare
+from pruner.masks import Mask
+from utils import checkpoint, plots
+from utils.engine import Engine, Trained
+from utils.errors import UserError
+from utils.results import Result
+from utils.run_dir import AttackFiles
+
+
+# of what is read from a result.json
+TEXTS = frozenset({"attack", "signature", "layer", "found_layer", "model", "claim", "key", "locked"})
+MAYBE = frozenset({"level", "test_acc"})
+
+
+@dataclass(frozen=True)
+class Thief:
+    """What a thief has.
+
+    victim: the stolen model. network: a module of its shape; what is in its weights changes. own_head: whether the stolen
+    classifier is kept, or a new one put in its place. experiment: pictures to train and measure `network` with; None without.
+    triggers: the owner's set, to see what is left of it; None where that is not asked.
+    """
+
+    victim: Victim
+    network: nn.Module
+    own_head: bool
+    experiment: Experiment | None
+    triggers: TriggerSet | None
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """A model after an attack. mask: where weights are there and not zero. weights: complete state_dict. trained: what
+    fine-tuning came to; None of other attacks."""
+
+    mask: Mask
+    weights: Mapping[str, torch.Tensor]
+    trained: Trained | None = None
+
+
+def read_result(path: Path) -> Result:
+    """A result.json of main_attack.py. Raises UserError for a file that holds no table."""
+    return Result(path, fits, "remove it, and the same command makes it anew")
+
+
+def fits(column: str, value: Any) -> bool:
+    """Whether a column that is asked for can hold this: TEXTS are texts, all others numbers, those in MAYBE None too."""
+    if column in TEXTS:
+        return isinstance(value, str)
+    return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max or value is None and column in MAYBE
+
+
+# --- before anything is written ---------------------------------------------------------------------------------------
+
+
+def read_thief(args: argparse.Namespace) -> Thief:
+    """What the flags give the thief; those that training needs are filled in as by `pruner.experiment.prepare`.
+
+    Raises:
+        UserError: a file or pictures can't be had, or the pictures have other classes than the model, which only fine-tuning
+            can do with.
+    """
+    classes = class_count(args.checkpoint)
+    forgery = FORGERIES[args.by] if args.attack == "forge" else None
+    has_pictures = not args.no_accuracy and (forgery is None or forgery.writes)
+    experiment = prepare(args) if has_pictures else None
+    network = experiment.engine.model if experiment else build_model(args.arch, classes or 2)
+    own_head = not args.no_fc
+    if experiment and classes not in (None, experiment.data.num_classes):
+        if args.attack != "finetune":
+            raise UserError(f"--dataset {args.dataset}: has {experiment.data.num_classes} classes, the model in "
+                            f"{args.checkpoint} {classes}; name the pictures it was trained on, or give --no_accuracy")
+        own_head = False
+    triggers = None
+    if args.trigger_set:
+        triggers = load_triggers(args, classes or experiment.data.num_classes, experiment.data.train.images.shape[1])
+        if own_head:
+            experiment = replace(experiment, data=following(experiment.data, triggers))
+    needs_weights = experiment is not None or (args.attack == "prune" and args.how == "magnitude") \
+        or (forgery is not None and forgery.claims == "V1")
+    return Thief(read_victim(args.checkpoint, network, own_head, needs_weights), network, own_head, experiment, triggers)
+
+
+def read_owners_claim(args: argparse.Namespace) -> Claim | None:
+    """The claim in --claim, if there is one. Raises UserError if it can't be read or is about another network than --arch."""
+    if not args.claim:
+        return None
+    claim = read_claim(args.claim)
+    if claim.arch != args.arch:
+        raise UserError(f"{args.claim}: is about {claim.arch}, not {args.arch}; see --arch")
+    return claim
+
+
+def fill_in(args: argparse.Namespace, victim: Victim, claim: Claim | None) -> None:
+    """Set the flags that files decide where they were not given: where and how fake3 writes, the size of a forged key, and the
+    levels, of which --level has one or --sweep all (the other is None). Raises UserError where nothing says."""
+    forges = args.attack == "forge"
+    if args.attack == "fake3" or (forges and args.by == "fake3" and claim):
+        vars(args).update(_place_and_format(args, victim.mask, claim))
+    if forges and args.by == "fake1" and args.key_ratio is None:
+        args.key_ratio = victim.key_share
+    if not ATTACKS[args.attack].has_level:
+        return
+    if args.level is None and args.sweep is None:
+        args.level = victim.key_share if args.attack == "fake1" else None
+        args.sweep = ATTACKS[args.attack].levels or None
+        if args.level is None and args.sweep is None:
+            raise UserError(f"--level: {args.checkpoint} does not say how large its key was (a locked.pth.tar does); "
+                            "give the key's share of the whole ticket")
+    if args.sweep:
+        args.sweep = tuple(dict.fromkeys(args.sweep))
+
+
+def _place_and_format(args: argparse.Namespace, mask: Mask, claim: Claim | None) -> dict[str, Any]:
+    """Values of the flags that say where and how fake3 writes: by hand or from the claim, the rest chosen."""
+    layer, start_x, start_y = (getattr(args, flag) for flag in PLACE)
+    code_format = (args.version, args.error_correction or "H", args.mask_pattern)
+    if claim:
+        layer, start_x, start_y = claim.layer, claim.start_x, claim.start_y
+        code_format = (claim.version, claim.error_correction, claim.mask_pattern)
+    version, error_correction, mask_pattern = code_format
+    chosen = find_region(mask, args.signature, error_correction=error_correction, version=version,
+                         mask_pattern=mask_pattern, layer=layer, start_x=start_x, start_y=start_y, low_level=False)
+    return dict(zip((*PLACE, *FORMAT), (layer, start_x, start_y, chosen.code_format.version, error_correction,
+                                        chosen.code_format.mask_pattern)))
+
+
+def refuse_impossible(args: argparse.Namespace, level: float | None, thief: Thief, claim: Claim | None) -> None:
+    """Raises UserError for what the attack could only fail at when under way: a claim about another model, too high a level."""
+    read_as_owner(claim, thief.victim, thief.victim)
+    if args.attack != "finetune":
+        perform(args, level, thief)
+
+
+def recorded(args: argparse.Namespace, thief: Thief) -> dict[str, Any]:
+    """What a run directory is held to: files by their contents; not the levels, each of which stands for itself."""
+    own = {name: value for name, value in vars(args).items() if name not in ("sweep", "checkpoint", "claim")}
+    return {**own, "checkpoint (sha256)": checkpoint.sha256(args.checkpoint),
+            "claim (sha256)": checkpoint.sha256(args.claim) if args.claim else None,
+            **(thief.experiment.fingerprints() if thief.experiment else {})}
+
+
+# --- attack, measure, read, write -------------------------------------------------------------------------------------
+
+
+def attack(args: argparse.Namespace, level: float | None, thief: Thief, files: AttackFiles) -> Attacked:
+    """The attack and settings in the flags; fine-tuning writes its checkpoints and goes on from them. Raises UserError as the
+    attack's function."""
+    trained = None
+    if args.attack == "finetune":
+        mask, weights, trained = fine_tune(thief.victim.mask, thief.victim.weights, thief.experiment, files, args.seed,
+                                           args.free_mask)
+    else:
+        mask, weights = perform(args, level, thief)
+    # what is written is what counts: noise may be too small for the weights' dtype
+    return Attacked(Mask({name: weights[f"{name}.weight"] != 0 for name in mask}), weights, trained)
+
+
+def perform(args: argparse.Namespace, level: float | None, thief: Thief) -> tuple[Mask, Mapping[str, torch.Tensor]]:
+    """Mask and weights by an attack that is no training. Raises UserError as the attack's function."""
+    chosen = ATTACKS[args.attack]
+    settings = {name: getattr(args, name) for name in chosen.settings} | ({"level": level} if chosen.has_level else {})
+    settings |= {"model": thief.network} if chosen.needs_model else {}
+    return chosen.load()(thief.victim.mask, thief.victim.weights, seed=args.seed, **settings)
+
+
+def measure(args: argparse.Namespace, thief: Thief, attacked: Attacked | SecondClaim) -> dict[str, Any]:
+    """What the thief is left with, as columns: `accuracies`, of fine-tuning all figures of the training, and where triggers are
+    followed the probability that chance knows as many."""
+    trained = attacked.trained if isinstance(attacked, Attacked) else None
+    columns = trained.in_columns() if trained else accuracies(thief, attacked.weights)
+    if thief.triggers:
+        if not thief.own_head:
+            columns["trigger_acc"] = _under_the_owners_classifier(args, thief, attacked.weights)
+        right = round(columns["trigger_acc"] * len(thief.triggers) / 100)
+        evidence = evidence_of(right, len(thief.triggers), thief.triggers.num_classes)
+        columns["trigger_p"] = evidence.as_json()["p_value"]
+    return columns
+
+
+def accuracies(thief: Thief, weights: Mapping[str, torch.Tensor]) -> dict[str, float | None]:
+    """Accuracy in percent on validation and test pictures, and on triggers if they are followed; None without pictures."""
+    if thief.experiment is None:
+        return {"val_acc": None, "test_acc": None}
+    thief.network.load_state_dict(weights)
+    data = thief.experiment.data
+    return {f"{name}_acc": thief.experiment.engine.evaluate(pictures)[1]
+            for name, pictures in {"val": data.val, "test": data.test, **data.probes}.items()}
+
+
+def _under_the_owners_classifier(args: argparse.Namespace, thief: Thief, weights: Mapping[str, torch.Tensor]) -> float:
+    """Trigger accuracy in percent of a model that got another classifier, with the stolen one's put back.
+
+    Labels mean nothing to a new classifier; the owner can show that the layers below it still know the set.
+    """
+    engine, model = thief.experiment.engine, build_model(args.arch, thief.triggers.num_classes)
+    stolen = tickets.read_model_file(args.checkpoint, model).need_weights("--checkpoint")
+    head = {name: tensor for name, tensor in stolen.items() if name.startswith(f"{tickets.HEAD}.")}
+    model.load_state_dict({**weights, **head})
+    return Engine(model, engine.device, amp=engine.amp).evaluate(thief.triggers.pictures.to(engine.device))[1]
+
+
+def located(args: argparse.Namespace, mask: Mask, claim: Claim | None) -> dict[str, Any]:
+    """Where `locate` finds a block, as columns; with a claim, whether it is (mostly) one of the code's. None of other attacks."""
+    if args.attack != "locate":
+        return {}
+    found = locate(mask, limit=1)[0]
+    columns = {"found_layer": found.layer, "found_x": found.start_x, "found_y": found.start_y,
+               "found_version": found.version, "found_score": found.score}
+    if claim:
+        size = claim.code_format.size
+        columns["hit"] = any(found.layer == place.layer and 2 * abs(found.start_x - place.start_x) < size
+                             and 2 * abs(found.start_y - place.start_y) < size for place in claim.places)
+    return columns
+
+
+def read_as_owner(claim: Claim | None, victim: Victim, model: Victim | Attacked | SecondClaim) -> Extraction | None:
+    """What the owner reads where the claim says, in the stolen model or what was made of it; None without a claim.
+
+    Raises:
+        UserError: the claim is about another network.
+    """
+    if claim is None:
+        return None
+    kept = None if victim.masks_only else {name: model.weights[f"{name}.weight"] for name in model.mask}
+    return extract_claimed(Suspect(model.mask, kept), claim)
+
+
+def in_columns(reading: Extraction | None, claim: Claim | None) -> dict[str, Any]:
+    """What was read by the claim as columns, values that JSON and CSV hold; none without a claim."""
+    if reading is None:
+        return {}
+    flips, evidence = reading.flips, reading.evidence
+    return {"code_lost": flips.lost, "code_ones": flips.ones, "code_added": flips.added, "code_zeros": flips.zeros,
+            **{f"read by {reader}": text == claim.signature for reader, text in reading.texts.items()},
+            "p_value": evidence.p_value, "p_corrected": evidence.p_corrected}
+
+
+def is_done(files: AttackFiles, claim: Claim | None) -> bool:
+    """Whether all that `write` leaves is there, and the code's picture can be read, which joins those of other levels."""
+    if claim:
+        try:
+            read_rgb(files.code)
+        except UserError:
+            return False
+    return files.result.exists() and files.model.exists()
+
+
+def write(args: argparse.Namespace, level: float | None, victim: Victim, attacked: Attacked, columns: Mapping[str, Any],
+          reading: Extraction | None, files: AttackFiles) -> None:
+    """Write the model, the code as the owner sees it, and last the result with its `columns`, which says that all is done."""
+    write_model(args, victim, attacked, files.model, args.attack, {} if level is None else {"level": level})
+    if reading is not None:
+        write_code(reading.modules, files.code)
+    settings = {name: getattr(args, name) for name in ATTACKS[args.attack].settings}
+    checkpoint.save_json({"attack": args.attack, "level": level, "seed": args.seed, **settings,
+                          **changes(victim.mask, attacked.mask), **size(attacked.mask), **columns,
+                          "checkpoint": args.checkpoint, "model": str(files.model)}, files.result)
+
+
+def write_model(args: argparse.Namespace, victim: Victim, made: Attacked | SecondClaim, path: Path, by: str,
+                facts: Mapping[str, Any]) -> None:
+    """A file like the stolen one, of weights or of masks. by: what attacked it. facts: go into a file of weights, too."""
+    if victim.masks_only:
+        tickets.write_masks(path, made.mask)
+        return
+    tickets.write_weights(path, made.weights, {
+        "arch": args.arch, "num_classes": len(made.weights[f"{tickets.HEAD}.weight"]), "attack": by, "seed": args.seed,
+        "density": made.mask.density, "nonzeros": made.mask.nonzeros, **facts}, made.mask)
+
+
+def changes(before: Mask, after: Mask) -> dict[str, int]:
+    """Numbers of weights that went and came, as columns."""
+    return {"removed": sum(int((kept & ~after[name]).sum()) for name, kept in before.items()),
+            "added": sum(int((~kept & after[name]).sum()) for name, kept in before.items())}
+
+
+def size(mask: Mask) -> dict[str, float]:
+    """Numbers of weights that are there and of all entries, and their ratio, as columns."""
+    return {"nonzeros": mask.nonzeros, "entries": mask.entries, "density": mask.density}
+
+
+def write_sweep(args: argparse.Namespace, levels: Sequence[float], rows: Sequence[Mapping[str, Any]], thief: Thief,
+                files: AttackFiles) -> dict[str, Path]:
+    """Write a sweep's table, with pictures its plot, and with a claim the codes as the owner sees them.
+
+    Args:
+        levels, rows: what was done, and its results in the same order.
+    Returns:
+        name -> file, in the order above.
+    """
+    checkpoint.save_csv(rows, list(dict.fromkeys(column for row in rows for column in row)), files.table)
+    written = {"table": files.table}
+    if thief.experiment:
+        settings = ", ".join(f"{name} {getattr(args, name)}" for name in (*ATTACKS[args.attack].settings, "seed"))
+        curves = {name: [row[f"{name}_acc"] for row in rows] for name in ("val", "test", *thief.experiment.data.probes)}
+        plots.accuracy_by_level(levels, curves, f"{args.attack}: {settings}", "level, %", files.plot)
+        written["plot"] = files.plot
+    if args.claim:
+        plots.row_of_pictures([files.level(level).code for level in levels],
+                              [f"{args.attack} {100 * level:g}%" for level in levels], files.codes)
+        written["codes"] = files.codes
+    return written

@@ -1,0 +1,1 @@
+"""Commitments, an owner's claim, and the verdict on it."""

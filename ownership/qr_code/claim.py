@@ -1,0 +1,118 @@
+"""The owner's claim: a small JSON file that says which text lies where. It is the secret half of scheme V2."""
+
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from models import ARCHITECTURES
+from pruner.qr_code import geometry as qr_code
+from pruner.qr_code.embedding import Place
+from pruner.qr_code.geometry import CodeFormat
+from utils import checkpoint
+from utils.errors import UserError
+
+CLAIM_FORMAT = "lottery-verification-claim/2"
+MOST_CHANNELS, MOST_ENTRIES, MOST_COPIES, LONGEST_NAME = 1 << 20, 1 << 40, 1 << 10, 1000
+LARGEST_THRESHOLD = 1e30
+READABLE_FORMATS = ("lottery-verification-claim/1", CLAIM_FORMAT)  # the first had neither copies nor threshold
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What was embedded, where, and how to do it again.
+
+    signature: the text. arch: network. layer, start_x, start_y, version, error_correction, mask_pattern: see
+    `pruner.qr_code.embedding.Region` and `pruner.qr_code.geometry.CodeFormat`. random_state: numpy's bit generator before embedding.
+    nonzeros, entries: of the signed ticket. similarity: of the region before embedding. copies: [layer, start_x, start_y]
+    of every further copy of the same code. threshold: magnitude below which weights of a suspect are noise to the owner,
+    the paper's t (section 3.4), or None.
+    """
+
+    signature: str
+    arch: str
+    layer: str
+    start_x: int
+    start_y: int
+    version: int
+    error_correction: str
+    mask_pattern: int
+    similarity: float
+    nonzeros: int
+    entries: int
+    random_state: dict[str, Any]
+    copies: tuple[tuple[str, int, int], ...] = ()
+    threshold: float | None = None
+
+    @property
+    def code_format(self) -> CodeFormat:
+        return CodeFormat(self.version, self.error_correction, self.mask_pattern)
+
+    @property
+    def places(self) -> list[Place]:
+        """Where the code lies, the further copies behind the first."""
+        return [Place(self.layer, self.start_x, self.start_y), *(Place(*copy) for copy in self.copies)]
+
+
+def write_claim(path: str | Path, claim: Claim, instead_of: Claim | None = None) -> None:
+    """Write a claim file. Raises UserError if another claim is there, but for `instead_of`: a model may have been signed with
+    it."""
+    if Path(path).exists() and read_claim(path) not in (claim, instead_of):
+        raise UserError(f"{path}: holds another claim, which may belong to a signed model; name another --save_dir")
+    checkpoint.save_json({"format": CLAIM_FORMAT, **asdict(claim)}, path)
+
+
+def read_claim(path: str | Path) -> Claim:
+    """Read and check a claim file. Raises UserError for anything missing, unknown, of a wrong type or out of range."""
+    content = checkpoint.load_json(path)
+    if not isinstance(content, dict) or content.pop("format", None) not in READABLE_FORMATS:
+        raise UserError(f"{path}: not a claim ('format' must be {CLAIM_FORMAT!r}); embed_qrcode.py writes them")
+    return checked_claim(path, content)
+
+
+def checked_claim(path: str | Path, content: dict[str, Any]) -> Claim:
+    """The claim whose entries stand in `content`, as JSON holds them. Raises UserError, naming `path`, as `read_claim`."""
+    types = {field.name: field.type for field in fields(Claim)}
+    for name in {field.name for field in fields(Claim) if field.default is MISSING} - content.keys():
+        raise UserError(f"{path}: the claim lacks {name!r}")
+    for name, value in content.items():
+        if name not in types:
+            raise UserError(f"{path}: unknown entry {checkpoint.shortened(name)}")
+        expected = {"copies": list, "threshold": (int, float, type(None)), "random_state": dict,
+                    "similarity": (int, float)}.get(name, types[name])
+        if not isinstance(value, expected) or isinstance(value, bool):
+            raise UserError(f"{path}: {name!r} has the wrong type ({type(value).__name__})")
+    claim = Claim(**{**content, "copies": tuple(_checked_copy(path, copy) for copy in content.get("copies", ()))})
+    if claim.error_correction not in qr_code.ERROR_CORRECTION or claim.version not in qr_code.VERSIONS \
+            or claim.mask_pattern not in qr_code.MASK_PATTERNS:
+        raise UserError(f"{path}: version, error_correction or mask_pattern is none of a QR code's")
+    if claim.arch not in ARCHITECTURES:
+        raise UserError(f"{path}: 'arch' is {checkpoint.shortened(claim.arch)}, which is none of {', '.join(ARCHITECTURES)}")
+    if len(claim.copies) > MOST_COPIES or any(len(place.layer) > LONGEST_NAME for place in claim.places):
+        raise UserError(f"{path}: has more than {MOST_COPIES} copies, or a layer's name of more than {LONGEST_NAME} letters")
+    if not all(0 <= start < MOST_CHANNELS for place in claim.places for start in (place.start_x, place.start_y)):
+        raise UserError(f"{path}: start_x and start_y must be numbers of channels, 0 or more")
+    if claim.threshold is not None and not 0 <= claim.threshold <= LARGEST_THRESHOLD:
+        raise UserError(f"{path}: threshold must be a number from 0 to {LARGEST_THRESHOLD:g}, or null")
+    if not 0 <= claim.similarity <= 1 or not 0 <= claim.nonzeros <= claim.entries <= MOST_ENTRIES:
+        raise UserError(f"{path}: similarity must be a share, nonzeros and entries numbers of weights")
+    if not _is_state(claim.random_state):
+        raise UserError(f"{path}: random_state is no state of numpy's")
+    try:
+        size = len(claim.signature.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: the signature is no valid text") from None
+    if not 0 < size <= qr_code.capacity(claim.version, claim.error_correction):
+        raise UserError(f"{path}: a signature of {size} bytes does not fit a version {claim.version} code")
+    return claim
+
+
+def _is_state(table: dict[str, Any], inner: bool = False) -> bool:
+    """Whether a table holds numbers and texts, or tables of such: numpy's bit generators have no more."""
+    return all(isinstance(value, (int, str)) or not inner and isinstance(value, dict) and _is_state(value, inner=True)
+               for value in table.values())
+
+
+def _checked_copy(path: str | Path, copy: Any) -> tuple[str, int, int]:
+    if not isinstance(copy, list) or [type(value) for value in copy] != [str, int, int]:
+        raise UserError(f"{path}: each of 'copies' must be [layer, start_x, start_y]")
+    return tuple(copy)

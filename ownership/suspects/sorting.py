@@ -1,0 +1,233 @@
+"""Which of the given files belongs to which of two rivals' claims. Digests tell, so the files may be named in any order."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from datasets import ImageSizeError
+from ownership.claims import arbiter, commitment, rivals
+from ownership.claims.arbiter import Opened
+from ownership.claims.commitment import Commitment, Refused, SaltedClaim
+from ownership.claims.case import Given, Inputs
+from ownership.claims.owner_claim import OwnerClaim, mask_sha256
+from pruner.key_mask import split as key_masks
+from utils import checkpoint
+from utils.errors import UserError
+
+# files of one claim each, and the field of the claim that names them
+BELONGS_BY = {"key": "v1.key_sha256", "merged": "v1.ticket_mask_sha256", "trigger_dir": "v3.sha256", "trigger_key": "v3.sha256"}
+
+
+# --- claims and commitments -------------------------------------------------------------------------------------------
+
+
+def open_claims(paths: Sequence[str], commitments: Sequence[str], suspect: str | None, inputs: Inputs) -> list[Opened]:
+    """Each claim with its commitment, or why it is refused.
+
+    Args:
+        paths: one claim, or two, the one that was committed to earlier first.
+        commitments: at most as many, in any order.
+        suspect: its file, which two claims about different networks can't both be about.
+    Raises:
+        UserError: a file that can't be read, or is there twice; a commitment of neither of two claims; the second claim alone
+            opens a commitment; a suspect of neither claim's network.
+    """
+    if len(paths) == 1:
+        return [arbiter.open_claim(paths[0], commitments[0] if commitments else None, inputs)]
+    opened = [arbiter.open_claim(path, own, inputs) for path, own in zip(paths, commitments_of(paths, commitments))]
+    if any(one.refused for one in opened):
+        return opened
+    if opened[0].public is None and opened[1].public is not None:
+        raise UserError(f"--claim {paths[0]}: no --commitment is its own, so nothing shows that it is the earlier; name the "
+                        "other one first")
+    return opened if suspect is None else refuse_other_networks(opened, suspect, inputs)
+
+
+def commitments_of(claims: Sequence[str], commitments: Sequence[str]) -> list[str | None]:
+    """Of two claims the commitment of each, told by its root.
+
+    Nobody's claim is refused for a file that may be the rival's: a commitment that opens neither claim is an error, and so is a
+    changed copy of one. Raises UserError for these, and for a file that can't be read, or is there twice.
+    """
+    private = [_or_refused(commitment.read_claim, path) for path in claims]
+    public = [_or_refused(commitment.read_commitment, path) for path in commitments]
+    roots = [(None, None) if isinstance(found, Refused) else (commitment.root_of(found[0].leaves()), found[1])
+             for found in private]
+    published = [None if isinstance(found, Refused) else found.root for found in public]
+    for flag, paths, known in (("claim", claims, [root for root, _ in roots]), ("commitment", commitments, published)):
+        # a root stands for all content; where there is none, the bytes do
+        if len(paths) == 2 and len({root or checkpoint.sha256(path) for root, path in zip(known, paths)}) == 1:
+            raise UserError(f"--{flag}: {paths[0]} and {paths[1]} are the same {flag}; name the two rivals' files")
+    whose = pair_commitments(roots, published)
+    for index, path in enumerate(commitments):
+        if index not in whose:
+            raise UserError(f"--commitment {path}: {_why_nobodys(public[index], private)}")
+    for number, index in enumerate(whose):
+        if index is not None and published[index] is not None and published[index] == roots[number][0]:
+            key = public[index].owner_key
+            if private[number][0].values.get("owner_key") != (None if key is None else key.hex()):
+                raise UserError(f"--commitment {commitments[index]}: has the fields of the {rivals.NAMES[number]} claim, but is "
+                                f"signed by {'nobody' if key is None else 'another key'}; take the file from where it was "
+                                "published")
+    return [None if index is None else commitments[index] for index in whose]
+
+
+def _or_refused(read: Callable[[str], Any], path: str) -> Any:
+    """What is in a file, or why it is refused."""
+    try:
+        return read(path)
+    except Refused as error:
+        return error
+
+
+def _why_nobodys(public: Commitment | Refused, private: Sequence[tuple[SaltedClaim, bytes] | Refused]) -> str:
+    """For a commitment that no claim opens."""
+    if isinstance(public, Refused):
+        return f"belongs to neither claim, as it can't be read ({public}); take the file from where it was published"
+    for name, found in zip(rivals.NAMES, private):
+        if not isinstance(found, Refused):
+            changed = commitment.changed_fields(found[0], public)
+            if not changed >= found[0].values.keys():
+                return (f"belongs to neither claim; the {name} has some of its fields, and differs from it in "
+                        f"{commitment.in_words(changed)}. Leave it out, or name the claim as it was committed to")
+    return "belongs to neither claim; leave it out"
+
+
+def pair_commitments(claims: Sequence[tuple[bytes | None, bytes | None]],
+                     commitments: Sequence[bytes | None]) -> list[int | None]:
+    """Which commitment is whose.
+
+    Args:
+        claims: the root that each claim's fields give, and the one that its file states; None where it can't be read.
+        commitments: their roots, likewise. At most as many as claims.
+    Returns:
+        for each claim the number of the commitment that it opens; failing that, of the one whose root it states; for a claim that
+        can't be read, which is refused in any case, of one that is left over. None where there is none.
+    """
+    found: list[int | None] = [None] * len(claims)
+    for kind in (0, 1):
+        for number, roots in enumerate(claims):
+            if found[number] is None and roots[kind] is not None:
+                found[number] = next((index for index, root in enumerate(commitments)
+                                      if root == roots[kind] and index not in found), None)
+    left = [index for index in range(len(commitments)) if index not in found]
+    return [left.pop(0) if index is None and left and roots == (None, None) else index for index, roots in zip(found, claims)]
+
+
+def refuse_other_networks(opened: Sequence[Opened], suspect: str, inputs: Inputs) -> list[Opened]:
+    """Of two claims about different networks the suspect contradicts one. Raises UserError if both: it is no model that can be
+    read."""
+    if len({one.claim.arch for one in opened}) == 1:
+        return list(opened)
+    errors: list[UserError | None] = [None] * len(opened)
+    for number, one in enumerate(opened):
+        try:
+            inputs.suspect(suspect, one.claim.arch)
+        except UserError as error:
+            errors[number] = error
+    if all(errors):
+        raise errors[0]
+    return [one if error is None else replace(one, claim=None, public=None, refused=Refused(
+        f"{one.path}: is about {one.claim.arch}, which the suspect is not ({error})")) for one, error in zip(opened, errors)]
+
+
+# --- files of one claim -----------------------------------------------------------------------------------------------
+
+
+def sort_files(common: Given, files: Mapping[str, Sequence[str]], opened: Sequence[Opened],
+               inputs: Inputs) -> tuple[list[Given], list[str]]:
+    """What was given for each claim, and notes on what is left over beside a refused one.
+
+    Args:
+        common: what was given for all claims.
+        files: flag -> files of one claim each: those of BELONGS_BY in any order, predictions in the claims' order.
+        opened: the claims. One claim gets all files; of two each gets those which its digests name.
+    Raises:
+        UserError: a file that can't be read, or belongs to a claim that has one already; or that no claim has a use for, where
+            all are open.
+    """
+    if common.aligned_to and not any(one.refused or one.claim.v1 or one.claim.v2 for one in opened):
+        raise UserError("--aligned_to: has no use without V1 or V2 in a claim")
+    if len(opened) == 1:
+        return [replace(common, **{flag: paths[0] for flag, paths in files.items() if paths})], []
+    theirs: list[dict[str, str | None]] = [{} for _ in opened]
+    unused = []
+    for flag, field in BELONGS_BY.items():
+        for path in files[flag]:
+            whose = owners_of(flag, path, opened, inputs)
+            if not whose:
+                unused.append(f"--{flag} {path}: belongs to neither claim ({field})")
+            for number in whose:
+                if flag in theirs[number]:
+                    raise UserError(f"--{flag} {path}: the {rivals.NAMES[number]} claim has its own in {theirs[number][flag]}")
+                theirs[number][flag] = path
+    if common.dataset is not None:
+        reasons = why_not_measured(common, opened, inputs)
+        for its_own, why in zip(theirs, reasons):
+            its_own |= {} if why is None else {"dataset": None, "no_pictures": why}
+        if all(reasons):
+            unused.append(f"--dataset {common.dataset}: neither claim is about these test pictures")
+    if unused and not any(one.refused for one in opened):
+        raise UserError(unused[0])
+    for its_own, path in zip(theirs, files["predictions"]):
+        its_own["predictions"] = path
+    return [replace(common, **its_own) for its_own in theirs], [f"{text}; it was not used" for text in unused]
+
+
+def owners_of(flag: str, path: str, opened: Sequence[Opened], inputs: Inputs) -> list[int]:
+    """The numbers of the claims whose digest names a file. Raises UserError for one that can't be read as any of theirs."""
+    whose, errors = [], []
+    for number, one in enumerate(opened):
+        try:
+            if one.claim is not None and belongs(flag, path, one.claim, inputs):
+                whose.append(number)
+        except UserError as error:  # of another network than this claim's, perhaps
+            errors.append(error)
+    if errors and not whose:
+        raise errors[0]
+    return whose
+
+
+def belongs(flag: str, path: str, claim: OwnerClaim, inputs: Inputs) -> bool:
+    """Whether a claim's digest (BELONGS_BY) names a file. Raises UserError for a file that can't be read as one of its."""
+    if flag == "trigger_dir":
+        return claim.v3 is not None and inputs.exported_triggers(path).fingerprint() == claim.v3.sha256
+    if flag == "trigger_key":
+        inputs.trigger_key(path)  # whatever is claimed, it must be one
+        return claim.v3 is not None and inputs.keyed_triggers(path, claim.v3).fingerprint() == claim.v3.sha256
+    if claim.v1 is None:
+        return False
+    if flag == "merged":
+        return mask_sha256(inputs.suspect(path, claim.arch).mask) == claim.v1.ticket_mask_sha256
+    key = inputs.key(path, claim.arch)
+    if key.facts.get("part") != "key" or key.mask is None or key.initial is None:
+        raise UserError(f"--key {path}: is not the key part of a split ticket")
+    return key_masks.fingerprint(key.mask, key.initial) == claim.v1.key_sha256
+
+
+def why_not_measured(common: Given, opened: Sequence[Opened], inputs: Inputs) -> list[str | None]:
+    """For each claim why its accuracy is not measured on the pictures that were given; None where it is.
+
+    Raises UserError where they can't be had for either claim. A size of pictures that this data set can't have is one claim's
+    fault, and no reason to stop the other.
+    """
+    reasons, errors = [], []
+    for one in opened:
+        try:
+            reasons.append(other_pictures(common, one.claim, inputs))
+        except UserError as error:
+            reasons.append(f"the test pictures can't be had as the claim names them ({error})")
+            errors.append(arbiter.wrong_size(one, error) if isinstance(error, ImageSizeError) else error)
+    if errors and all(reasons):
+        raise errors[0]
+    return reasons
+
+
+def other_pictures(common: Given, claim: OwnerClaim | None, inputs: Inputs) -> str | None:
+    """Why a claim is about other pictures than those that were given, or None. Raises UserError as `datasets.load_dataset`."""
+    if claim is None or claim.fidelity is None:
+        return "the claim says nothing of accuracy"
+    if claim.fidelity.dataset != common.dataset:
+        return f"the claim is about {claim.fidelity.dataset}"
+    _, digest = inputs.pictures(common.dataset, common.data, claim.fidelity.image_size)
+    return None if digest == claim.fidelity.test_sha256 else f"the claim is about other test pictures of {common.dataset}"

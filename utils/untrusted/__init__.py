@@ -1,0 +1,1 @@
+"""Reading files that a stranger made, which may be hostile."""
