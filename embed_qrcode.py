@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import numpy as np
 
     from models import build_model
-    from ownership.qr_code.claim import Claim, write_claim
+    from ownership.qr_code.claim import CodeClaim, write_claim
     from ownership.qr_code.readers import write_code
     from pruner import tickets
     from pruner.qr_code import geometry as qr_code
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.makedirs(args.save_dir, exist_ok=True)
     files = SignatureFiles(args.save_dir, args.arch, args.dataset, region.layer)
     code_format = region.code_format
-    claim = Claim(args.signature, args.arch, region.layer, region.start_x, region.start_y, code_format.version,
+    claim = CodeClaim(args.signature, args.arch, region.layer, region.start_x, region.start_y, code_format.version,
                   code_format.error_correction, code_format.mask_pattern, region.similarity, signed.nonzeros,
                   signed.entries, random_state, tuple((copy.layer, copy.start_x, copy.start_y) for copy in regions[1:]))
     write_claim(files.claim, claim)

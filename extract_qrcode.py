@@ -99,11 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from dataclasses import asdict, replace
 
     from models import build_model
-    from ownership.suspects.alignment import align_claimed, read_reference
     from ownership.qr_code.claim import read_claim
     from ownership.qr_code.evidence import places_for
     from ownership.qr_code.extraction import candidate_formats, extract, extract_claimed, search_everywhere
     from ownership.qr_code.readers import write_code
+    from ownership.qr_code.window import align_claimed
+    from ownership.suspects.alignment import read_reference
     from ownership.suspects.reading import read_suspect
     from pruner.qr_code.embedding import Place
     from utils import checkpoint

@@ -126,8 +126,7 @@ def parse_args(argv: Sequence[str] | None):
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
-    from ownership.claims import arbiter, rivals
-    from ownership.suspects import sorting
+    from ownership.claims import arbiter, rivals, sorting
     from ownership.claims.case import Inputs
     from ownership.claims.verdict import OWNED
     from utils import checkpoint

@@ -20,7 +20,7 @@ from datasets.decoding import read_rgb
 from datasets.trigger import TriggerSet, following
 from models import build_model
 from ownership.trigger_set.evidence import evidence_of
-from ownership.qr_code.claim import Claim, read_claim
+from ownership.qr_code.claim import CodeClaim, read_claim
 from ownership.qr_code.extraction import Extraction, extract_claimed
 from ownership.qr_code.readers import write_code
 from ownership.suspects.reading import Suspect
@@ -109,7 +109,7 @@ def read_thief(args: argparse.Namespace) -> Thief:
     return Thief(read_victim(args.checkpoint, network, own_head, needs_weights), network, own_head, experiment, triggers)
 
 
-def read_owners_claim(args: argparse.Namespace) -> Claim | None:
+def read_owners_claim(args: argparse.Namespace) -> CodeClaim | None:
     """The claim in --claim, if there is one. Raises UserError if it can't be read or is about another network than --arch."""
     if not args.claim:
         return None
@@ -119,7 +119,7 @@ def read_owners_claim(args: argparse.Namespace) -> Claim | None:
     return claim
 
 
-def fill_in(args: argparse.Namespace, victim: Victim, claim: Claim | None) -> None:
+def fill_in(args: argparse.Namespace, victim: Victim, claim: CodeClaim | None) -> None:
     """Set the flags that files decide where they were not given: where and how fake3 writes, the size of a forged key, and the
     levels, of which --level has one or --sweep all (the other is None). Raises UserError where nothing says."""
     forges = args.attack == "forge"
@@ -139,7 +139,7 @@ def fill_in(args: argparse.Namespace, victim: Victim, claim: Claim | None) -> No
         args.sweep = tuple(dict.fromkeys(args.sweep))
 
 
-def _place_and_format(args: argparse.Namespace, mask: Mask, claim: Claim | None) -> dict[str, Any]:
+def _place_and_format(args: argparse.Namespace, mask: Mask, claim: CodeClaim | None) -> dict[str, Any]:
     """Values of the flags that say where and how fake3 writes: by hand or from the claim, the rest chosen."""
     layer, start_x, start_y = (getattr(args, flag) for flag in PLACE)
     code_format = (args.version, args.error_correction or "H", args.mask_pattern)
@@ -153,7 +153,7 @@ def _place_and_format(args: argparse.Namespace, mask: Mask, claim: Claim | None)
                                         chosen.code_format.mask_pattern)))
 
 
-def refuse_impossible(args: argparse.Namespace, level: float | None, thief: Thief, claim: Claim | None) -> None:
+def refuse_impossible(args: argparse.Namespace, level: float | None, thief: Thief, claim: CodeClaim | None) -> None:
     """Raises UserError for what the attack could only fail at when under way: a claim about another model, too high a level."""
     read_as_owner(claim, thief.victim, thief.victim)
     if args.attack != "finetune":
@@ -228,7 +228,7 @@ def _under_the_owners_classifier(args: argparse.Namespace, thief: Thief, weights
     return Engine(model, engine.device, amp=engine.amp).evaluate(thief.triggers.pictures.to(engine.device))[1]
 
 
-def located(args: argparse.Namespace, mask: Mask, claim: Claim | None) -> dict[str, Any]:
+def located(args: argparse.Namespace, mask: Mask, claim: CodeClaim | None) -> dict[str, Any]:
     """Where `locate` finds a block, as columns; with a claim, whether it is (mostly) one of the code's. None of other attacks."""
     if args.attack != "locate":
         return {}
@@ -242,7 +242,7 @@ def located(args: argparse.Namespace, mask: Mask, claim: Claim | None) -> dict[s
     return columns
 
 
-def read_as_owner(claim: Claim | None, victim: Victim, model: Victim | Attacked | SecondClaim) -> Extraction | None:
+def read_as_owner(claim: CodeClaim | None, victim: Victim, model: Victim | Attacked | SecondClaim) -> Extraction | None:
     """What the owner reads where the claim says, in the stolen model or what was made of it; None without a claim.
 
     Raises:
@@ -254,7 +254,7 @@ def read_as_owner(claim: Claim | None, victim: Victim, model: Victim | Attacked 
     return extract_claimed(Suspect(model.mask, kept), claim)
 
 
-def in_columns(reading: Extraction | None, claim: Claim | None) -> dict[str, Any]:
+def in_columns(reading: Extraction | None, claim: CodeClaim | None) -> dict[str, Any]:
     """What was read by the claim as columns, values that JSON and CSV hold; none without a claim."""
     if reading is None:
         return {}
@@ -264,7 +264,7 @@ def in_columns(reading: Extraction | None, claim: Claim | None) -> dict[str, Any
             "p_value": evidence.p_value, "p_corrected": evidence.p_corrected}
 
 
-def is_done(files: AttackFiles, claim: Claim | None) -> bool:
+def is_done(files: AttackFiles, claim: CodeClaim | None) -> bool:
     """Whether all that `write` leaves is there, and the code's picture can be read, which joins those of other levels."""
     if claim:
         try:

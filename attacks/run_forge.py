@@ -9,8 +9,9 @@ from attacks import run as attacking
 from attacks import FORGERIES
 from attacks.forgeries.second_claim import SecondClaim
 from attacks.victim import Victim
-from ownership.qr_code.claim import Claim, write_claim
+from ownership.qr_code.claim import CodeClaim, write_claim
 from ownership.qr_code.evidence import agreement, places_for
+from ownership.qr_code.window import window_of
 from ownership.suspects.reading import Suspect
 from pruner.key_mask import split as key_masks
 from pruner.qr_code import geometry as qr_code
@@ -54,9 +55,9 @@ def write(args: argparse.Namespace, victim: Victim, made: SecondClaim) -> dict[s
     else:
         text, place, code_format = made.code.signature, made.code.place, made.code.code_format
         before, after = of_the_code(victim.mask, made), of_the_code(mask, made)
-        right = Suspect(victim.mask).window(place, code_format.version).occupied == qr_code.encode(text, code_format)
+        right = window_of(Suspect(victim.mask), place, code_format.version).occupied == qr_code.encode(text, code_format)
         similarity = float(right[qr_code.data_modules(code_format.version)].mean())
-        write_claim(paths["claim"], Claim(text, args.arch, place.layer, place.start_x, place.start_y, code_format.version,
+        write_claim(paths["claim"], CodeClaim(text, args.arch, place.layer, place.start_x, place.start_y, code_format.version,
                                           code_format.error_correction, code_format.mask_pattern, similarity, mask.nonzeros,
                                           mask.entries, {}))
         row |= {"signature": text, "layer": place.layer, "start_x": place.start_x, "start_y": place.start_y,
@@ -72,7 +73,7 @@ def write(args: argparse.Namespace, victim: Victim, made: SecondClaim) -> dict[s
 def of_the_code(mask: Mask, made: SecondClaim) -> dict[str, float]:
     """The owner's test of the thief's code on a model with this mask."""
     code_format = made.code.code_format
-    found = agreement([Suspect(mask).window(made.code.place, code_format.version)], made.code.signature, code_format,
+    found = agreement([window_of(Suspect(mask), made.code.place, code_format.version)], made.code.signature, code_format,
                       places_for(mask, code_format.version))
     return {"agreeing": found.agreeing, "p_value": found.p_value, "p_corrected": found.p_corrected,
             "p_any_text": found.p_any_text}

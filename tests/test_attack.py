@@ -91,14 +91,14 @@ def signed(make_model):
 @pytest.fixture(scope="module")
 def stolen(signed, tmp_path_factory):
     """The signed model's file, its mask file, and the owner's claim."""
-    from ownership.qr_code.claim import Claim, write_claim
+    from ownership.qr_code.claim import CodeClaim, write_claim
 
     mask, weights, region, _ = signed
     folder = tmp_path_factory.mktemp("stolen")
     tickets.write_weights(folder / "model.pth.tar", weights, {"arch": "res20s"}, mask)
     tickets.write_masks(folder / "masks.pth.tar", mask)
     code_format = region.code_format
-    write_claim(folder / "claim.json", Claim(
+    write_claim(folder / "claim.json", CodeClaim(
         SIGNATURE, "res20s", region.layer, region.start_x, region.start_y, code_format.version,
         code_format.error_correction, code_format.mask_pattern, region.similarity, mask.nonzeros, mask.entries, {}))
     return folder

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ownership.qr_code.claim import Claim, write_claim
+from ownership.qr_code.claim import CodeClaim, write_claim
 from pruner.qr_code.embedding import embed, find_region
 from pruner.masks import Mask, pack_state, prunable_layers
 
@@ -28,7 +28,7 @@ def stolen(make_model, tmp_path_factory):
     region = find_region(mask, SIGNATURE)
     mask = embed(mask, SIGNATURE, region, np.random.default_rng(0))
     torch.save({"state_dict": pack_state(model.state_dict(), mask)}, folder / "model.pth.tar")
-    write_claim(folder / "claim.json", Claim(
+    write_claim(folder / "claim.json", CodeClaim(
         SIGNATURE, "res20s", region.layer, region.start_x, region.start_y, 3, "H", region.code_format.mask_pattern,
         region.similarity, mask.nonzeros, mask.entries, {}))
     return folder

@@ -11,7 +11,8 @@ from ownership.qr_code.evidence import COUNTED, Evidence, agreement, p_value, pa
 from ownership.qr_code.extraction import extract, extract_claimed, search_everywhere
 from ownership.qr_code.scan import _correlate, scan
 from ownership.qr_code.soft_decoding import log2_texts
-from ownership.suspects.reading import Suspect, Window
+from ownership.qr_code.window import Window, window_of
+from ownership.suspects.reading import Suspect
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import Place, embed, find_copies, find_region
 from pruner.qr_code.linear_code import linear_code
@@ -64,7 +65,7 @@ def unrelated() -> np.ndarray:
         place = Place(str(random.choice(list(mask))), *map(int, random.integers(0, 12, 2)))
         length = int(random.integers(4, 20))
         compared = parity_parts(linear_code(CodeFormat(3), length))[0]
-        scores = np.minimum(Suspect(mask).window(place, 3).counts[is_data][compared], COUNTED)
+        scores = np.minimum(window_of(Suspect(mask), place, 3).counts[is_data][compared], COUNTED)
         table = totals(scores, len(scores) * 3 // 4)
         for index in range(100):
             text = "".join(random.choice(list("abcdefghijklmnopqrstuvwxyz0123456789 "), length))
@@ -180,7 +181,7 @@ def test_copies_lie_apart_keep_the_weights_and_are_tested_together():
 
 
 def test_the_owners_threshold_takes_noise_away():
-    from ownership.qr_code.claim import Claim
+    from ownership.qr_code.claim import CodeClaim
 
     random = np.random.default_rng(7)
     mask = natural_mask(random)
@@ -189,7 +190,7 @@ def test_the_owners_threshold_takes_noise_away():
     weights = {name: kept * (1 + torch.from_numpy(random.random(kept.shape))) for name, kept in mask.items()}
     noisy = {name: torch.where(kept, weights[name], 0.1 * torch.from_numpy(random.random(kept.shape)))
              for name, kept in mask.items()}
-    claim = Claim("Jane Doe 2026", "res20s", region.layer, region.start_x, region.start_y, 3, "H",
+    claim = CodeClaim("Jane Doe 2026", "res20s", region.layer, region.start_x, region.start_y, 3, "H",
                   region.code_format.mask_pattern, 0.5, mask.nonzeros, mask.entries, {})
     suspect = Suspect(Mask({name: weight != 0 for name, weight in noisy.items()}), noisy)
     assert not extract(suspect, claim.places, [claim.code_format], claim.signature, restarts=0).flips.lost

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from ownership.qr_code.claim import Claim, read_claim
+from ownership.qr_code.claim import CodeClaim, read_claim
 from ownership.qr_code.extraction import SOFT_READER, count_flips, extract
 from ownership.qr_code.readers import available_readers
+from ownership.qr_code.window import window_of
 from ownership.suspects.reading import Suspect
 from pruner import tickets
 from pruner.qr_code import geometry as qr_code
@@ -43,7 +44,7 @@ def files(signed, tmp_path_factory):
         state[f"{name}.weight"] *= layer
     torch.save(state, folder / "plain.pth.tar")
     torch.save({f"{name}.weight_mask": layer.float() for name, layer in mask.items()}, folder / "masks.pth.tar")
-    claim = Claim(SIGNATURE, "res20s", region.layer, region.start_x, region.start_y, 3, "H",
+    claim = CodeClaim(SIGNATURE, "res20s", region.layer, region.start_x, region.start_y, 3, "H",
                   region.code_format.mask_pattern, region.similarity, mask.nonzeros, mask.entries, {})
     from ownership.qr_code.claim import write_claim
 
@@ -113,7 +114,7 @@ def test_an_unsigned_ticket_is_no_match(run_main, signed, files, make_model, tmp
 
 def test_flips_are_counted_on_data_modules_only(signed):
     mask, region, _ = signed
-    found = Suspect(mask).window(region, 3).occupied
+    found = window_of(Suspect(mask), region, 3).occupied
     is_data = qr_code.data_modules(3)
     code = qr_code.encode(SIGNATURE, region.code_format)
     rng = np.random.default_rng(0)

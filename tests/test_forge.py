@@ -15,8 +15,9 @@ from attacks.forgeries.forge import _letters, _of_letters, forge
 from attacks.locate import locate
 from attacks.forgeries.second_claim import by_adding, by_key, by_replacing, by_signing_again
 from main_attack import reading_in_words
-from ownership.qr_code.claim import Claim, read_claim, write_claim
+from ownership.qr_code.claim import CodeClaim, read_claim, write_claim
 from ownership.qr_code.evidence import agreement, places_for
+from ownership.qr_code.window import window_of
 from ownership.suspects.reading import Suspect
 from pruner import tickets
 from pruner.key_mask import split as key_masks
@@ -57,13 +58,13 @@ def test_a_made_up_signature_agrees_with_a_model_that_knows_nothing_of_it(unsign
     assert more.agreement >= few.agreement and forge(mask, 5, 11, 3, "H", 1) == few
     assert len(more.signature.encode()) == 11 and all(byte >> 5 == 0b011 for byte in more.signature.encode())
     searched = places_for(mask, 3)
-    made_up = agreement([Suspect(mask).window(more.place, 3)], more.signature, more.code_format, searched)
-    honest = agreement([Suspect(mask).window(more.place, 3)], "honest owner"[:11], more.code_format, searched)
+    made_up = agreement([window_of(Suspect(mask), more.place, 3)], more.signature, more.code_format, searched)
+    honest = agreement([window_of(Suspect(mask), more.place, 3)], "honest owner"[:11], more.code_format, searched)
     assert made_up.p_value < 1e-10 < 1e-4 < honest.p_value
     assert made_up.p_any_text == honest.p_any_text == 1.0
     # and the agreement is with the code as the library writes it
     ones = qr_code.encode(more.signature, more.code_format)[qr_code.data_modules(3)]
-    window = np.minimum(Suspect(mask).window(more.place, 3).counts, 3)[qr_code.data_modules(3)]
+    window = np.minimum(window_of(Suspect(mask), more.place, 3).counts, 3)[qr_code.data_modules(3)]
     mixes = linear_code(more.code_format, 11).mixes_text
     assert window[mixes & ones].mean() - window[mixes & ~ones].mean() > 0.2 * window[mixes].mean()
 
@@ -254,11 +255,11 @@ def owner(make_model, run_main, tmp_path_factory):
     mask = embed(mask, OWNERS, regions, np.random.default_rng(0))
     tickets.write_weights(folder / "model.pth.tar", model.state_dict(), {"num_classes": 10}, mask)
     first = regions[0]
-    one = Claim(OWNERS, "res20s", first.layer, first.start_x, first.start_y, 3, "H", first.code_format.mask_pattern,
+    one = CodeClaim(OWNERS, "res20s", first.layer, first.start_x, first.start_y, 3, "H", first.code_format.mask_pattern,
                 first.similarity, mask.nonzeros, mask.entries, {})
     second = [(copy.layer, copy.start_x, copy.start_y) for copy in regions[1:]]
     for name, copies in (("one", ()), ("two", tuple(second))):
-        write_claim(folder / f"{name}.json", Claim(**{**vars(one), "copies": copies}))
+        write_claim(folder / f"{name}.json", CodeClaim(**{**vars(one), "copies": copies}))
         done = run_main("make_claim.py", "--owner", "Jane", "--v2", folder / f"{name}.json", "--checkpoint",
                         folder / "model.pth.tar", "--save_dir", folder / name)
         assert done.returncode == 0, done.stderr
@@ -335,7 +336,7 @@ def test_the_result_says_what_was_changed_and_what_the_owners_test_says(thief, o
     claim = read_claim(thief(by) / "forged.claim.json")
     assert (claim.signature, claim.layer, claim.start_x) == (THIEFS, row["layer"], row["start_x"])
     for prefix, mask in (("stolen_", before), ("", after)):
-        found = agreement([Suspect(mask).window(claim.places[0], 3)], THIEFS, claim.code_format, places_for(mask, 3))
+        found = agreement([window_of(Suspect(mask), claim.places[0], 3)], THIEFS, claim.code_format, places_for(mask, 3))
         assert (row[f"{prefix}p_value"], row[f"{prefix}p_corrected"], row[f"{prefix}p_any_text"], row[f"{prefix}agreeing"]) \
             == (found.p_value, found.p_corrected, found.p_any_text, found.agreeing)
     assert row["p_corrected"] < 1e-9 < 1e-3 < row["stolen_p_corrected"]

@@ -34,10 +34,12 @@ from hypothesis import strategies as st
 from models import build_model
 from ownership.claims import commitment, owner_claim
 from ownership.trigger_set.evidence import read_predictions
-from ownership.qr_code.claim import Claim, read_claim, write_claim
+from ownership.qr_code.claim import CodeClaim, read_claim, write_claim
+from ownership.qr_code.window import window_of
 from ownership.suspects.reading import read_suspect
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import Place
+from pruner.qr_code.placement import weights_per_kernel
 from pruner.masks import Mask, pack_state, prunable_layers
 from pruner.tickets import read_model_file
 from utils.errors import UserError
@@ -555,10 +557,10 @@ def check_model_file(path: Path, model, whole: bool) -> object | None:
     check_mask(found.mask, model)
     assert found.weights is None or found.weights.keys() == found.mask.keys()
     for name, kept in found.mask.items():
-        assert found.counts(name).sum() == np.count_nonzero(kept.numpy().view(np.uint8))
+        assert weights_per_kernel(found.mask[name]).sum() == np.count_nonzero(kept.numpy().view(np.uint8))
         if found.weights is not None:
             assert ((found.weights[name].numpy() != 0) == kept.numpy()).all()
-    found.window(Place("layer2.0.conv2", 0, 0), 3)
+    window_of(found, Place("layer2.0.conv2", 0, 0), 3)
     return found
 
 
@@ -676,7 +678,7 @@ class Owner:
 @pytest.fixture(scope="module")
 def owner(folder) -> Owner:
     key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-    code = Claim("Jane Doe 2026", "res20s", "layer2.0.conv2", 3, 1, 3, "H", 2, 0.5, 100, 400, {
+    code = CodeClaim("Jane Doe 2026", "res20s", "layer2.0.conv2", 3, 1, 3, "H", 2, 0.5, 100, 400, {
         "bit_generator": "PCG64", "state": {
         "state": 2**127 + 1, "inc": 7}}, (("layer2.1.conv1", 0, 0),), 0.001)
     claim = owner_claim.OwnerClaim("Jane Doe", key.public_key().public_bytes_raw().hex(), "res20s",
@@ -816,7 +818,7 @@ def check_owner_claim(claim: owner_claim.OwnerClaim, opened: commitment.SaltedCl
     commitment.canonical(table)
 
 
-def check_code(claim: Claim) -> None:
+def check_code(claim: CodeClaim) -> None:
     assert claim.arch in ("res20s", "res18", "res50") and isinstance(claim.layer, str)
     qr_code.encode(claim.signature, claim.code_format)
     assert all(type(value) is int and 0 <= value <= 1 << 20 for place in claim.places for value in (place.start_x, place.start_y))

@@ -16,8 +16,9 @@ from torch import nn
 from attacks.permute import permute
 from attacks.prune import prune
 from models import build_model
-from ownership.suspects.alignment import Agreement, agreement_of, align, align_claimed, read_reference, region_kernels
-from ownership.qr_code.claim import Claim, read_claim, write_claim
+from ownership.suspects.alignment import Agreement, agreement_of, align, read_reference
+from ownership.qr_code.claim import CodeClaim, read_claim, write_claim
+from ownership.qr_code.window import align_claimed, region_kernels, window_of
 from ownership.qr_code.evidence import agreement
 from ownership.suspects.reading import Suspect
 from pruner import tickets
@@ -330,7 +331,7 @@ def test_a_pruned_and_tuned_model_is_renumbered_back(arch, density, weights, mas
         theirs[f"{name}.weight"] = weight + 0.1 * noise if weights == "tuned" else noise
     pruned_mask, pruned = prune(mask, theirs, level, "magnitude", 0)
     suspect, order = renumbered_suspect(model, groups, pruned_mask, pruned, seed=3)
-    alignment = align(Suspect(mask) if masks_only else seen(mask, state), suspect, groups, [place], version=3)
+    alignment = align(Suspect(mask) if masks_only else seen(mask, state), suspect, groups, region_kernels(mask, [place], 3))
     assert (alignment.order == order).all()
     assert alignment.suspect.mask == pruned_mask and same(dict(alignment.suspect.weights), seen(mask, pruned).weights)
     assert alignment.moved == (order != np.arange(len(order))).sum()
@@ -355,7 +356,7 @@ def test_the_drawn_renumbering_is_found_but_for_empty_channels(seed, density, de
     state = masked(mask, model.state_dict())
     owner = Suspect(mask) if masks_only else seen(mask, state)
     suspect, order = renumbered_suspect(model, groups, mask, state, seed)
-    alignment = align(owner, suspect, groups, [], version=3)
+    alignment = align(owner, suspect, groups, {})
     assert alignment.suspect.mask == mask and same(dict(alignment.suspect.weights), seen(mask, state).weights)
     # what was moved to channel c was channel order[c]
     assert (alignment.order == order)[~empty[order]].all()
@@ -367,7 +368,7 @@ def test_an_unchanged_model_is_left_alone():
     mask = random_mask(model, 0.2, seed=4)
     mask["layer3.1.conv1"][5:9] = False  # four channels that can't be told apart
     mask["layer3.1.conv2"][:, 5:9] = False
-    alignment = align(Suspect(mask), Suspect(mask), groups, [Place("layer2.1.conv2", 0, 0)], version=3)
+    alignment = align(Suspect(mask), Suspect(mask), groups, region_kernels(mask, [Place("layer2.1.conv2", 0, 0)], 3))
     assert alignment.moved == 0 and alignment.suspect.mask == mask and alignment.suspect.weights is None
     assert alignment.before == alignment.after
 
@@ -384,7 +385,7 @@ def test_signs_alone_will_do_and_scaled_channels_change_nothing():
         grown[f"{name}.weight"] = weight * torch.exp(2 * torch.randn(len(weight), 1, 1, 1, generator=generator))
     everywhere = Mask({name: grown[f"{name}.weight"] != 0 for name in mask})
     suspect, order = renumbered_suspect(model, groups, everywhere, grown, seed=7)
-    alignment = align(seen(mask, state), suspect, groups, [], version=3)
+    alignment = align(seen(mask, state), suspect, groups, {})
     assert (alignment.order == order).all()
     assert alignment.after.correlation == 0
     assert abs(alignment.before.signs - 0.5) < 0.01 < 0.99 < alignment.after.signs
@@ -418,7 +419,7 @@ def test_what_is_in_the_region_has_no_influence(same_origin):
     damaged = prune(*((mask, state) if same_origin else (random_mask(model, 0.1, seed=9), model.state_dict())),
                     0.2, "random", 0)
     suspect, _ = renumbered_suspect(model, groups, *damaged, seed=10)
-    found = align(seen(mask, state), suspect, groups, places, version=3)
+    found = align(seen(mask, state), suspect, groups, region_kernels(mask, places, 3))
     inside = region_kernels(mask, places, version=3)
     assert sum(int(kernels.sum()) for kernels in inside.values()) == 2 * 29 * 29
     for content in (0.0, 0.5, 1.0):
@@ -427,10 +428,10 @@ def test_what_is_in_the_region_has_no_influence(same_origin):
                  for name, kept in mask.items()}
         weights = {name: torch.where(inside[name][:, :, None, None], torch.randn(kept.shape, generator=generator),
                                      state[f"{name}.weight"]) * other[name] for name, kept in mask.items()}
-        again = align(Suspect(Mask(other), weights), suspect, groups, places, version=3)
+        again = align(Suspect(Mask(other), weights), suspect, groups, region_kernels(mask, places, 3))
         assert (again.order == found.order).all() and (again.before, again.after) == (found.before, found.after)
         if content == 0.5:
-            whole = [align(owner, suspect, groups, [], version=3).order
+            whole = [align(owner, suspect, groups, {}).order
                      for owner in (seen(mask, state), Suspect(Mask(other), weights))]
             assert same_origin or (whole[0] != whole[1]).any(), "with the region it has"
 
@@ -452,8 +453,8 @@ def test_innocent_models_do_not_come_to_hold_the_code():
         region = find_region(owner, text, start_x=2, start_y=2)
         signed = Suspect(embed(owner, text, region, random))
         for case, places in (("left out", [region]), ("included", [])):
-            aligned = align(signed, Suspect(innocent), groups, places, version=3).suspect
-            p_values[case].append(agreement([aligned.window(region, 3)], text, region.code_format).p_value)
+            aligned = align(signed, Suspect(innocent), groups, region_kernels(signed.mask, places, 3)).suspect
+            p_values[case].append(agreement([window_of(aligned, region, 3)], text, region.code_format).p_value)
     for level in (0.01, 0.05, 0.2, 0.5):
         count = sum(p <= level for p in p_values["left out"])
         more = sum(comb(runs, k) * level**k * (1 - level)**(runs - k) for k in range(count, runs + 1))
@@ -474,7 +475,7 @@ def signed(make_model, tmp_path_factory):
     tickets.write_weights(folder / "model.pth.tar", masked(mask, model.state_dict()), {"arch": "res20s"}, mask)
     tickets.write_ticket(folder / "ticket.pth.tar", mask, model.state_dict(), {})
     tickets.write_masks(folder / "masks.pth.tar", mask)
-    write_claim(folder / "claim.json", Claim(
+    write_claim(folder / "claim.json", CodeClaim(
         SIGNATURE, "res20s", region.layer, region.start_x, region.start_y, 3, "H", region.code_format.mask_pattern,
         region.similarity, mask.nonzeros, mask.entries, {}))
     return folder

@@ -19,9 +19,8 @@ from attacks.forgeries.forge import forge
 from attacks.permute import permute
 from datasets import trigger
 from models import build_model
-from ownership.claims import arbiter, case as inputs, commitment, rivals, verdict
-from ownership.suspects import sorting
-from ownership.qr_code.claim import Claim, write_claim
+from ownership.claims import arbiter, case as inputs, commitment, rivals, sorting, verdict
+from ownership.qr_code.claim import CodeClaim, write_claim
 from ownership.claims.owner_claim import Fidelity, OwnerClaim
 from ownership.claims.report import write_comparison_report
 from ownership.claims.verdict import NOT_SHOWN, OWNED, REFUSED, Check, Verdict
@@ -37,8 +36,8 @@ THIEF = "John Roe 1999"
 # --- a thief, and others ----------------------------------------------------------------------------------------------
 
 
-def claim_of(mask, text: str, place: Place, code_format) -> Claim:
-    return Claim(text, "res20s", place.layer, place.start_x, place.start_y, code_format.version, code_format.error_correction,
+def claim_of(mask, text: str, place: Place, code_format) -> CodeClaim:
+    return CodeClaim(text, "res20s", place.layer, place.start_x, place.start_y, code_format.version, code_format.error_correction,
                  code_format.mask_pattern, 0.5, mask.nonzeros, mask.entries, {"state": 1})
 
 
@@ -50,7 +49,7 @@ def thief(run_main, owner, digits, tmp_path_factory):
     own = tickets.read_model_file(owner / "own.pth.tar", model).mask
     assert run_main("make_claim.py", "--new_owner_key", folder / "thief.key").returncode == 0
 
-    def commit(name: str, claim: Claim, *words) -> None:
+    def commit(name: str, claim: CodeClaim, *words) -> None:
         write_claim(folder / f"{name}.v2.json", claim)
         done = run_main("make_claim.py", "--owner", "John", "--sign", folder / "thief.key", "--v2", folder / f"{name}.v2.json",
                         *words, "--save_dir", folder / name)
@@ -452,10 +451,10 @@ def test_what_the_tolerance_allows_is_said_beside_the_loss(measured, said):
 
 
 @st.composite
-def codes(draw) -> Claim:
+def codes(draw) -> CodeClaim:
     text = draw(st.text("abcdefgh", min_size=1, max_size=7))
     places = draw(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=3))
-    return Claim(text, "res20s", *places[0], draw(st.integers(1, 3)), "H" if len(text) < 7 else "L",
+    return CodeClaim(text, "res20s", *places[0], draw(st.integers(1, 3)), "H" if len(text) < 7 else "L",
                  draw(st.integers(0, 7)), 0.5, 1, 2, {}, tuple(places[1:]))
 
 

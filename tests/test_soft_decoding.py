@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ownership.qr_code import soft_decoding
 from ownership.qr_code.soft_decoding import log2_chance, read_softly
-from ownership.suspects.reading import Window
+from ownership.qr_code.window import Window
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.linear_code import LinearCode, linear_code
 from pruner.qr_code.ordered_statistics import decode

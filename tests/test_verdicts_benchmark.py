@@ -15,7 +15,7 @@ import torch
 from datasets import trigger
 from datasets.pictures import as_float
 from models import build_model
-from ownership.qr_code.claim import Claim, write_claim
+from ownership.qr_code.claim import CodeClaim, write_claim
 from ownership.suspects.reading import Suspect
 from pruner import tickets
 from pruner.qr_code import geometry as qr_code
@@ -223,7 +223,7 @@ def stolen(run_main, tmp_path_factory):
     tickets.write_weights(folder / "model.pth.tar", model.state_dict(), {}, mask)
     (folder / "trigger.key").write_bytes(KEY)
     for text, name in ((SIGNATURE, "claim.json"), ("John Roe 1999", "other.json")):
-        write_claim(folder / name, Claim(text, "res20s", region.layer, region.start_x, region.start_y, 3, "H",
+        write_claim(folder / name, CodeClaim(text, "res20s", region.layer, region.start_x, region.start_y, 3, "H",
                                          region.code_format.mask_pattern, region.similarity, mask.nonzeros, mask.entries, {}))
     for attack, *words in (("prune", "--sweep", "0,0.1,0.3"), ("addon", "--sweep", "0.02"), ("permute",)):
         done = run_main("main_attack.py", attack, "--checkpoint", folder / "model.pth.tar", "--no_accuracy", "--save_dir",

@@ -68,7 +68,8 @@ def test_an_alignment_is_timed_and_looked_at(args, monkeypatch):
 
 
 def agreement_with(owner, suspect):
-    from ownership.suspects.alignment import agreement_of, region_kernels
+    from ownership.qr_code.window import region_kernels
+    from ownership.suspects.alignment import agreement_of
 
     return agreement_of(owner, suspect, region_kernels(owner.mask, [], 3))
 

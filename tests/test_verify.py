@@ -30,7 +30,7 @@ from models import build_model
 from ownership.claims import commitment, owner_claim, verdict
 from ownership.trigger_set import endpoint as open_inference
 from ownership.trigger_set.evidence import write_predictions
-from ownership.qr_code.claim import Claim, write_claim
+from ownership.qr_code.claim import CodeClaim, write_claim
 from ownership.claims.commitment import Refused, open_claim
 from ownership.qr_code.evidence import Evidence, p_value, parity_parts
 from ownership.qr_code.extraction import Extraction
@@ -105,7 +105,7 @@ def owner(run_main, digits, tmp_path_factory):
     region = find_region(unsigned, SIGNATURE)
     signed = embed(unsigned, SIGNATURE, region, np.random.default_rng(0))
     place = region.layer, region.start_x, region.start_y, 3, "H"
-    write_claim(folder / "v2.json", Claim(SIGNATURE, "res20s", *place, region.code_format.mask_pattern, region.similarity,
+    write_claim(folder / "v2.json", CodeClaim(SIGNATURE, "res20s", *place, region.code_format.mask_pattern, region.similarity,
                                           signed.nonzeros, signed.entries, {"state": 2**127 + 1}))
     (folder / "trigger.key").write_text(KEY)
     (folder / "other.key").write_text(OTHER_KEY)
@@ -767,7 +767,7 @@ def code_alone(owner, run_main, tmp_path_factory):
     return {"claim": folder / "claim.json", "commitment": folder / "commitment.json"}
 
 
-def spelling(mask: Mask, claim: Claim, groups: ChannelGroups) -> np.ndarray:
+def spelling(mask: Mask, claim: CodeClaim, groups: ChannelGroups) -> np.ndarray:
     """An order of an innocent model's channels under which it spells out a code: rows and columns in turn, each at best."""
     counts = np.minimum(mask[claim.layer].flatten(2).sum(2).numpy(), 3)
     size, is_data = qr_code.code_size(claim.version), qr_code.data_modules(claim.version)
@@ -804,7 +804,7 @@ def test_signs_that_were_made_up_for_a_mask_that_the_claim_names_are_not_looked_
     random = np.random.default_rng(32)
     weights = {f"{name}.weight": torch.from_numpy(random.standard_normal(kept.shape)).float() * kept
                for name, kept in innocent.items()}
-    claim = Claim("Adam Moe 1987", "res20s", "layer3.1.conv1", 10, 18, 3, "H", 2, 0.5, 1, 2, {"state": 1})
+    claim = CodeClaim("Adam Moe 1987", "res20s", "layer3.1.conv1", 10, 18, 3, "H", 2, 0.5, 1, 2, {"state": 1})
     key = owner_claim.KeyMask("0" * 64, owner_claim.mask_sha256(named), "0" * 64, 10)
     private = commitment.salted(owner_claim.to_fields(owner_claim.OwnerClaim("Adam", None, "res20s", None, key, claim)))
     written, public = commitment.write(tmp_path, private, commitment.commit(private))
@@ -831,7 +831,7 @@ def test_a_reference_that_was_made_up_for_the_suspect_is_not_counted(verify, run
     its channels spell out his code."""
     model = build_model("res20s", 10)
     innocent, groups = random_mask(model, 30), channel_groups(model)
-    claim = Claim("Adam Moe 1987", "res20s", "layer3.1.conv1", 10, 18, 3, "H", 2, 0.5, 1, 2, {"state": 1})
+    claim = CodeClaim("Adam Moe 1987", "res20s", "layer3.1.conv1", 10, 18, 3, "H", 2, 0.5, 1, 2, {"state": 1})
     write_claim(tmp_path / "v2.json", claim)
     assert run_main("make_claim.py", "--owner", "Adam", "--v2", tmp_path / "v2.json", "--save_dir", tmp_path).returncode == 0
     tickets.write_masks(tmp_path / "made_up.pth.tar", groups.renumbered_mask(innocent, spelling(innocent, claim, groups)))

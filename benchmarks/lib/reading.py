@@ -20,7 +20,8 @@ from ownership.qr_code.extraction import extract, search_everywhere
 from ownership.qr_code.readers import read_all, write_code
 from ownership.qr_code.scan import scan as scan_layers
 from ownership.qr_code.soft_decoding import read_softly
-from ownership.suspects.reading import Suspect, Window
+from ownership.qr_code.window import Window, region_kernels, window_of
+from ownership.suspects.reading import Suspect
 from pruner import tickets
 from pruner.qr_code import geometry as qr_code
 from pruner.channel_groups import channel_groups
@@ -82,7 +83,7 @@ def calibration(args, random: np.random.Generator):
         place = Place(layer, *(int(random.integers(side - 28)) for side in suspect.mask[layer].shape[:2]))
         length = int(random.integers(4, 25))
         compared = parity_parts(linear_code(CodeFormat(3), length))[0]
-        scores = np.minimum(suspect.window(place, 3).counts[is_data][compared], COUNTED)
+        scores = np.minimum(window_of(suspect, place, 3).counts[is_data][compared], COUNTED)
         table = totals(scores, len(scores) * 3 // 4)
         for _ in range(100):
             text = "".join(random.choice(letters, length))
@@ -103,9 +104,9 @@ def aligned(args, random: np.random.Generator):
         region = find_region(owner, text)
         signed, suspect, version = Suspect(embed(owner, text, region, random)), Suspect(innocent), region.code_format.version
         for case, found in (("not aligned", suspect),
-                            ("aligned, region left out", align(signed, suspect, groups, [region], version).suspect),
-                            ("aligned, region included", align(signed, suspect, groups, [], version).suspect)):
-            evidence = agreement([found.window(region, version)], text, region.code_format)
+                            ("aligned, region left out", align(signed, suspect, groups, region_kernels(signed.mask, [region], version)).suspect),
+                            ("aligned, region included", align(signed, suspect, groups, {}).suspect)):
+            evidence = agreement([window_of(found, region, version)], text, region.code_format)
             p_values.setdefault(case, []).append(evidence.p_value)
     for case, values in p_values.items():
         yield {"what": f"{len(values)} innocent tickets, {case}", "p <= 0.05": np.mean(np.array(values) <= 0.05),
@@ -148,7 +149,7 @@ def sparse(args, random: np.random.Generator):
             attacked, after = attack()
             suspect = Suspect(attacked, {layer: after[f"{layer}.weight"] for layer in attacked})
             found = extract(suspect, [region], [region.code_format], TEXTS[0], places_for(attacked, 3))
-            other = agreement([suspect.window(region, 3)], "autograph", region.code_format)
+            other = agreement([window_of(suspect, region, 3)], "autograph", region.code_format)
             if args.codes and seed == 0 and name.startswith(("no attack", "prune, magnitude")):
                 codes[name] = Path(args.codes).with_name(f".code{len(codes)}.png")
                 write_code(found.modules, codes[name])

@@ -23,7 +23,7 @@ from datasets.pictures import as_float
 from models import build_model
 from ownership.claims import verdict
 from ownership.trigger_set.evidence import scientific
-from ownership.qr_code.claim import Claim, read_claim
+from ownership.qr_code.claim import CodeClaim, read_claim
 from ownership.claims.owner_claim import KEYED, KeyMask, OwnerClaim, Triggers, mask_sha256
 from ownership.suspects.reading import Suspect, read_suspect
 from pruner import tickets
@@ -80,7 +80,7 @@ def new_owner(arch: str, random: np.random.Generator) -> Owner:
     state = random.bit_generator.state
     signed = embed(mask, text, regions, random)
     first = regions[0]
-    code = Claim(text, arch, first.layer, first.start_x, first.start_y, first.code_format.version,
+    code = CodeClaim(text, arch, first.layer, first.start_x, first.start_y, first.code_format.version,
                  first.code_format.error_correction, first.code_format.mask_pattern, first.similarity, signed.nonzeros,
                  signed.entries,
                  state, tuple((copy.layer, copy.start_x, copy.start_y) for copy in regions[1:]),

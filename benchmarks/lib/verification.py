@@ -24,7 +24,8 @@ from benchmarks.lib.simulated_tickets import network
 from datasets import load_dataset, trigger
 from models import ARCHITECTURES, build_model
 from ownership.suspects.alignment import align
-from ownership.qr_code.claim import Claim, read_claim, write_claim
+from ownership.qr_code.claim import CodeClaim, read_claim, write_claim
+from ownership.qr_code.window import region_kernels
 from ownership.suspects.reading import Suspect
 from pruner import tickets
 from pruner.channel_groups import channel_groups
@@ -66,7 +67,7 @@ def simulated_suspect(folder: Path) -> tuple[str, str]:
     state = build_model("res20s", 10).state_dict() | weights
     tickets.write_weights(folder / "suspect.pth.tar", state, {}, signed)
     code = region.code_format
-    write_claim(folder / "code.json", Claim(SIGNATURE, "res20s", region.layer, region.start_x, region.start_y, code.version,
+    write_claim(folder / "code.json", CodeClaim(SIGNATURE, "res20s", region.layer, region.start_x, region.start_y, code.version,
                                             code.error_correction, code.mask_pattern, region.similarity, signed.nonzeros,
                                             signed.entries, {}))
     return str(folder / "suspect.pth.tar"), str(folder / "code.json")
@@ -129,7 +130,7 @@ def alignment(args) -> Iterator[dict[str, Any]]:
 
         def put_back(mask: Mask, state: dict[str, torch.Tensor]):
             suspect = Suspect(mask, layers_of(mask, state))
-            return timed(lambda: align(owner, suspect, groups, [region], region.code_format.version))
+            return timed(lambda: align(owner, suspect, groups, region_kernels(signed, [region], region.code_format.version)))
 
         found = []
         for seed in range(args.repeats):

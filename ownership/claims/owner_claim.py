@@ -74,7 +74,7 @@ class OwnerClaim:
     arch: str
     fidelity: Fidelity | None = None
     v1: KeyMask | None = None
-    v2: signature_claim.Claim | None = None
+    v2: signature_claim.CodeClaim | None = None
     v3: Triggers | None = None
 
     @property
@@ -83,7 +83,7 @@ class OwnerClaim:
         return [name.upper() for name in ("v1", "v2", "v3") if getattr(self, name) is not None]
 
 
-PARTS: dict[str, type] = {"fidelity": Fidelity, "v1": KeyMask, "v2": signature_claim.Claim, "v3": Triggers}
+PARTS: dict[str, type] = {"fidelity": Fidelity, "v1": KeyMask, "v2": signature_claim.CodeClaim, "v3": Triggers}
 TOP = ("owner", "owner_key", "arch")
 
 
@@ -119,7 +119,7 @@ def from_fields(table: Mapping[str, Any], where: str) -> OwnerClaim:
         content = {field.name: table[f"{part}.{field.name}"] for field in fields(kind)}
         if all(value is None for value in content.values()):
             parts[part] = None
-        elif kind is signature_claim.Claim:
+        elif kind is signature_claim.CodeClaim:
             try:
                 parts[part] = signature_claim.checked_claim(f"{where}: v2", content)
             except UserError as error:

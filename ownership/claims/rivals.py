@@ -13,7 +13,7 @@ import numpy as np
 
 from ownership.claims.arbiter import Side, check_marks
 from ownership.trigger_set.evidence import scientific
-from ownership.qr_code.claim import Claim
+from ownership.qr_code.claim import CodeClaim
 from ownership.claims.case import Given, Inputs
 from ownership.claims.verdict import MET, NOT_RUN, OWNED, REFUSED, SHOWN, Check, Verdict, decide
 from pruner.qr_code import geometry as qr_code
@@ -149,7 +149,7 @@ def conclude(sides: Sequence[Side]) -> tuple[int | None, str]:
     return None, "not shown" + "".join(f"; the {name} claim is refused" for name, is_so in zip(NAMES, refused) if is_so)
 
 
-def compare_regions(first: Claim, second: Claim) -> Regions:
+def compare_regions(first: CodeClaim, second: CodeClaim) -> Regions:
     """All copies of both codes."""
     layers = sorted({place.layer for claim in (first, second) for place in claim.places})
     squares, written = [], []

@@ -17,9 +17,10 @@ import numpy as np
 from torch import nn
 
 from ownership.qr_code import soft_decoding
-from ownership.suspects.alignment import Alignment, align, align_claimed, read_reference
+from ownership.qr_code.window import align_claimed, cleaned, window_of
+from ownership.suspects.alignment import Alignment, align, read_reference
 from ownership.trigger_set.evidence import by_chance, scientific
-from ownership.qr_code.claim import Claim
+from ownership.qr_code.claim import CodeClaim
 from ownership.claims.commitment import Refused
 from ownership.qr_code.extraction import Extraction, extract_claimed
 from ownership.claims.owner_claim import KEYED, Fidelity, KeyMask, OwnerClaim, Triggers, mask_sha256
@@ -160,7 +161,7 @@ def align_to(reference: str, suspect: Suspect, model: nn.Module, claim: OwnerCla
     named = committed and claim.v1 is not None and mask_sha256(owner.mask) == claim.v1.ticket_mask_sha256
     if named and claim.v2 and not published:
         owner = Suspect(owner.mask)
-    found = align_claimed(owner, suspect, model, claim.v2) if claim.v2 else align(owner, suspect, groups, [], version=1)
+    found = align_claimed(owner, suspect, model, claim.v2) if claim.v2 else align(owner, suspect, groups, {})
     return Aligned(reference, found, groups.renumbered_mask(suspect.mask, np.argsort(found.order)), published or named)
 
 
@@ -227,7 +228,7 @@ def _completed(claimed: KeyMask, suspect: Mask, key: Mask) -> tuple[bool, int | 
     return not overlap and mask_sha256(together) == claimed.ticket_mask_sha256, overlap
 
 
-def code(claimed: Claim, suspect: Suspect, committed: bool, level: float = LEVEL,
+def code(claimed: CodeClaim, suspect: Suspect, committed: bool, level: float = LEVEL,
          restarts: int = soft_decoding.RESTARTS, aligned: Sequence[Aligned] = ()) -> Check:
     """V2: what the suspect shows where the claim says.
 
@@ -254,12 +255,11 @@ def code(claimed: Claim, suspect: Suspect, committed: bool, level: float = LEVEL
                       "committed to can be made up to show any code (--aligned_committed)")
             numbering |= {"uncounted_p": scientific(uncounted)}
         suspect = suspects[number]
-        if claimed.threshold and suspect.weights is not None:
-            suspect = suspect.cleaned(claimed.threshold)
+        suspect = cleaned(suspect, claimed)
         expected, is_data = qr_code.encode(claimed.signature, claimed.code_format), qr_code.data_modules(claimed.version)
         codes = []
         for place in claimed.places:
-            modules = qr_code.restore_patterns(suspect.window(place, claimed.version).occupied, claimed.code_format)
+            modules = qr_code.restore_patterns(window_of(suspect, place, claimed.version).occupied, claimed.code_format)
             codes.append(Code(place, modules, (modules != expected) & is_data))
     except UserError as error:
         raise Refused(f"field 'v2': {error}") from None
@@ -275,7 +275,7 @@ def code(claimed: Claim, suspect: Suspect, committed: bool, level: float = LEVEL
                  tuple(codes))
 
 
-def _best_code(claimed: Claim, suspects: Sequence[Suspect], committed: bool, level: float,
+def _best_code(claimed: CodeClaim, suspects: Sequence[Suspect], committed: bool, level: float,
                restarts: int) -> tuple[int, Extraction, Fraction]:
     """Which of the suspect's numberings shows most, what it shows, and its p-value, corrected for their number."""
     found = [extract_claimed(suspect, claimed, level, restarts) for suspect in suspects]

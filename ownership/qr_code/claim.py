@@ -18,7 +18,7 @@ READABLE_FORMATS = ("lottery-verification-claim/1", CLAIM_FORMAT)  # the first h
 
 
 @dataclass(frozen=True)
-class Claim:
+class CodeClaim:
     """What was embedded, where, and how to do it again.
 
     signature: the text. arch: network. layer, start_x, start_y, version, error_correction, mask_pattern: see
@@ -53,7 +53,7 @@ class Claim:
         return [Place(self.layer, self.start_x, self.start_y), *(Place(*copy) for copy in self.copies)]
 
 
-def write_claim(path: str | Path, claim: Claim, instead_of: Claim | None = None) -> None:
+def write_claim(path: str | Path, claim: CodeClaim, instead_of: CodeClaim | None = None) -> None:
     """Write a claim file. Raises UserError if another claim is there, but for `instead_of`: a model may have been signed with
     it."""
     if Path(path).exists() and read_claim(path) not in (claim, instead_of):
@@ -61,7 +61,7 @@ def write_claim(path: str | Path, claim: Claim, instead_of: Claim | None = None)
     checkpoint.save_json({"format": CLAIM_FORMAT, **asdict(claim)}, path)
 
 
-def read_claim(path: str | Path) -> Claim:
+def read_claim(path: str | Path) -> CodeClaim:
     """Read and check a claim file. Raises UserError for anything missing, unknown, of a wrong type or out of range."""
     content = checkpoint.load_json(path)
     if not isinstance(content, dict) or content.pop("format", None) not in READABLE_FORMATS:
@@ -69,10 +69,10 @@ def read_claim(path: str | Path) -> Claim:
     return checked_claim(path, content)
 
 
-def checked_claim(path: str | Path, content: dict[str, Any]) -> Claim:
+def checked_claim(path: str | Path, content: dict[str, Any]) -> CodeClaim:
     """The claim whose entries stand in `content`, as JSON holds them. Raises UserError, naming `path`, as `read_claim`."""
-    types = {field.name: field.type for field in fields(Claim)}
-    for name in {field.name for field in fields(Claim) if field.default is MISSING} - content.keys():
+    types = {field.name: field.type for field in fields(CodeClaim)}
+    for name in {field.name for field in fields(CodeClaim) if field.default is MISSING} - content.keys():
         raise UserError(f"{path}: the claim lacks {name!r}")
     for name, value in content.items():
         if name not in types:
@@ -81,7 +81,7 @@ def checked_claim(path: str | Path, content: dict[str, Any]) -> Claim:
                     "similarity": (int, float)}.get(name, types[name])
         if not isinstance(value, expected) or isinstance(value, bool):
             raise UserError(f"{path}: {name!r} has the wrong type ({type(value).__name__})")
-    claim = Claim(**{**content, "copies": tuple(_checked_copy(path, copy) for copy in content.get("copies", ()))})
+    claim = CodeClaim(**{**content, "copies": tuple(_checked_copy(path, copy) for copy in content.get("copies", ()))})
     if claim.error_correction not in qr_code.ERROR_CORRECTION or claim.version not in qr_code.VERSIONS \
             or claim.mask_pattern not in qr_code.MASK_PATTERNS:
         raise UserError(f"{path}: version, error_correction or mask_pattern is none of a QR code's")

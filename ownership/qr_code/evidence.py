@@ -22,7 +22,7 @@ import numpy as np
 from scipy.stats import binom
 
 from ownership.qr_code.soft_decoding import log2_texts
-from ownership.suspects.reading import Window
+from ownership.qr_code.window import Window
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.linear_code import LinearCode, linear_code
 from pruner.masks import Mask

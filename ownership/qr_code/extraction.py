@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ownership.qr_code import soft_decoding
-from ownership.qr_code.claim import Claim
+from ownership.qr_code.claim import CodeClaim
 from ownership.qr_code.evidence import Evidence, agreement, places_for
 from ownership.qr_code.readers import read_all
 from ownership.qr_code.scan import scan
 from ownership.qr_code.soft_decoding import SoftReading, read_softly
-from ownership.suspects.reading import Suspect, Window
+from ownership.qr_code.window import Window, cleaned, window_of
+from ownership.suspects.reading import Suspect
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import Place, named_layer
 from pruner.masks import Mask
@@ -111,14 +112,14 @@ def extract(suspect: Suspect, places: Sequence[Place], formats: Sequence[CodeFor
             `ownership.qr_code.evidence.places_for`), for the corrected p-value.
         max_false, restarts: see `ownership.qr_code.soft_decoding.read_softly`.
     Raises:
-        UserError: see `Suspect.window`; or the signature fits none of the formats.
+        UserError: see `window_of`; or the signature fits none of the formats.
     """
     if signature is not None:
         size = len(signature.encode("utf-8"))
         formats = [f for f in formats if size <= qr_code.capacity(f.version, f.error_correction)]
         if not formats:
             raise UserError(f"--signature: {size} bytes do not fit any code that fits there; is the place right?")
-    windows = {version: [suspect.window(place, version) for place in places] for version in {f.version: 0 for f in formats}}
+    windows = {version: [window_of(suspect, place, version) for place in places] for version in {f.version: 0 for f in formats}}
 
     def look(restarts: int) -> list[Extraction]:
         soft = None
@@ -135,12 +136,11 @@ def extract(suspect: Suspect, places: Sequence[Place], formats: Sequence[CodeFor
     return shown or min(found, key=lambda extraction: extraction.flips.share)
 
 
-def extract_claimed(suspect: Suspect, claim: Claim, max_false: float = soft_decoding.MAX_FALSE,
+def extract_claimed(suspect: Suspect, claim: CodeClaim, max_false: float = soft_decoding.MAX_FALSE,
                     restarts: int = soft_decoding.RESTARTS) -> Extraction:
     """Read a suspect where the claim says, after the owner's cleaning if the claim has a threshold. Raises UserError as
     `extract`."""
-    if claim.threshold and suspect.weights is not None:  # a mask file has nothing to clean
-        suspect = suspect.cleaned(claim.threshold)
+    suspect = cleaned(suspect, claim)
     return extract(suspect, claim.places, [claim.code_format], claim.signature, places_for(suspect.mask, claim.version),
                    max_false, restarts)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binom, rankdata
 
-from ownership.suspects.reading import Window
+from ownership.qr_code.window import Window
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.linear_code import LinearCode, linear_code
 from pruner.qr_code.ordered_statistics import decode, decode_part

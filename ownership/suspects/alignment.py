@@ -1,14 +1,14 @@
-"""Undoing a renumbering of channels (`attacks/permute.py`), so that a code is where the claim says.
+"""Undoing a renumbering of channels (`attacks/permute.py`), so that a mark is where the claim says.
 
 The owner's masks, and signs of weights where both sides have some, are compared with the suspect's. Which channel of the
 suspect is which of the owner's is an assignment problem for each group of channels, given the other groups; it is solved
 exactly, group after group, until none improves (as weight matching in Ainsworth et al., "Git Re-Basin", 2023). The start is
 what does not depend on other groups: how a channel's weights are spread over the kernels' positions.
 
-An alignment looks for agreement with the owner's masks, and these hold the code: fitted to all of it, an innocent model
-would seem to hold it too. So kernels in the code's region take no part, neither of the owner's nor, whatever is assigned
-there, of the suspect's. Magnitudes and batch norms take no part either, since those of a channel in the region depend on how
-many of the code's ones it has; and a thief can scale channels as easily as renumber them.
+An alignment looks for agreement with the owner's masks, and these may hold the mark itself: fitted to all of it, an innocent
+model would seem to hold it too. So kernels that are left out take no part, neither of the owner's nor, whatever is assigned
+there, of the suspect's. Magnitudes and batch norms take no part either, since those of a channel in a code's region depend on
+how many of the code's ones it has; and a thief can scale channels as easily as renumber them.
 """
 
 import math
@@ -21,12 +21,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from ownership.qr_code.claim import Claim
 from ownership.suspects.reading import Suspect
 from pruner import tickets
-from pruner.qr_code import geometry as qr_code
-from pruner.channel_groups import ChannelGroups, channel_groups
-from pruner.qr_code.embedding import Place
+from pruner.channel_groups import ChannelGroups
 from pruner.masks import Mask
 
 PASSES = 6  # over all groups; a stolen model takes 2, and an innocent one finds no end
@@ -35,7 +32,7 @@ SMALLEST_GAIN = 1e-5  # of a group's score; float32 sums are no better
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well the suspect agrees with the owner's model, outside the code's region.
+    """How well the suspect agrees with the owner's model, outside the kernels that are left out.
 
     share: of the suspect's weights that stand where the owner has one too. chance: the share that was to be expected were
     each layer's weights anywhere in it. correlation: of mask entries around their layers' densities: 1 for equal masks, about
@@ -76,17 +73,18 @@ def read_reference(path: str, model: nn.Module, expected: tickets.Expected = tic
     return Suspect(mask, {name: weights[f"{name}.weight"] for name in mask} if weights is not None else None)
 
 
-def align(owner: Suspect, suspect: Suspect, groups: ChannelGroups, places: Sequence[Place], version: int) -> Alignment:
+def align(owner: Suspect, suspect: Suspect, groups: ChannelGroups,
+          left_out: Mapping[str, torch.Tensor]) -> Alignment:
     """Find the renumbering under which a suspect agrees best with the owner's model, and undo it.
 
     Args:
         owner: the signed ticket, the model trained from it, or its masks.
         suspect: what may be a renumbered, damaged and further trained copy of it. Only layers that both masks have count.
         groups: of the network.
-        places, version: of the code and its copies; these regions take no part. With no places everything does, and what is
-            read afterwards proves nothing.
+        left_out: layer -> bool [out, in], the kernels that take no part: those that hold a mark. Without them what is read
+            afterwards proves nothing. Of a layer that is not there all take part.
     """
-    left_out = region_kernels(owner.mask, places, version)
+    left_out = {name: left_out.get(name, torch.zeros(layer.shape[:2], dtype=torch.bool)) for name, layer in owner.mask.items()}
     layers = [_Layer(name, owner, suspect, left_out[name], groups) for name in owner.mask if name in suspect.mask]
     order = _best_order(layers, groups)
     mask, weights = groups.renumbered_mask(suspect.mask, order), suspect.weights
@@ -96,26 +94,6 @@ def align(owner: Suspect, suspect: Suspect, groups: ChannelGroups, places: Seque
     aligned = Suspect(mask, weights)
     return Alignment(aligned, np.argsort(order), agreement_of(owner, suspect, left_out),
                      agreement_of(owner, aligned, left_out))
-
-
-def align_claimed(owner: Suspect, suspect: Suspect, model: nn.Module, claim: Claim) -> Alignment:
-    """`align` with the claim's regions left out, after the owner's cleaning if the claim has a threshold.
-
-    Raises UserError if the network's structure can't be followed.
-    """
-    if claim.threshold and suspect.weights is not None:  # a mask file has nothing to clean
-        suspect = suspect.cleaned(claim.threshold)
-    return align(owner, suspect, channel_groups(model), claim.places, claim.version)
-
-
-def region_kernels(mask: Mask, places: Sequence[Place], version: int) -> dict[str, torch.Tensor]:
-    """Layer -> bool [out, in], True for the kernels in a code's square, its function patterns included."""
-    size = qr_code.code_size(version)
-    kernels = {name: torch.zeros(layer.shape[:2], dtype=torch.bool) for name, layer in mask.items()}
-    for place in places:
-        if place.layer in kernels:
-            kernels[place.layer][place.start_x:place.start_x + size, place.start_y:place.start_y + size] = True
-    return kernels
 
 
 def agreement_of(owner: Suspect, suspect: Suspect, left_out: Mapping[str, torch.Tensor]) -> Agreement:
