@@ -31,7 +31,7 @@ from collections.abc import Sequence
 
 from datasets import DATASETS
 from models import ARCHITECTURES
-from pruner import PATH_SPLITS, SPLITS
+from pruner import PATH_SPLITS, SPLITS, WALK_SPLITS
 from utils import cli
 
 
@@ -49,9 +49,15 @@ def parse_args(argv: Sequence[str] | None):
                        help="what goes into the key: " + "; ".join(f"{name}: {text}" for name, text in SPLITS.items()))
     group.add_argument("--key_ratio", type=cli.ratio, default=None, metavar="R",
                        help="the key's share of the ticket's weights, met exactly")
+    # the paper: "multiplication of weights along the paths"; docs/reading_the_paper.md says which of the two is nearer to what
+    group.add_argument("--select", choices=("walks", "ranked"), default=None,
+                       help="ewp, random_path: all kernels that walks from layer to layer step on, each hop drawn by the "
+                            "kernels' strengths (ewp) or evenly, as in the published code; or the kernels that score highest "
+                            "(default: ranked, and walks with --num_paths alone, as in the paper's command)")
     group.add_argument("--num_paths", type=cli.positive_int, default=None, metavar="N",
-                       help="paths to draw for ewp_sampled and random_path (default: 1000); without --key_ratio, and "
-                            "with ewp too, the key is all that lies on them")
+                       help="walks, whose kernels are the key, instead of --key_ratio; or paths to draw for ewp_sampled and "
+                            "random_path (default: 1000, and more where they do not fill the key), and with --select ranked "
+                            "and no --key_ratio, for ewp too, the key is all that lies on them")
     group.add_argument("--betweenness_samples", type=cli.positive_int, default=None, metavar="K",
                        help="estimate betweenness from K source channels (default: exact)")
     group.add_argument("--score_pictures", type=cli.positive_int, default=1000, metavar="N",
@@ -72,6 +78,12 @@ def parse_args(argv: Sequence[str] | None):
         parser.error(f"argument --{budgets[0]}: --type identity splits nothing off; name a score")
     if args.split != "identity" and args.key_ratio is None and not (by_paths and args.num_paths):
         parser.error(f"argument --type: {args.split} needs --key_ratio" + (" or --num_paths" if by_paths else ""))
+    if args.select and args.split not in WALK_SPLITS:
+        parser.error(f"argument --select: means nothing to --type {args.split}; leave it out")
+    if args.select is None and args.split in WALK_SPLITS:
+        args.select = "ranked" if args.key_ratio is not None else "walks"
+    if args.select == "walks" and len(budgets) == 2:
+        parser.error("argument --num_paths: says how many walks, and --key_ratio to which share; give one of the two")
     if args.key and (args.split != "identity" or args.add_back):
         parser.error("argument --key: puts a ticket together; leave out --type and --add_back")
     if args.evaluate and args.split != "identity":
@@ -102,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ticket = whole
     if args.split != "identity":
         key, locked = split(args, experiment, whole.mask)
-        ticket = replace(whole, mask=locked, missing=key.nonzeros, split=args.split)
+        ticket = replace(whole, mask=locked, missing=key.nonzeros, split=split_name(args))
     # a thief forges the key
     if args.add_back:
         if not ticket.missing:
@@ -133,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     files.open("main_eval_all.py", {**vars(args), **experiment.fingerprints(), **inputs})
     if args.split != "identity" and not files.locked.exists():
         key_masks.write_split(files.key, files.locked, key, locked, whole.weights,
-                              {**experiment.facts, "split": args.split})
+                              {**experiment.facts, "split": ticket.split})
     trained = engine.fit(data, experiment.protocol, files, args.seed, masked, facts={**experiment.facts, **size},
                          title=f"ticket at {100 * mask.density:.2f}%")
     checkpoint.save_json({**trained.in_columns(), **size, **parts, "merged": args.key is not None, "forged": args.add_back,
@@ -149,15 +161,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def split(args, experiment, mask):
     """(key, locked) of the mask, by the score and budget in the flags; the model holds the ticket's weights."""
     from pruner.key_mask import split as key_masks
-    from pruner.key_mask.scores import PATH_SCORES, SCORES, Scoring
+    from pruner.key_mask.scores import PATH_SCORES, SCORES, WALKS, Scoring
 
     sample = experiment.data.limited(min(args.score_pictures, len(experiment.data.train)), args.seed).train
     pictures, labels = next(sample.batches(len(sample)))
     scoring = Scoring(experiment.engine.model, mask, pictures, labels, args.seed, args.num_paths or 1000,
-                      args.betweenness_samples)
+                      args.betweenness_samples, args.key_ratio and key_masks.key_size(mask, args.key_ratio))
+    walks = args.select == "walks"
     if args.key_ratio is None:
-        return key_masks.split_visited(mask, PATH_SCORES[args.split](scoring))
-    return key_masks.split(mask, SCORES[args.split](scoring), args.key_ratio)
+        return key_masks.split_visited(mask, (WALKS if walks else PATH_SCORES)[args.split](scoring))
+    return key_masks.split(mask, (WALKS if walks else SCORES)[args.split](scoring), args.key_ratio)
+
+
+def split_name(args) -> str:
+    """What files and results call the way of splitting."""
+    return f"{args.split}_walks" if args.select == "walks" else args.split
 
 
 if __name__ == "__main__":

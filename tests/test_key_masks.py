@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attacks.fake1 import forge_key
-from pruner import PATH_SPLITS, SPLITS, tickets
+from pruner import PATH_SPLITS, SPLITS, WALK_SPLITS, tickets
 from pruner.key_mask import split as key_masks
 from pruner.masks import Mask, prunable_layers
-from pruner.key_mask.scores import PATH_SCORES, SCORES, Scoring
+from pruner.key_mask.scores import PATH_SCORES, SCORES, WALKS, Scoring
 from utils.errors import UserError
 
 SHORT = ("--dataset", "digits", "--limit", "300", "--epochs", "2")
@@ -49,6 +49,7 @@ def test_the_registry_and_what_help_says_of_it_agree():
     assert set(SPLITS) == set(SCORES) | {"identity"}
     assert set(PATH_SCORES) <= set(SCORES)
     assert set(PATH_SCORES) == set(PATH_SPLITS)
+    assert set(WALKS) == set(WALK_SPLITS)
 
 
 @settings(max_examples=60)
@@ -97,6 +98,24 @@ def test_paths_alone_give_the_key_all_that_lies_on_them(ticket):
         assert torch.equal(key[name] | locked[name], mask[name])
     with pytest.raises(UserError, match="run through the whole ticket"):
         key_masks.split_visited(mask, {name: torch.where(kept, 1.0, -torch.inf) for name, kept in mask.items()})
+
+
+def test_number_of_walks_or_ratio_or_ranked(run_main, ticket, tmp_path):
+    """What the paper's command means, the same at a ratio, and the kernels of whole paths as before."""
+    _, model, mask = ticket
+    wanted = {"walks": ("ewp_walks", key_masks.split_visited(mask, WALKS["ewp"](Scoring(model, mask, num_paths=5)))[0]),
+              "ratio": ("ewp_walks", key_masks.split(mask, WALKS["ewp"](Scoring(model, mask, key_nonzeros=100)), 100 / mask.nonzeros)[0]),
+              "ranked": ("ewp", key_masks.split_visited(mask, PATH_SCORES["ewp"](Scoring(model, mask, num_paths=5)))[0])}
+    words = {"walks": ("--num-paths", 5), "ratio": ("--key_ratio", 100 / mask.nonzeros, "--select", "walks"),
+             "ranked": ("--num-paths", 5, "--select", "ranked")}
+    for name, (split, key) in wanted.items():
+        folder = tmp_path / name
+        done = run_main("main_eval_all.py", "--dataset", "digits", "--limit", "20", "--epochs", "1", "--mask_dir", ticket[0],
+                        "--type", "ewp", *words[name], "--save_dir", folder)
+        assert done.returncode == 0, done.stderr
+        part = tickets.read_model_file(folder / "key.pth.tar", model)
+        assert part.mask == key and part.facts["split"] == split
+        assert json.loads((folder / "result.json").read_text())["split"] == split
 
 
 def test_files_hold_the_split_weights_and_merge_bit_for_bit(parts, ticket):
@@ -253,6 +272,8 @@ def test_transfer_to_another_class_count(run_main, make_model, tmp_path):
 @pytest.mark.parametrize(("words", "complaint"), [
     (("--type", "ewp"), "needs --key_ratio or --num_paths"),
     (("--type", "omp", "--num_paths", "10"), "omp needs --key_ratio"),
+    (("--type", "omp", "--key_ratio", "0.1", "--select", "walks"), "--select"),
+    (("--type", "ewp", "--key_ratio", "0.1", "--num_paths", "10", "--select", "walks"), "one of the two"),
     (("--type", "omp", "--key_ratio", "0"), "--key_ratio"),
     (("--type", "omp", "--key_ratio", "1"), "--key_ratio"),
     (("--type", "omp", "--key_ratio", "-0.1"), "--key_ratio"),
@@ -283,7 +304,7 @@ def test_the_original_readmes_command_for_scheme_1(run_main, make_dataset, ticke
                     "res20s_cifar10_extreme.pth.tar --fc --num-paths 1000 --type ewp --prune-type lt".split())
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "res20s_cifar10_lt_extreme/result.json").read_text())
-    assert result["epochs"] == 182 and result["key_nonzeros"] + result["nonzeros"] == mask.nonzeros
+    assert result["split"] == "ewp_walks" and result["epochs"] == 182 and result["key_nonzeros"] + result["nonzeros"] == mask.nonzeros
 
 
 def test_figures_are_made_from_a_tree_of_runs(run_main, run_script, refused, parts, ticket, tmp_path):

@@ -11,7 +11,9 @@ from test_channel_graph import Grouped, Tiny
 
 from pruner.channel_graph import surviving_edges, to_networkx
 from pruner.masks import Mask, prunable_layers
-from pruner.key_mask.scores import SCORES, Scoring, edge_betweenness, sampled_edge_betweenness
+from pruner.key_mask import scores as score_functions, split as key_masks
+from pruner.key_mask.scores import SCORES, WALKS, Scoring, edge_betweenness, sampled_edge_betweenness
+from pruner.magnitude import prune_smallest
 from utils.errors import UserError
 
 
@@ -255,3 +257,114 @@ def test_a_ticket_without_any_path_is_refused():
     for name in ("ewp", "ewp_sampled", "random_path"):
         with pytest.raises(UserError, match="no path"):
             SCORES[name](scoring)
+
+
+def chances_of_a_walk(scoring: Scoring, name: str) -> dict[str, np.ndarray]:
+    """Of each kernel [out, in / groups], how likely one walk is to step on it: the chain of channels, by its definition."""
+    modules, chances, at = dict(scoring.model.named_modules()), {}, None
+    for layer, kept in scoring.mask.items():
+        strength = (scoring.weight(layer).abs() * kept).sum((2, 3)).double().numpy()
+        strength = strength if name == "ewp" else (strength > 0) * 1.0
+        (outputs, columns), groups = strength.shape, modules[layer].groups
+        joined = np.zeros((columns * groups, outputs))  # from channel to channel
+        for output in range(outputs):
+            group = output * groups // outputs
+            joined[group * columns:(group + 1) * columns, output] = strength[output]
+        read = joined.sum(1) > 0
+        now = np.zeros(len(joined))
+        for channel, share in enumerate(at if at is not None else []):
+            if channel < len(now) and read[channel]:
+                now[channel] += share
+        now[read] += (1 - now.sum()) / read.sum()
+        taken = now[:, None] * joined / np.where(read, joined.sum(1), 1)[:, None]
+        at = taken.sum(0)
+        chances[layer] = np.array([taken[output * groups // outputs * columns:][:columns, output] for output in range(outputs)])
+    return chances
+
+
+@pytest.mark.parametrize("net", [Tiny, Grouped])
+@pytest.mark.parametrize("name", WALKS)
+def test_walks_go_hop_by_hop_by_the_strength_of_each(net, name):
+    scoring, draws = tiny_scoring(4, net=net, num_paths=1), 500
+    taken = {layer: np.zeros(kept.shape[:2]) for layer, kept in scoring.mask.items()}
+    for scoring.seed in range(draws):
+        for layer, scores in WALKS[name](scoring).items():
+            stepped = scores.amax((2, 3)).numpy() > 0
+            assert stepped.sum() == 1
+            taken[layer] += stepped
+    for layer, chance in chances_of_a_walk(scoring, name).items():
+        assert chance.sum() == pytest.approx(1)
+        assert (np.abs(taken[layer] - draws * chance) <= 5 * np.sqrt(draws * chance * (1 - chance)) + 1e-9).all()
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_a_key_by_walks_is_what_the_first_walks_step_on(name):
+    """The sooner stepped on the higher, and walks go on until the key is full."""
+    scoring = tiny_scoring(4, density=1.0)
+    scoring.key_nonzeros = round(0.6 * scoring.mask.nonzeros)
+    scores = WALKS[name](scoring)
+    steps = sorted({1 / value for layer in scores.values() for value in layer.unique().tolist() if value > 0})
+    hops = len(scoring.mask)
+    assert sum(int((layer > 0).sum()) for layer in scores.values()) >= scoring.key_nonzeros
+    assert all(abs(step - round(step)) < 1e-6 for step in steps) and [round(step) for step in steps[:hops]] == list(range(1, hops + 1))
+    for position, layer in enumerate(scores.values()):  # each layer is stepped on when its turn comes
+        assert {round(1 / value) % hops for value in layer.unique().tolist() if value > 0} == {(position + 1) % hops}
+
+
+@pytest.fixture(scope="module")
+def sparse_resnet18(make_model):
+    """A ResNet-18 with the mask of its largest weights, 1.24% as the extreme ticket on CIFAR-10."""
+    model = make_model("res18")
+    return model, prune_smallest({name: layer.weight for name, layer in prunable_layers(model).items()}, Mask.dense(model), 0.9876)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("score", [SCORES["random_path"], SCORES["ewp_sampled"], *WALKS.values()], ids=lambda score: score.__name__)
+def test_paths_are_drawn_until_they_fill_a_key_of_a_sparse_ticket(sparse_resnet18, capsys, score):
+    model, mask = sparse_resnet18
+    scores = score(Scoring(model, mask, key_nonzeros=round(0.2 * mask.nonzeros)))
+    key, _ = key_masks.split(mask, scores, 0.2)
+    assert all((scores[name][kept] > 0).all() for name, kept in key.items())
+    assert "warning" not in capsys.readouterr().err
+    # a thousand paths do not suffice; what is missing was taken from the first layers, nearly whole
+    assert sum(int((layer > 0).sum()) for layer in score(Scoring(model, mask)).values()) < key.nonzeros
+    assert int(key["layer1.0.conv1"].sum()) < 0.6 * int(mask["layer1.0.conv1"].sum())
+
+
+@pytest.mark.parametrize("score", [SCORES["random_path"], SCORES["ewp_sampled"], *WALKS.values()], ids=lambda score: score.__name__)
+def test_what_fills_up_a_key_is_drawn_and_warned_of(score, make_model, monkeypatch, capsys):
+    monkeypatch.setattr(score_functions, "MOST_PATHS", 1)
+    model = make_model("res20s")
+    mask = sparse(model, 0.2, 0)
+    scores = score(Scoring(model, mask, num_paths=1, key_nonzeros=mask.nonzeros // 2))
+    assert "fill it up" in capsys.readouterr().err
+    rest = {name: layer[kept & (layer <= 0)] for (name, layer), kept in zip(scores.items(), mask.values())}
+    key, _ = key_masks.split(mask, scores, 0.5)
+    for name, kept in key.items():  # from all layers alike, not from the first ones
+        assert abs(int(kept.sum()) / int(mask[name].sum()) - 0.5) < 0.1
+        assert len(rest[name].unique()) > 100
+
+
+def test_published_betweenness_sees_layer_sizes_alone(monkeypatch):
+    """All shortest paths counted in the graph that the published code builds: named nodes, no weights, every kernel."""
+    monkeypatch.setattr(score_functions, "PUBLISHED_SOURCES", 1)  # all nodes, so no draw
+    scoring = tiny_scoring(2)
+    graph, counts, names = networkx.Graph(), {}, [*scoring.mask, "final"]
+    for layer, behind in zip(names, names[1:]):
+        outputs, inputs = scoring.mask[layer].shape[:2]
+        graph.add_edges_from((f"{layer}.{i}", f"{behind}.{o}") for i in range(inputs) for o in range(outputs))
+    for source in graph:
+        for target in graph:
+            paths = list(networkx.all_shortest_paths(graph, source, target)) if source != target else []
+            for path in paths:
+                for pair in zip(path, path[1:]):
+                    counts[frozenset(pair)] = counts.get(frozenset(pair), 0) + 1 / len(paths)
+    scored = [(counts[frozenset((f"{layer}.{i}", f"{behind}.{o}"))], float(scores[o, i].max()))
+              for (layer, scores), behind in zip(SCORES["betweenness_published"](scoring).items(), names[1:])
+              for o in range(scores.shape[0]) for i in range(scores.shape[1]) if scores[o, i].max() > -torch.inf]
+    ranked = [round(count, 6) for count, _ in sorted(scored, key=lambda pair: pair[1])]
+    assert ranked == sorted(ranked)
+    loud = tiny_scoring(2)
+    loud.model.c2.weight.data *= 100
+    assert all(torch.equal(scores, SCORES["betweenness_published"](loud)[layer])
+               for layer, scores in SCORES["betweenness_published"](scoring).items())

@@ -4,8 +4,10 @@ Each takes a `Scoring` and returns layer -> float64 tensor of the weight's shape
 into the key. Pruned weights score -inf, all others are finite. To add one, write it and put it into SCORES.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,6 +22,9 @@ from utils.errors import UserError
 
 Scores = dict[str, torch.Tensor]
 LONG_SEARCH = 2 * 10**10  # channels times kernels: half a minute of one core or more
+MOST_PATHS = 200_000  # that are drawn for one key: some kernels lie on hardly any path, or on none
+WALKS_AT_ONCE = 64
+PUBLISHED_SOURCES = 100  # of how many nodes the published betweenness looks at one
 
 
 @dataclass
@@ -29,7 +34,8 @@ class Scoring:
     model: its weights are those of the ticket, W0; what the mask prunes is taken as zero. mask: the ticket's.
     pictures, labels: float [N, 3, H, W] on the scale 0 to 1 and int64 [N], for the data-driven scores only.
     seed: of everything random. num_paths: how many paths the path scores draw. betweenness_samples: source channels
-    that betweenness is estimated from, None for all (exact).
+    that betweenness is estimated from, None for all (exact). key_nonzeros: how many weights the key is to hold, where that is
+    decided: paths are then drawn on until they run through as many.
     """
 
     model: nn.Module
@@ -39,6 +45,7 @@ class Scoring:
     seed: int = 1
     num_paths: int = 1000
     betweenness_samples: int | None = None
+    key_nonzeros: int | None = None
     _layers: dict[str, nn.Module] = field(init=False, repr=False)
 
     def __post_init__(self):
@@ -49,10 +56,30 @@ class Scoring:
         weight = self._layers[layer].weight.detach().cpu()
         return weight * self.mask[layer] if layer in self.mask else weight
 
+    def groups(self, layer: str) -> int:
+        return self._layers[layer].groups
+
     def graph(self) -> tuple[ChannelGraph, dict[str, np.ndarray]]:
         """The network's channel graph and its kernels' strengths, float64 [out, in / groups] per layer."""
         graph = channel_graph(self.model)
         return graph, kernel_strengths(graph, self.weight)
+
+    def on_paths(self, kernels: Mapping[str, np.ndarray]) -> int:
+        """How many weights of the mask lie in kernels with numbers [out, in / groups] above 0."""
+        return sum(int(sizes[kernels[name] > 0].sum()) for name, sizes in self._kernel_sizes.items())
+
+    @cached_property
+    def _kernel_sizes(self) -> dict[str, np.ndarray]:
+        return {name: kept.flatten(2).sum(2).numpy() for name, kept in self.mask.items()}
+
+    def fill_up(self, kernels: Mapping[str, np.ndarray], generator: np.random.Generator) -> Scores:
+        """`spread` of numbers that are 0 for kernels on no drawn path: these get negative ones, at random, so that a key for
+        which the paths do not suffice is filled up from all layers alike. Says so where that happens."""
+        if self.key_nonzeros is not None and (missing := self.key_nonzeros - self.on_paths(kernels)) > 0:
+            print(f"warning: {missing} of the key's {self.key_nonzeros} weights lie on none of the paths drawn; kernels at random "
+                  "fill it up", file=sys.stderr, flush=True)
+        return self.spread({name: np.where(values > 0, values, generator.random(values.shape) - 1)
+                            for name, values in kernels.items()})
 
     def finish(self, scores: Mapping[str, torch.Tensor]) -> Scores:
         """Float64 scores of the masked layers, -inf where pruned."""
@@ -137,27 +164,29 @@ def _log_product(blocks: np.ndarray | None, log_vector: np.ndarray) -> np.ndarra
 
 def ewp_sampled(scoring: Scoring) -> Scores:
     """Of each kernel, how many of `num_paths` drawn paths run through it; a path is drawn with probability
-    proportional to its product of strengths, so the counts approach `ewp` as paths grow."""
+    proportional to its product of strengths, so the counts approach `ewp` as paths grow. See `_count_paths`."""
     return _count_paths(scoring, *scoring.graph())
 
 
 def random_path(scoring: Scoring) -> Scores:
     """Of each kernel, how many of `num_paths` drawn paths run through it; all paths through surviving kernels are
-    equally likely."""
+    equally likely. See `_count_paths`."""
     graph, strengths = scoring.graph()
     return _count_paths(scoring, graph, {name: (strength > 0).astype(float) for name, strength in strengths.items()})
 
 
 def _count_paths(scoring: Scoring, graph: ChannelGraph, strengths: dict[str, np.ndarray]) -> Scores:
     """All paths walk at once, a hop at a time, from the inputs to the outputs: an edge is taken with probability
-    (strength x mass leaving its target) / (mass leaving its source), which draws whole paths by their products."""
+    (strength x mass leaving its target) / (mass leaving its source), which draws whole paths by their products.
+
+    Where the size of the key is known, as many paths again are drawn until it can be filled from them (or MOST_PATHS are),
+    and equal counts are put in random order by fractions that are added to them."""
     generator = np.random.default_rng(scoring.seed)
     _, leaving = path_masses(graph, strengths)
     start = leaving[graph.inputs]
     if start.max() == -np.inf:
         raise UserError("no path leads through the ticket from the picture to a class; there are none to draw")
     share = np.exp(start - start.max())
-    walkers = generator.choice(graph.inputs, scoring.num_paths, p=share / share.sum())
 
     edges = surviving_edges(graph, strengths)
     alive = np.flatnonzero(leaving[edges.target] > -np.inf)
@@ -174,12 +203,86 @@ def _count_paths(scoring: Scoring, graph: ChannelGraph, strengths: dict[str, np.
     rank_of_node = np.full(graph.nodes, -1)
     rank_of_node[source[first]] = np.arange(len(first))
 
-    counts = np.zeros(len(edges.source))
-    while len(walkers := walkers[rank_of_node[walkers] >= 0]):  # classes have no edges on
-        drawn = np.searchsorted(upto, rank_of_node[walkers] + 1 - generator.random(len(walkers)))
-        counts += np.bincount(alive[drawn], minlength=len(counts))
-        walkers = target[drawn]
-    return scoring.spread(per_kernel(graph, strengths, edges, counts))
+    counts, paths = np.zeros(len(edges.source)), 0
+    while True:
+        walkers = generator.choice(graph.inputs, paths or scoring.num_paths, p=share / share.sum())
+        paths += len(walkers)
+        while len(walkers := walkers[rank_of_node[walkers] >= 0]):  # classes have no edges on
+            drawn = np.searchsorted(upto, rank_of_node[walkers] + 1 - generator.random(len(walkers)))
+            counts += np.bincount(alive[drawn], minlength=len(counts))
+            walkers = target[drawn]
+        kernels = per_kernel(graph, strengths, edges, counts)
+        if scoring.key_nonzeros is None:
+            return scoring.spread(kernels)
+        if paths >= MOST_PATHS or scoring.on_paths(kernels) >= scoring.key_nonzeros:
+            return scoring.fill_up({name: np.where(times > 0, times + generator.random(times.shape), 0)
+                                    for name, times in kernels.items()}, generator)
+
+
+def ewp_walks(scoring: Scoring) -> Scores:
+    """Of each kernel, the sooner one of many walks steps on it the more (1 / the number of the step), the next channel
+    drawn by the strength of the kernel there: how the published code takes EWP. See `_walk`."""
+    return _walk(scoring, lambda strength: strength)
+
+
+def random_walks(scoring: Scoring) -> Scores:
+    """`ewp_walks`, but any surviving kernel is as likely as the others: the published code's random paths."""
+    return _walk(scoring, lambda strength: (strength > 0).astype(float))
+
+
+def _walk(scoring: Scoring, chance: Callable[[np.ndarray], np.ndarray]) -> Scores:
+    """Walks from layer to layer of the mask, in the network's order of modules, without shortcuts: from a random channel of
+    the first one, in each over a kernel that reads the present channel to the channel it writes. Who comes to a channel that
+    no kernel reads (or, behind a downsampling shortcut, to one that the next layer does not have) goes on from a random one.
+
+    `num_paths` walks, or where the key's size is known as many as fill it (at most MOST_PATHS).
+
+    Args:
+        chance: of strengths [out, in / groups] of a layer's kernels, how likely each is to be taken, but for a factor.
+    """
+    generator = np.random.default_rng(scoring.seed)
+    layers = {name: _Hop(chance(scoring.weight(name).double().abs().flatten(2).sum(2).numpy()), scoring.groups(name))
+              for name in scoring.mask}
+    scores = {name: np.zeros(hop.shape) for name, hop in layers.items()}
+    if not any(len(hop.open) for hop in layers.values()):
+        raise UserError("no kernel of the ticket holds a weight; there is nothing to walk over")
+    walks, most = 0, scoring.num_paths if scoring.key_nonzeros is None else MOST_PATHS
+    while walks < most and (scoring.key_nonzeros is None or scoring.on_paths(scores) < scoring.key_nonzeros):
+        count = min(WALKS_AT_ONCE, most - walks)
+        channels = np.full(count, NOTHING)
+        for position, (name, hop) in enumerate(layers.items()):
+            if not len(hop.open):  # an empty layer: they start anew behind it
+                channels = np.full(count, NOTHING)
+                continue
+            kernel, channels = hop.take(channels, generator)
+            step = (walks + np.arange(count)) * len(layers) + position
+            np.maximum.at(scores[name], kernel, 1 / (1 + step))
+        walks += count
+    return scoring.fill_up(scores, generator)
+
+
+class _Hop:
+    """The kernels of one layer, as a walker meets them. chance: float [out, in / groups], see `_walk`.
+
+    open: int64, the channels that some kernel reads.
+    """
+
+    def __init__(self, chance: np.ndarray, groups: int):
+        self.shape = chance.shape
+        self.outputs, self.inputs = chance.shape[0] // groups, chance.shape[1]  # of one group
+        # [channel, its group's outputs]: up to where in 0 to 1 a draw means this output
+        upto = chance.reshape(groups, self.outputs, self.inputs).swapaxes(1, 2).reshape(-1, self.outputs).cumsum(1)
+        self.open = np.flatnonzero(upto[:, -1])
+        self.upto = upto / np.where(upto[:, -1:] > 0, upto[:, -1:], 1)
+
+    def take(self, channels: np.ndarray, generator: np.random.Generator) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+        """Draw a kernel for each walker. channels: int64, where they stand. Returns the kernels' indices, and the channels
+        they lead to."""
+        lost = ~np.isin(channels, self.open)
+        channels = np.where(lost, generator.choice(self.open, len(channels)), channels)
+        output = (self.upto[channels] <= generator.random(len(channels))[:, None]).sum(1)
+        output += channels // self.inputs * self.outputs
+        return (output, channels % self.inputs), output
 
 
 def betweenness(scoring: Scoring) -> Scores:
@@ -242,6 +345,34 @@ def sampled_edge_betweenness(nodes: int, edges: Edges, samples: int, seed: int) 
     return values * (nodes / samples)
 
 
+def betweenness_published(scoring: Scoring) -> Scores:
+    """Edge betweenness as the published code takes it: of the undirected graph of the mask's layers one after the other
+    (no shortcuts, stem or classifier), all kernels its edges, pruned ones too, unweighted, from one channel in
+    PUBLISHED_SOURCES, drawn at random.
+
+    Neither weights nor mask have a part in it, only the layers' sizes and the draw; equal values go in random order.
+    """
+    import networkx
+
+    def ends(position: int, layer: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+        outputs, inputs = scoring.mask[layer].shape[:2]
+        per_group = outputs // scoring.groups(layer)
+        return [((position, output // per_group * inputs + column), (position + 1, output))
+                for output in range(outputs) for column in range(inputs)]
+
+    edges = {layer: ends(position, layer) for position, layer in enumerate(scoring.mask)}
+    graph = networkx.Graph(edge for layer in edges.values() for edge in layer)
+    between = networkx.edge_betweenness_centrality(graph, max(1, len(graph) // PUBLISHED_SOURCES), normalized=False,
+                                                   seed=scoring.seed)
+    between |= {edge[::-1]: value for edge, value in between.items()}
+    # rounded: what differs by the order of summation only is equal
+    values = np.round([between[edge] for layer in edges.values() for edge in layer], 6)
+    generator = np.random.default_rng(scoring.seed)
+    ranks = np.where(values > 0, np.unique(values, return_inverse=True)[1] + 1 + generator.random(len(values)), 0)
+    parts = np.split(ranks, np.cumsum([len(layer) for layer in edges.values()])[:-1])
+    return scoring.fill_up({layer: part.reshape(scoring.mask[layer].shape[:2]) for layer, part in zip(edges, parts)}, generator)
+
+
 def taylor1_abs(scoring: Scoring) -> Scores:
     """First-order Taylor: |w * dL/dw|, L the cross-entropy of the scoring pictures."""
     return scoring.finish({name: (weight * gradient).abs() for name, weight, gradient in _gradients(scoring)})
@@ -299,6 +430,7 @@ SCORES: dict[str, Callable[[Scoring], Scores]] = {
     "ewp_sampled": ewp_sampled,
     "random_path": random_path,
     "betweenness": betweenness,
+    "betweenness_published": betweenness_published,
     "taylor1_abs": taylor1_abs,
     "hessian_abs": hessian_abs,
     "intgrads": intgrads,
@@ -309,4 +441,10 @@ PATH_SCORES: dict[str, Callable[[Scoring], Scores]] = {
     "ewp": ewp_sampled,
     "ewp_sampled": ewp_sampled,
     "random_path": random_path,
+}
+
+# scores of what walks step on, layer by layer (--select walks)
+WALKS: dict[str, Callable[[Scoring], Scores]] = {
+    "ewp": ewp_walks,
+    "random_path": random_walks,
 }

@@ -79,12 +79,9 @@ def split(mask: Mask, scores: Scores, ratio: float) -> tuple[Mask, Mask]:
         (key, locked): the key holds exactly round(ratio * nonzeros) weights, locked the others. Of equal scores the
         ones first in the mask's order go into the key.
     Raises:
-        UserError: the key would hold none of the weights, or all.
+        UserError: see `key_size`.
     """
-    count = round(ratio * mask.nonzeros)
-    if not 0 < count < mask.nonzeros:
-        raise UserError(f"--key_ratio {ratio}: a key of {count} of the ticket's {mask.nonzeros} weights is none; "
-                        "choose another ratio")
+    count = key_size(mask, ratio)
     survivors = np.concatenate([scores[name][kept].numpy() for name, kept in mask.items()])
     threshold = np.partition(survivors, len(survivors) - count)[len(survivors) - count]
     chosen = survivors > threshold
@@ -98,6 +95,15 @@ def split(mask: Mask, scores: Scores, ratio: float) -> tuple[Mask, Mask]:
         layer[kept] = torch.from_numpy(chosen[start:end])
         key[name], start = layer, end
     return Mask(key), Mask({name: mask[name] & ~key[name] for name in mask})
+
+
+def key_size(mask: Mask, ratio: float) -> int:
+    """Weights of a key of this relative sparsity. Raises UserError if it would hold none of the ticket's, or all."""
+    count = round(ratio * mask.nonzeros)
+    if not 0 < count < mask.nonzeros:
+        raise UserError(f"--key_ratio {ratio}: a key of {count} of the ticket's {mask.nonzeros} weights is none; "
+                        "choose another ratio")
+    return count
 
 
 def split_visited(mask: Mask, counts: Scores) -> tuple[Mask, Mask]:
