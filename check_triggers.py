@@ -30,9 +30,9 @@ SOURCES = ("checkpoint", "predictions", "endpoint")
 
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
-    parser.add_argument("--trigger_dir", type=cli.text, required=True, metavar="DIR",
+    parser.add_argument("--trigger_dir", type=cli.path, required=True, metavar="DIR",
                         help="the exported trigger set, with its labels")
-    parser.add_argument("--trigger_key", type=cli.text, default=None, metavar="FILE",
+    parser.add_argument("--trigger_key", type=cli.path, default=None, metavar="FILE",
                         help="of a keyed set: check that this key gives this very set")
 
     group = cli.add_suspect_flags(parser, "--checkpoint", holds="model")
@@ -49,18 +49,18 @@ def parse_args(argv: Sequence[str] | None):
                        help="further attempts where the connection fails or the service is busy (503)")
     group.add_argument("--token_env", type=cli.text, default=None, metavar="VARIABLE",
                        help="environment variable that holds a bearer token for the service")
-    group.add_argument("--token_file", type=cli.text, default=None, metavar="FILE", help="file that holds it")
+    group.add_argument("--token_file", type=cli.path, default=None, metavar="FILE", help="file that holds it")
 
     group = parser.add_argument_group("what to believe")
-    group.add_argument("--innocent", type=cli.text, default=None, metavar="SHARE|CSV",
+    group.add_argument("--innocent", type=cli.path, default=None, metavar="SHARE|CSV",
                        help="what an innocent model has right of the same pictures: a share from 0 to 1, or its "
                             "predictions as for --predictions")
     group.add_argument("--alpha", type=cli.ratio, default=1e-9, metavar="P",
                        help="shown means that chance is at most this probable")
 
     group = parser.add_argument_group("what to keep")
-    group.add_argument("--json", type=cli.text, default=None, metavar="FILE", help="write the result for machines")
-    group.add_argument("--save_predictions", type=cli.text, default=None, metavar="CSV",
+    group.add_argument("--json", type=cli.Output(rb'\{\s*"shown": '), default=None, metavar="FILE", help="write the result for machines")
+    group.add_argument("--save_predictions", type=cli.Output(rb"image,predicted_label\r?\n"), default=None, metavar="CSV",
                        help="write the suspect's labels, as --predictions reads them")
     args = parser.parse_args(argv)
     given = [f"--{name}" for name in SOURCES if getattr(args, name) is not None]
@@ -85,9 +85,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ownership.trigger_set import evidence as black_box
     from utils import checkpoint
 
-    for flag in ("save_predictions", "json"):  # an endpoint's answers may cost something
-        if getattr(args, flag) is not None:
-            checkpoint.check_can_be_file(getattr(args, flag), f"--{flag}")
     triggers = load_exported(args.trigger_dir)
     if args.trigger_key is not None:
         check_key(args, triggers)

@@ -18,21 +18,25 @@ from collections.abc import Sequence
 from datasets import DATASETS
 from models import ARCHITECTURES
 from utils import cli
+from utils.run_dir import SignatureFiles
 
 
 PAPERS_TICKET = "ownership/res20s_cifar10_extreme.pth.tar"
+WRITES = {  # a claim that is there decides itself whether this is the same one
+    file.name: begins for file, begins in zip(vars(SignatureFiles("", "*", "*", "*")).values(),
+                                              (None, None, cli.PNG_OF_A_CODE, cli.PNG_OF_A_PLOT))}
 PAPERS_PLACE = {"max_name": "layer2.1.conv1", "start_x": 2, "start_y": 3}
 
 
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
-    parser.add_argument("--mask_dir", type=cli.text, default=None, metavar="FILE",
+    parser.add_argument("--mask_dir", type=cli.path, default=None, metavar="FILE",
                         help="the ticket: a mask file, a ticket of main_imp.py, or a pruned model (default: "
                              f"{PAPERS_TICKET}, and the paper's place for the code)")
     parser.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="network")
     parser.add_argument("--dataset", type=cli.text, default="cifar10", metavar="NAME",
                         help=f"only names the output files ({', '.join(sorted(DATASETS))}, or any word)")
-    parser.add_argument("--save_dir", type=cli.text, default="ownership", metavar="DIR", help="where the output files go")
+    parser.add_argument("--save_dir", type=cli.Output(files=WRITES), default="ownership", metavar="DIR", help="where the output files go")
     parser.add_argument("--signature", type=cli.utf8_text, default="signature", metavar="TEXT",
                         help="the text to embed (UTF-8; zbar guesses at letters outside ASCII, ZXing reads them)")
     parser.add_argument("--seed", type=cli.seed_int, default=1, help="of the random positions of moved weights")
@@ -84,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pruner.qr_code.embedding import embed, find_copies, find_region, occupancy
     from pruner.qr_code.placement import best_place
     from utils import plots
-    from utils.run_dir import SignatureFiles
+    from utils.errors import UserError
 
     model = build_model(args.arch, num_classes=2)
     mask = tickets.read_model_file(args.mask_dir, model, head=False).need_mask("--mask_dir", model)
@@ -98,8 +102,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     random_state = random.bit_generator.state
     signed = embed(mask, args.signature, regions, random)
 
-    os.makedirs(args.save_dir, exist_ok=True)
     files = SignatureFiles(args.save_dir, args.arch, args.dataset, region.layer)
+    if files.masks.exists() and not files.claim.exists() and not args.force:
+        raise UserError(f"{files.masks}: is there without {files.claim.name}, so it may be another signature's; name another "
+                        "--save_dir, or give --force to write over it")
+    os.makedirs(args.save_dir, exist_ok=True)
     code_format = region.code_format
     claim = CodeClaim(args.signature, args.arch, region.layer, region.start_x, region.start_y, code_format.version,
                   code_format.error_correction, code_format.mask_pattern, region.similarity, signed.nonzeros,

@@ -33,19 +33,22 @@ from collections.abc import Sequence
 
 from models import ARCHITECTURES
 from utils import cli
+from utils.run_dir import ExtractionFiles
+
+WRITES = {ExtractionFiles("").code.name: cli.PNG_OF_A_CODE, ExtractionFiles("").result.name: rb'\{\s*"match": '}
 
 
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
-    parser.add_argument("--checkpoint", type=cli.text, required=True, metavar="FILE", help="the suspect's model, or a mask file")
+    parser.add_argument("--checkpoint", type=cli.path, required=True, metavar="FILE", help="the suspect's model, or a mask file")
     parser.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="network")
-    parser.add_argument("--save_dir", type=cli.text, default="runs/extracted", metavar="DIR",
+    parser.add_argument("--save_dir", type=cli.Output(files=WRITES), default="runs/extracted", metavar="DIR",
                         help="the code as found (code.png) and what was read (extraction.json) go there")
     parser.add_argument("--data", "--dataset", dest="ignored", default=None, metavar="X",
                         help="accepted from the paper's command and not needed")
 
     group = parser.add_argument_group("where and what: from the claim")
-    group.add_argument("--claim", type=cli.text, default=None, metavar="FILE", help="JSON written by embed_qrcode.py")
+    group.add_argument("--claim", type=cli.path, default=None, metavar="FILE", help="JSON written by embed_qrcode.py")
 
     group = parser.add_argument_group("where and what: by hand (no place: everywhere)")
     group.add_argument("--max_name", default=None, metavar="LAYER", help="layer, e.g. layer2.1.conv1")
@@ -64,7 +67,7 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--record_threshold", type=cli.ratio, default=None, metavar="SHARE",
                        help="the model is the owner's own: write into the claim the magnitude below which this share of "
                             "its weights lies")
-    group.add_argument("--aligned_to", type=cli.text, default=None, metavar="FILE",
+    group.add_argument("--aligned_to", type=cli.path, default=None, metavar="FILE",
                        help="the owner's model, ticket or mask file: undo a renumbering of the suspect's channels first, by "
                             "what agrees with it outside the claim's regions (docs/renumbered_channels.md)")
     group.add_argument("--committed", action="store_true",
@@ -109,9 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pruner.qr_code.embedding import Place
     from utils import checkpoint
     from utils.errors import UserError
-    from utils.run_dir import ExtractionFiles
 
-    checkpoint.check_can_be_folder(args.save_dir, "--save_dir")
     model = build_model(args.arch, num_classes=2)
     claim = read_claim(args.claim) if args.claim else None
     if claim and claim.arch != args.arch:

@@ -50,10 +50,10 @@ def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("attack", choices=sorted(ATTACKS),
                         help="; ".join(f"{name}: {attack.help}" for name, attack in ATTACKS.items()))
-    parser.add_argument("--checkpoint", type=cli.text, required=True, metavar="FILE",
+    parser.add_argument("--checkpoint", type=cli.path, required=True, metavar="FILE",
                         help="the stolen model; with --no_accuracy a mask file will do")
     parser.add_argument("--no_accuracy", action="store_true", help="leave out the accuracy: no pictures are needed")
-    parser.add_argument("--claim", type=cli.text, default=None, metavar="FILE",
+    parser.add_argument("--claim", type=cli.path, default=None, metavar="FILE",
                         help="the owner's claim (JSON of embed_qrcode.py): what the attack does to the code in there "
                              "joins the results, and fake3 takes place and format from it")
     cli.add_model_and_data_flags(parser, ARCHITECTURES, DATASETS)

@@ -62,7 +62,7 @@ def parse_args(argv: Sequence[str] | None):
                        help="estimate betweenness from K source channels (default: exact)")
     group.add_argument("--score_pictures", type=cli.positive_int, default=1000, metavar="N",
                        help="training pictures for taylor1_abs, hessian_abs and intgrads")
-    group.add_argument("--key", type=cli.text, default=None, metavar="FILE",
+    group.add_argument("--key", type=cli.path, default=None, metavar="FILE",
                        help="put this key back into the locked ticket given as --mask_dir before training")
     group.add_argument("--add_back", action="store_true",
                        help="put a forged key into the locked ticket (attack fake1): as many weights as the true key "

@@ -33,7 +33,7 @@ def parse_args(argv: Sequence[str] | None):
 
     group = parser.add_argument_group("ticket")
     # W0 before training, so that several searches start from the same network
-    group.add_argument("--init", type=cli.text, default=None, metavar="FILE",
+    group.add_argument("--init", type=cli.Output(or_read=True), default=None, metavar="FILE",
                        help="initial weights: loaded where FILE exists, written there where it does not")
     # what surviving weights restart from after each pruning (late rewinding, paper section 4)
     group.add_argument("--prune_type", choices=("lt", "ft"), default="lt",

@@ -34,6 +34,7 @@ from datasets import DATASETS
 from utils import cli
 
 
+REPORT = rb"<!DOCTYPE html>.{,600}<title>(Verification|Two claims): "  # how a page of ours begins
 # files of one claim each; what may be given for each claim, in any order
 OF_ONE_CLAIM = ("key", "merged", "trigger_dir", "trigger_key", "predictions")
 PER_CLAIM = ("commitment", "key", "merged", "trigger_dir", "trigger_key", "aligned_to")
@@ -41,15 +42,15 @@ PER_CLAIM = ("commitment", "key", "merged", "trigger_dir", "trigger_key", "align
 
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
-    parser.add_argument("--claim", type=cli.text, action="append", required=True, metavar="FILE",
+    parser.add_argument("--claim", type=cli.path, action="append", required=True, metavar="FILE",
                         help="the owner's claim.json; twice for two rivals, the one whose commitment was published earlier "
                              "first. Then what belongs to a claim may be given twice as well, in any order")
-    parser.add_argument("--commitment", type=cli.text, action="append", default=None, metavar="FILE",
+    parser.add_argument("--commitment", type=cli.path, action="append", default=None, metavar="FILE",
                         help="the commitment.json that was published (default: none; then nothing shows when the claim was "
                              "made)")
 
     group = cli.add_suspect_flags(parser, "--suspect", "--checkpoint", holds="model, ticket or masks", claims=True)
-    group.add_argument("--aligned_to", type=cli.text, action="append", default=None, metavar="FILE",
+    group.add_argument("--aligned_to", type=cli.path, action="append", default=None, metavar="FILE",
                        help="the owner's model, ticket or mask file: try V1 and V2 also with a renumbering of the suspect's "
                             "channels undone (docs/renumbered_channels.md)")
     group.add_argument("--aligned_committed", action="store_true",
@@ -59,12 +60,12 @@ def parse_args(argv: Sequence[str] | None):
 
     group = parser.add_argument_group("F: accuracy on the claim's test pictures")
     group.add_argument("--dataset", choices=sorted(DATASETS), default=None, help="must be the claim's")
-    group.add_argument("--data", type=cli.text, default=None, metavar="DIR", help="its folder")
+    group.add_argument("--data", type=cli.path, default=None, metavar="DIR", help="its folder")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
     group = parser.add_argument_group("V1: the owner's key completes the suspect's locked mask")
-    group.add_argument("--key", type=cli.text, action="append", default=None, metavar="FILE", help="key.pth.tar")
-    group.add_argument("--merged", type=cli.text, action="append", default=None, metavar="FILE",
+    group.add_argument("--key", type=cli.path, action="append", default=None, metavar="FILE", help="key.pth.tar")
+    group.add_argument("--merged", type=cli.path, action="append", default=None, metavar="FILE",
                        help="a model trained from locked ticket and key (main_eval_all.py --key), whose accuracy must reach "
                             "the target")
 
@@ -73,21 +74,21 @@ def parse_args(argv: Sequence[str] | None):
                        help="of the soft decoder, where a code shows but can't be read")
 
     group = parser.add_argument_group("V3: the trigger set")
-    group.add_argument("--trigger_dir", "--triggers", type=cli.text, action="append", default=None, metavar="DIR",
+    group.add_argument("--trigger_dir", "--triggers", type=cli.path, action="append", default=None, metavar="DIR",
                        help="the exported set; alone it is not counted")
-    group.add_argument("--trigger_key", type=cli.text, action="append", default=None, metavar="FILE",
+    group.add_argument("--trigger_key", type=cli.path, action="append", default=None, metavar="FILE",
                        help="the secret key, which makes the set again and shows that its labels were drawn at random")
 
     group = parser.add_argument_group("two claims")
-    group.add_argument("--own", type=cli.text, action="append", default=None, metavar="FILE",
+    group.add_argument("--own", type=cli.path, action="append", default=None, metavar="FILE",
                        help="the model that each claimant presents as the own one, first the first claimant's: whose mark is in "
                             "the other's?")
 
     group = parser.add_argument_group("verdict")
     group.add_argument("--max_false", type=cli.ratio, default=1e-9, metavar="P",
                        help="owned means that chance is at most this probable")
-    group.add_argument("--json", type=cli.text, default=None, metavar="FILE", help="write the verdict for machines")
-    group.add_argument("--report", type=cli.text, default=None, metavar="FILE", help="write the verdict as an HTML page")
+    group.add_argument("--json", type=cli.Output(rb'\{\s*"(verdict|conclusion)": '), default=None, metavar="FILE", help="write the verdict for machines")
+    group.add_argument("--report", type=cli.Output(REPORT), default=None, metavar="FILE", help="write the verdict as an HTML page")
     args = parser.parse_args(argv)
     claims = len(args.claim)
     if claims > 2 or len(set(args.claim)) < claims:
@@ -129,12 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ownership.claims import arbiter, rivals, sorting
     from ownership.claims.case import Inputs
     from ownership.claims.verdict import OWNED
-    from utils import checkpoint
     from utils.errors import UserError
 
-    for flag in ("json", "report"):  # a verdict takes up to minutes
-        if getattr(args, flag) is not None:
-            checkpoint.check_can_be_file(getattr(args, flag), f"--{flag}")
     inputs = Inputs()
     opened = sorting.open_claims(args.claim, args.commitment or [], args.suspect, inputs)
     given, unused = sorting.sort_files(given_for_all(args), {flag: getattr(args, flag) or [] for flag in OF_ONE_CLAIM}, opened,

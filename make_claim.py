@@ -26,22 +26,22 @@ from utils import cli
 
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
-    parser.add_argument("--new_owner_key", type=cli.text, default=None, metavar="FILE",
+    parser.add_argument("--new_owner_key", type=cli.Output(), default=None, metavar="FILE",
                         help="write a fresh Ed25519 private key there, readable by you alone, and stop")
     parser.add_argument("--owner", type=cli.utf8_text, default=None, metavar="NAME", help="who claims")
-    parser.add_argument("--sign", type=cli.text, default=None, metavar="FILE",
+    parser.add_argument("--sign", type=cli.path, default=None, metavar="FILE",
                         help="sign the commitment with this private key (default: not signed)")
-    parser.add_argument("--save_dir", type=cli.text, default=None, metavar="DIR",
+    parser.add_argument("--save_dir", type=cli.Output(files={}), default=None, metavar="DIR",
                         help="claim.json and commitment.json go there; never over others")
 
     group = parser.add_argument_group("what is claimed")
     group.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="network")
-    group.add_argument("--v1", type=cli.text, default=None, metavar="FILE", help="locked.pth.tar of a split ticket, with --key")
-    group.add_argument("--key", type=cli.text, default=None, metavar="FILE", help="its key.pth.tar")
-    group.add_argument("--v2", type=cli.text, default=None, metavar="FILE", help="the claim that embed_qrcode.py wrote")
-    group.add_argument("--v3", type=cli.text, default=None, metavar="DIR",
+    group.add_argument("--v1", type=cli.path, default=None, metavar="FILE", help="locked.pth.tar of a split ticket, with --key")
+    group.add_argument("--key", type=cli.path, default=None, metavar="FILE", help="its key.pth.tar")
+    group.add_argument("--v2", type=cli.path, default=None, metavar="FILE", help="the claim that embed_qrcode.py wrote")
+    group.add_argument("--v3", type=cli.path, default=None, metavar="DIR",
                        help="the set: triggers/ of main_eval_trigger.py's run, or as make_triggers.py exported it")
-    group.add_argument("--trigger_key", type=cli.text, default=None, metavar="FILE",
+    group.add_argument("--trigger_key", type=cli.path, default=None, metavar="FILE",
                        help="check that this key gives the set, as main_verify.py will ask")
     group.add_argument("--fidelity", type=cli.non_negative_float, default=None, metavar="PERCENT",
                        help="test accuracy of the model (default: as measured on --checkpoint)")
@@ -49,9 +49,9 @@ def parse_args(argv: Sequence[str] | None):
                        help="how far below that a copy may be")
 
     group = parser.add_argument_group("to try it on")
-    group.add_argument("--checkpoint", type=cli.text, default=None, metavar="FILE", help="the owner's trained model")
+    group.add_argument("--checkpoint", type=cli.path, default=None, metavar="FILE", help="the owner's trained model")
     group.add_argument("--dataset", choices=sorted(DATASETS), default=None, help="test pictures of the accuracy")
-    group.add_argument("--data", type=cli.text, default=None, metavar="DIR", help="folder of the data set")
+    group.add_argument("--data", type=cli.path, default=None, metavar="DIR", help="folder of the data set")
     group.add_argument("--image_size", type=cli.positive_int, default=None, metavar="N", help="imagefolder: as in training")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     args = parser.parse_args(argv)

@@ -20,13 +20,13 @@ from utils import cli
 
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
-    parser.add_argument("--new_key", type=cli.text, default=None, metavar="FILE",
+    parser.add_argument("--new_key", type=cli.Output(), default=None, metavar="FILE",
                         help="write a fresh secret key there, readable by you alone, and stop")
     kinds = {name: kind for name, kind in TRIGGER_SETS.items() if name != "folder"}
     cli.add_trigger_flags(parser, kinds, default=None)
     parser.add_argument("--num_classes", type=cli.several, default=None, metavar="N", help="classes of the task")
     parser.add_argument("--image_size", type=cli.positive_int, default=32, metavar="N", help="pixels per side")
-    parser.add_argument("--save_dir", type=cli.text, default=None, metavar="DIR", help="folder for the set, new or empty")
+    parser.add_argument("--save_dir", type=cli.Output(files={}), default=None, metavar="DIR", help="folder for the set, new or empty")
     args = parser.parse_args(argv)
     cli.check_trigger_flags(parser, args, kinds)
     if args.new_key is not None and args.trigger_set is not None:

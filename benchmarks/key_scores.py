@@ -18,7 +18,7 @@ from utils import cli
 
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
-    parser.add_argument("--csv", type=cli.text, default=None, metavar="FILE", help="write the rows there too")
+    parser.add_argument("--csv", type=cli.Output(rb"what,"), default=None, metavar="FILE", help="write the rows there too")
     return parser.parse_args(argv)
 
 

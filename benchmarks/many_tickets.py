@@ -34,7 +34,7 @@ def parse_args(argv: Sequence[str] | None):
     parser.add_argument("--blocks", type=cli.positive_int, default=5, help="of each, in turns")
     parser.add_argument("--pictures", type=cli.positive_int, default=12800, help="random training pictures")
     parser.add_argument("--tiny", action="store_true", help="everything as small as can be: does it run at all?")
-    parser.add_argument("--out", type=cli.text, default=None, metavar="DIR", help="append the rows to DIR/many_tickets.csv")
+    parser.add_argument("--out", type=cli.Output(files={"many_tickets.csv": COLUMNS[0].encode()}), default=None, metavar="DIR", help="append the rows to DIR/many_tickets.csv")
     return parser.parse_args(argv)
 
 

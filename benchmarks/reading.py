@@ -33,12 +33,12 @@ def parse_args(argv: Sequence[str] | None):
     parser.add_argument("--pairs", type=cli.positive_int, default=10000, help="unrelated pairs, in hundreds")
     parser.add_argument("--tickets", type=cli.positive_int, default=200, help="aligned: innocent tickets, an owner for each")
     parser.add_argument("--seeds", type=cli.positive_int, default=5, help="hidden: texts; sparse: simulated tickets")
-    parser.add_argument("--ticket", type=cli.text, default=None, metavar="FILE",
+    parser.add_argument("--ticket", type=cli.path, default=None, metavar="FILE",
                         help="hidden: a real ticket instead of simulated ones")
     parser.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="hidden: its network")
-    parser.add_argument("--codes", type=cli.text, default=None, metavar="FILE",
+    parser.add_argument("--codes", type=cli.Output(cli.PNG_OF_A_PLOT), default=None, metavar="FILE",
                         help="sparse: the first ticket's codes under pruning, PNG")
-    parser.add_argument("--csv", type=cli.text, default=None, metavar="FILE", help="write the rows there too")
+    parser.add_argument("--csv", type=cli.Output(rb"what,"), default=None, metavar="FILE", help="write the rows there too")
     return parser.parse_args(argv)
 
 

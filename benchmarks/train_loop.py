@@ -47,14 +47,14 @@ def parse_args(argv: Sequence[str] | None):
     parser.add_argument("--steps", type=cli.positive_int, default=None, help="per block (default: by network and device)")
     parser.add_argument("--blocks", type=cli.positive_int, default=None, help="of each loop (default: by network and device)")
     parser.add_argument("--dataset", choices=sorted(DATASETS), default=None, help="default: random pictures")
-    parser.add_argument("--data", type=cli.text, default=None, metavar="DIR", help="folder of the data set")
+    parser.add_argument("--data", type=cli.path, default=None, metavar="DIR", help="folder of the data set")
     parser.add_argument("--limit", type=cli.several, default=None, help="of training pictures of the data set")
     parser.add_argument("--pictures", type=cli.positive_int, nargs=3, default=CIFAR, metavar="N",
                         help="random pictures: training, validation, test")
     parser.add_argument("--epochs", type=cli.positive_int, default=4, help="accuracy and epoch: of each training")
     parser.add_argument("--seeds", type=cli.positive_int, default=3, help="accuracy: trainings of each loop")
     parser.add_argument("--tiny", action="store_true", help="everything as small as can be: does it run at all?")
-    parser.add_argument("--out", type=cli.text, default=None, metavar="DIR", help="append the rows to DIR/train_loop.csv")
+    parser.add_argument("--out", type=cli.Output(files={"train_loop.csv": rb"section,arch,device,"}), default=None, metavar="DIR", help="append the rows to DIR/train_loop.csv")
     parser.add_argument("--peak_of", choices=("conventional", "ours"), default=None, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.tiny:

@@ -27,15 +27,15 @@ from utils import cli
 
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
-    parser.add_argument("runs", nargs="*", metavar="RUNS", help="attacked: folders that main_attack.py wrote")
+    parser.add_argument("runs", nargs="*", type=cli.path, metavar="RUNS", help="attacked: folders that main_attack.py wrote")
     parser.add_argument("--only", choices=("attacked", "innocent"), required=True, help="which bar")
     parser.add_argument("--count", type=cli.positive_int, default=2000, help="innocent: verdicts")
     parser.add_argument("--owners", type=cli.positive_int, default=50, help="innocent: claims")
-    parser.add_argument("--ticket", type=cli.text, nargs="+", default=[], metavar="FILE",
+    parser.add_argument("--ticket", type=cli.path, nargs="+", default=[], metavar="FILE",
                         help="innocent: real tickets and trained models, all of others; trained ones answer the triggers too")
-    parser.add_argument("--claim", type=cli.text, default=None, metavar="FILE",
+    parser.add_argument("--claim", type=cli.path, default=None, metavar="FILE",
                         help="attacked: the owner's, of embed_qrcode.py")
-    parser.add_argument("--trigger_key", type=cli.text, default=None, metavar="FILE", help="attacked: the owner's")
+    parser.add_argument("--trigger_key", type=cli.path, default=None, metavar="FILE", help="attacked: the owner's")
     parser.add_argument("--trigger_count", type=cli.positive_int, default=100,
                         help="attacked: pictures that the model was trained on")
     parser.add_argument("--trigger_size", type=cli.positive_int, default=32, help="attacked: pixels per side of these")
@@ -43,7 +43,7 @@ def parse_args(argv: Sequence[str] | None):
     parser.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="network, where no claim says")
     parser.add_argument("--level", type=cli.ratio, default=1e-9, help="p-value that owned needs")
     parser.add_argument("--seed", type=cli.seed_int, default=1, help="of owners, models and answers")
-    parser.add_argument("--out", type=cli.text, default=None, metavar="DIR",
+    parser.add_argument("--out", type=cli.Output(files={}), default=None, metavar="DIR",
                         help="write the rows to DIR/innocent.csv or DIR/attacked.csv")
     args = parser.parse_args(argv)
     if args.only == "innocent" and args.runs:

@@ -32,12 +32,12 @@ def parse_args(argv: Sequence[str] | None):
     parser.add_argument("--only", type=names_of(SECTIONS), default=SECTIONS, metavar="NAME,NAME", help="sections")
     parser.add_argument("--repeats", type=cli.positive_int, default=3, help="of each measurement")
     parser.add_argument("--dataset", choices=sorted(DATASETS), default="digits", help="verify: test pictures of the accuracy")
-    parser.add_argument("--data", type=cli.text, default=None, metavar="DIR", help="verify: their folder")
-    parser.add_argument("--suspect", type=cli.text, default=None, metavar="FILE", help="verify: a signed model, with --code")
-    parser.add_argument("--code", type=cli.text, default=None, metavar="FILE", help="verify: its claim, of embed_qrcode.py")
+    parser.add_argument("--data", type=cli.path, default=None, metavar="DIR", help="verify: their folder")
+    parser.add_argument("--suspect", type=cli.path, default=None, metavar="FILE", help="verify: a signed model, with --code")
+    parser.add_argument("--code", type=cli.path, default=None, metavar="FILE", help="verify: its claim, of embed_qrcode.py")
     parser.add_argument("--arch", type=names_of(ARCHITECTURES), default=tuple(ARCHITECTURES), metavar="NAME,NAME",
                         help="alignment: networks")
-    parser.add_argument("--csv", type=cli.text, default=None, metavar="FILE", help="write the rows there too")
+    parser.add_argument("--csv", type=cli.Output(rb"what,"), default=None, metavar="FILE", help="write the rows there too")
     args = parser.parse_args(argv)
     if (args.suspect is None) != (args.code is None):
         parser.error("argument --suspect: comes with --code, and --code with its --suspect")

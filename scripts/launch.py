@@ -47,12 +47,12 @@ LOST = -10000  # instead of the exit code of a Slurm job that left none
 
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
-    parser.add_argument("plan", nargs="*", default=["-"], metavar="PLAN", help="files of commands; - is stdin")
+    parser.add_argument("plan", nargs="*", type=cli.path, default=["-"], metavar="PLAN", help="files of commands; - is stdin")
     parser.add_argument("--launch", choices=("local", "slurm", "print"), default="local",
                         help="run here, on Slurm, or only print what would be run, in an order that works")
     parser.add_argument("--jobs", type=cli.positive_int, default=1, metavar="N",
                         help="commands at a time; on Slurm, of each job array")
-    parser.add_argument("--logs", type=cli.text, default="runs/logs", metavar="DIR", help="where logs and records go")
+    parser.add_argument("--logs", type=cli.Output(files={}), default="runs/logs", metavar="DIR", help="where logs and records go")
     parser.add_argument("--devices", type=cli.listed(str), default=(), metavar="D,D",
                         help="local: CUDA devices that the commands share, in turn (default: all see all)")
 

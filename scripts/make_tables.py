@@ -32,13 +32,17 @@ SESSION = ("git", "torch", "machine")  # of a run.json
 NOTE = ("Ours are means over the seeds that were run, +- their standard deviation where there are several, with their number "
         "n; differences are ours minus the paper's, in points. Nobody ran what is empty, or the paper does not have it.")
 SEED = re.compile("seed(0|[1-9][0-9]*)")  # a backup beside it is none
+# how own tables and figures begin, in the folder of tables
+TABLE_BEGINS, FIGURE_DATA_BEGINS = rb"(\| )?(network|model|score|attack)\b", rb"(output channel|split|seed)\b"
 MATCHES_WITHIN = 1.0  # points of accuracy (paper, section 3.1)
 
 
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
-    parser.add_argument("--runs", type=cli.text, required=True, metavar="DIR", help="the sweep, e.g. runs/smoke")
-    parser.add_argument("--out", type=cli.text, required=True, metavar="DIR", help="where tables and figures go")
+    parser.add_argument("--runs", type=cli.path, required=True, metavar="DIR", help="the sweep, e.g. runs/smoke")
+    writes = {"results.md": rb"# Results in ", **{f"{name}.{ending}": TABLE_BEGINS for name in TABLES for ending in ("csv", "md")},
+              **{f"{name}_*.csv": FIGURE_DATA_BEGINS for name in FIGURES}, **{f"{name}_*.png": cli.PNG_OF_A_PLOT for name in FIGURES}}
+    parser.add_argument("--out", type=cli.Output(files=writes), required=True, metavar="DIR", help="where tables and figures go")
     parser.add_argument("--only", choices=("all", *TABLES, *FIGURES), default="all", help="one table or figure")
     return parser.parse_args(argv)
 

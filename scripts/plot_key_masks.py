@@ -18,11 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils import cli
 
+WRITES = {"key_masks.csv": rb"split,key_ratio,forged,", "figure[25].png": cli.PNG_OF_A_PLOT}
+
 
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
-    parser.add_argument("tree", metavar="DIR", help="folder under which run directories lie, at any depth")
-    parser.add_argument("--out", type=cli.text, default=None, metavar="DIR",
+    parser.add_argument("tree", type=cli.path, metavar="DIR", help="folder under which run directories lie, at any depth")
+    parser.add_argument("--out", type=cli.Output(files=WRITES), default=None, metavar="DIR",
                         help="where the CSV and the figures go (default: the tree)")
     return parser.parse_args(argv)
 

@@ -18,7 +18,7 @@ from utils.errors import UserError
 
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
-    parser.add_argument("run", type=cli.text, metavar="DIR", help="RUN of scripts/quickstart.sh")
+    parser.add_argument("run", type=cli.path, metavar="DIR", help="RUN of scripts/quickstart.sh")
     return parser.parse_args(argv)
 
 

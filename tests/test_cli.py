@@ -19,6 +19,7 @@ from utils import cli
 from utils.errors import UserError
 
 ROOT = Path(cli.__file__).parent.parent
+TOOLS = sorted(str(path.relative_to(ROOT)) for folder in ("scripts", "benchmarks") for path in (ROOT / folder).glob("*.py"))
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if "cli.ArgumentParser" in path.read_text(encoding="utf-8"))
 
 
@@ -35,12 +36,16 @@ def parser_of(script: str) -> cli.ArgumentParser:
     stopped, real = [], cli.ArgumentParser.parse_args
     cli.ArgumentParser.parse_args = stop
     try:
-        importlib.import_module(script.removesuffix(".py")).parse_args([])
+        importlib.import_module(script.removesuffix(".py").replace("/", ".")).parse_args([])
     except Stop:
         pass
     finally:
         cli.ArgumentParser.parse_args = real
     return stopped[0]
+
+
+def is_path(action: argparse.Action) -> bool:
+    return action.type is cli.path or isinstance(action.type, cli.Output)
 
 
 def sample(action: argparse.Action) -> list[str]:
@@ -49,6 +54,8 @@ def sample(action: argparse.Action) -> list[str]:
         return []
     if action.choices:
         return [str(list(action.choices)[-1])]
+    if is_path(action):  # no two flags may name one
+        return [f"no_{action.dest}"]
     for text in ("7", "0.5"):
         try:
             (action.type or str)(text)
@@ -134,7 +141,7 @@ def test_bad_values_name_their_flag(script, flag, parse, refused):
     if action.nargs != 0:
         assert flag in refused(parse(script, *required(script, action), flag))  # the value is missing
     if action.choices or action.type:
-        bad = "" if action.type in (cli.text, cli.utf8_text) else "nonsense"  # any text but none is a path
+        bad = "" if action.type in (cli.text, cli.utf8_text) or is_path(action) else "nonsense"  # any text but none is a path
         assert flag in refused(parse(script, *required(script, action), flag, bad))
 
 
@@ -209,6 +216,117 @@ def test_an_init_file_that_can_not_be_written_is_one_line(run_main, refused, tmp
     message = refused(run_main("main_imp.py", "--limit", 60, "--epochs", 3, "--pruning_times", 0,
                                "--init", tmp_path / path, "--save_dir", tmp_path / "run"))
     assert str(tmp_path) in message
+
+
+# --- what is written is not what is read -------------------------------------------------------------------------------
+
+
+def flag_of(action: argparse.Action) -> list[str]:
+    """The words before the action's value."""
+    return [action.option_strings[0]] if action.option_strings else []
+
+
+def path_actions(script: str) -> list[argparse.Action]:
+    return [action for action in parser_of(script)._actions if is_path(action)]
+
+
+def pairs(script: str) -> list[tuple[argparse.Action, argparse.Action]]:
+    """Every output flag of a script with every other flag that names a path."""
+    paths = path_actions(script)
+    return [(written, other) for written in paths for other in paths if other is not written
+            if isinstance(written.type, cli.Output) and not written.type.or_read]
+
+
+def refusal(script: str, capsys, *words) -> str:
+    with pytest.raises(SystemExit) as end:
+        parser_of(script).parse_args([str(word) for word in words])
+    message = capsys.readouterr().err
+    assert end.value.code == 2 and message.count("\n") == 1, message
+    return message
+
+
+@pytest.mark.parametrize("script", SCRIPTS + TOOLS)
+def test_every_path_is_known_as_read_or_written(script):
+    for action in parser_of(script)._actions:
+        if action.metavar in ("FILE", "DIR", "CSV", "PLAN", "RUNS", "SHARE|CSV"):
+            assert is_path(action), action.option_strings or action.dest
+
+
+@pytest.mark.parametrize("script", [script for script in SCRIPTS + TOOLS if pairs(script)])
+def test_no_output_names_an_input_or_another_output(script, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/file").write_text("precious")
+    os.link("there/file", "hard")
+    os.symlink("there", "folder")
+    os.symlink("missing", "dangling")
+    spellings = [("there/file", name) for name in ("there/file", "./there/../there/file", "hard", "folder/file", tmp_path / "hard")]
+    spellings += [("there", "folder"), ("missing", "MISSING"), ("missing", "dangling"), ("z\u00fc", "zu\u0308")]
+    for written, other in pairs(script):
+        others = [*(word for action in path_actions(script) if action.required and action.dest not in (written.dest, other.dest)
+                    for word in (*flag_of(action), f"no_{action.dest}")),
+                  *(word for action in parser_of(script)._actions if action.required and not is_path(action)
+                    for word in (*flag_of(action), *sample(action)))]
+        for left, right in spellings:
+            words = [*others, *flag_of(written), left, *flag_of(other), right]
+            if not written.option_strings or not other.option_strings:  # positional words first, of one kind
+                words = [*(word for action, word in ((written, left), (other, right)) if not action.option_strings),
+                         *others, *(word for action, value in ((written, left), (other, right)) if action.option_strings
+                                    for word in (*flag_of(action), value))]
+            message = refusal(script, capsys, *words)
+            assert re.search("is what .* (reads|writes); name another|is a folder; name a file in it|would write over", message)
+    assert (tmp_path / "there/file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("script, words", [
+    ("extract_qrcode.py", ("--checkpoint", "m", "--claim", "D/extraction.json", "--save_dir", "D")),
+    ("extract_qrcode.py", ("--checkpoint", "D/Code.PNG", "--save_dir", "D")),
+    ("embed_qrcode.py", ("--mask_dir", "D/res20s_digits_qrcode_layer2.0.conv2.weight_mask.pth.tar", "--save_dir", "D")),
+    ("main_imp.py", ("--init", "D/ticket.pth.tar", "--save_dir", "D")),
+    ("main_imp.py", ("--init", "D/round_00/checkpoint.pth.tar", "--save_dir", "D")),
+    ("main_eval_all.py", ("--mask_dir", "D/model_best.pth.tar", "--save_dir", "D")),
+    ("main_eval_trigger.py", ("--mask_dir", "m", "--trigger_dir", "D/triggers", "--save_dir", "D")),
+    ("main_attack.py", ("prune", "--checkpoint", "D/level_0.1/attacked.pth.tar", "--save_dir", "D")),
+    ("scripts/tabulate_attacks.py", ("D/attacks.csv", "--out", "D")),
+])
+def test_no_folder_of_outputs_holds_an_input_under_a_name_that_is_written(script, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "would write over" in refusal(script, capsys, *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_lies_beside_the_outputs_may_be_read():
+    args = parser_of("main_eval_all.py").parse_args(["--mask_dir", "D/x.weight_mask.pth.tar", "--save_dir", "D"])
+    assert args.save_dir == "D"
+
+
+OWN = {("main_verify.py", "--json"): b'{\n  "verdict": "owned"', ("check_triggers.py", "--json"): b'{\n  "shown": true',
+       ("check_triggers.py", "--save_predictions"): b"image,predicted_label\n0000.png,1\n"}
+NEEDED = {"main_verify.py": ["--claim", "c", "--suspect", "s"], "check_triggers.py": ["--trigger_dir", "t", "--checkpoint", "m"]}
+
+
+@pytest.mark.parametrize("script, flag", OWN)
+@pytest.mark.parametrize("begins, without, forced", [
+    (None, True, True), (b"", True, True), (b"image,label\n", False, True), (b'{"mine": 1}', False, True),
+    (b"-----BEGIN PRIVATE KEY-----", False, False), (b"lottery-trigger-key/1 00", False, False), (b"PK\3\4", False, False),
+    (b'{\n "fields": {', False, False), (b'{\n  "format": "lottery-verification-claim/2"', False, False)])
+def test_over_what_is_not_its_own_a_script_writes_by_force_alone(script, flag, begins, without, forced, tmp_path, capsys):
+    path, words = tmp_path / "out", NEEDED[script]
+    path.write_bytes(OWN[script, flag] if begins is None else begins)
+    for good, force in ((without, []), (forced, ["--force"])):
+        if good:
+            parser_of(script).parse_args([*words, flag, str(path), *force])
+        else:
+            message = refusal(script, capsys, *words, flag, path, *force)
+            assert str(path) in message and ("--force" in message) == forced
+
+
+def test_the_labels_of_a_set_that_is_read_are_not_written_over_by_force_either(tmp_path, capsys):
+    (tmp_path / "labels.csv").write_text("image,label\n")
+    (tmp_path / "gathered.csv").write_text("image,predicted_label\n")
+    words = ["--trigger_dir", tmp_path, "--checkpoint", "m", "--force", "--save_predictions"]
+    assert "belongs to" in refusal("check_triggers.py", capsys, *words, tmp_path / "labels.csv")
+    parser_of("check_triggers.py").parse_args([*map(str, words), str(tmp_path / "gathered.csv")])
 
 
 # --- commands that are printed somewhere ------------------------------------------------------------------------------

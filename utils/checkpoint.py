@@ -1,4 +1,4 @@
-"""Reading and writing files so that nothing is lost and nothing foreign is executed."""
+"""Reading and writing files so that nothing is lost and nothing foreign is executed. Loads torch only where a file needs it."""
 
 import contextlib
 import csv
@@ -13,9 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-
-from utils.untrusted import torch_files
 from utils.errors import UserError
 
 
@@ -79,6 +76,8 @@ def _write_and_sync(descriptor: int, content: bytes) -> None:
 
 def save(content: dict[str, Any], path: str | Path) -> None:
     """Write a dict of tensors, numbers, strings, lists and dicts with `torch.save`, atomically."""
+    import torch
+
     write_atomic(path, lambda file: torch.save(content, file))
 
 
@@ -156,6 +155,10 @@ def load(path: str | Path, kind: str = "checkpoint") -> dict[str, Any]:
     `kind` names what was expected, for the message. Raises UserError for a file that is missing, cut off, changed, no
     torch file, not a dict, or holds anything but tensors, numbers, strings, lists and dicts.
     """
+    import torch
+
+    from utils.untrusted import torch_files
+
     path = Path(path)
     check_is_file(path, f"no such {kind}; give the path of an existing file")
     try:

@@ -1,13 +1,20 @@
 """Command-line habits shared by all entry scripts. Imports neither torch nor numpy, so `--help` answers at once."""
 
 import argparse
+import fnmatch
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from utils import checkpoint
 from utils.errors import UserError
+from utils.run_dir import names_in_runs
 
 EXIT_OK = 0
 EXIT_NO_MATCH = 1
@@ -34,12 +41,17 @@ class ArgumentParser(argparse.ArgumentParser):
     * `--save_dir` and `--save-dir` are the same flag, whichever way it was declared.
     * Flags can't be abbreviated, so a new flag never changes what an old script meant.
     * A bad value is one line on stderr and exit code 2.
+    * What a script writes (flags of type `Output`) is never what it reads (flags of type `path`), nor written twice, nor a
+      secret; and over a file that is not its own it is written with `--force` alone, a flag that then is there by itself.
     """
 
     def __init__(self, description: str | None):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
 
     def parse_known_args(self, args=None, namespace=None):
+        if any(isinstance(action.type, Output) and action.type.may_replace for action in self._actions) \
+                and "--force" not in self._option_string_actions:
+            self.add_argument("--force", action="store_true", help="write also over files that this script did not write")
         spelling = {name.replace("_", "-"): name for name in self._option_string_actions}
         tokens = []
         for token in sys.argv[1:] if args is None else args:
@@ -47,7 +59,37 @@ class ArgumentParser(argparse.ArgumentParser):
             if name.startswith("--"):
                 token = spelling.get(name.replace("_", "-"), name) + equals + value
             tokens.append(token)
-        return super().parse_known_args(tokens, namespace)
+        parsed, unknown = super().parse_known_args(tokens, namespace)
+        try:
+            self._check_paths(parsed)
+        except UserError as error:
+            self.error(str(error))
+        return parsed, unknown
+
+    def _check_paths(self, args: argparse.Namespace) -> None:
+        """Raise UserError where something that the flags say is read or kept would be written over."""
+        reads, writes = [], []
+        for action in self._actions:
+            flag = next((name for name in action.option_strings if name.startswith("--")), action.metavar or action.dest)
+            values = getattr(args, action.dest, None)
+            for value in values if isinstance(values, (list, tuple)) else [values]:
+                if isinstance(action.type, Output) and value is not None:
+                    is_read = action.type.or_read and os.path.exists(value)
+                    (reads if is_read else writes).append((flag, value, action.type))
+                elif action.type is path and value is not None:
+                    reads.append((flag, value, None))
+        for index, (flag, value, output) in enumerate(writes):
+            others = [*((*read, "reads") for read in reads),
+                      *((*written, "writes") for at, written in enumerate(writes) if at != index)]
+            for other, of, _, verb in others:
+                if _same_file(value, of):
+                    raise UserError(f"argument {flag}: {value} is what {other} {verb}; name another")
+                if output.files is not None and output.would_write(value, of):
+                    raise UserError(f"argument {flag}: would write over {of}, which {other} {verb}; name another folder")
+        for flag, value, output in writes:
+            (checkpoint.check_can_be_file if output.files is None else checkpoint.check_can_be_folder)(value, flag)
+            for written, begins in output.there_already(value):
+                _check_may_replace(flag, written, begins, [of for _, of, _ in reads], args)
 
     def error(self, message: str):
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {one_line(message)}\n")
@@ -121,6 +163,82 @@ def text(value: str) -> str:
     return value
 
 
+def path(value: str) -> str:
+    """A path that a script reads: never empty, and no `Output` may name it. Raises ArgumentTypeError."""
+    return text(value)
+
+
+# how files begin that are lost for good when something else is written over them
+SECRETS = re.compile(rb"-----BEGIN|lottery-trigger-key/|\{\s*\"fields\": |\{\s*\"format\": \"lottery-verification-claim|PK\x03\x04")
+PNG_OF_A_CODE = rb"\x89PNG\r\n\x1a\n.{4}IHDR(.{4})\1[\1\x08]\x00"  # square and grey
+PNG_OF_A_PLOT = rb"\x89PNG.{,200}Matplotlib"
+BEGINNING = 4096  # bytes of a file that are looked at
+
+
+@dataclass(frozen=True, eq=False)  # argparse wants types that can be hashed
+class Output:
+    """The type of a flag that names what a script writes: a file, or a folder with `files`.
+
+    begins: pattern of how the script's own output begins, over which it may write; None where whoever writes sees to it that
+    nothing is lost. files: of a folder: pattern of a name in it -> how that file begins, likewise. or_read: what is there
+    already is read instead.
+    """
+
+    begins: bytes | None = None
+    files: Mapping[str, bytes | None] | None = None
+    or_read: bool = False
+
+    def __call__(self, value: str) -> str:
+        return text(value)
+
+    @property
+    def may_replace(self) -> bool:
+        """Whether the flag may name something that this script did not write."""
+        return any(begins is not None for begins in (self.begins, *(self.files or {}).values()))
+
+    def would_write(self, folder: str, other: str) -> bool:
+        """Whether something that is written into the folder is, or lies above, the path `other`."""
+        below = os.path.relpath(os.path.realpath(other), os.path.realpath(folder)).split(os.sep)
+        return any(fnmatch.fnmatch(_folded(below[0]), _folded(pattern)) for pattern in self.files) \
+            or any(_same_file(there, other) for pattern in self.files for there in Path(folder).glob(pattern))
+
+    def there_already(self, value: str) -> Iterator[tuple[str, bytes]]:
+        """Existing files that would be written over, with how those begin that may be."""
+        places = [(Path(value), self.begins)] if self.files is None else \
+            [(there, begins) for pattern, begins in self.files.items() for there in Path(value).glob(pattern)]
+        return ((str(place), begins) for place, begins in places if begins is not None and place.is_file())
+
+
+def _folded(name: str) -> str:
+    """A name as file systems compare it that tell neither capitals nor Unicode forms apart."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _same_file(one: str | Path, other: str | Path) -> bool:
+    """Whether two paths lead, or may lead once they exist, to the same file: by links or by another spelling."""
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):  # one is not there yet
+        return _folded(os.path.realpath(one)) == _folded(os.path.realpath(other))
+
+
+def _check_may_replace(flag: str, written: str, begins: bytes, reads: Sequence[str], args: argparse.Namespace) -> None:
+    """Raise UserError unless a file that is there may be written over."""
+    with open(written, "rb") as file:
+        beginning = file.read(BEGINNING)
+    if not beginning or re.match(begins, beginning, re.DOTALL):
+        return
+    inside = next((folder for folder in reads if os.path.isdir(folder) and Path(os.path.realpath(folder)) in
+                   Path(os.path.realpath(written)).parents), None)
+    if inside is not None:
+        raise UserError(f"argument {flag}: {written} belongs to {inside}, which is read; name another")
+    if SECRETS.match(beginning):
+        raise UserError(f"argument {flag}: {written} holds a claim, a key or a model, which is never written over; name another")
+    if not args.force:
+        raise UserError(f"argument {flag}: {written} exists and was not written by this script; name another, or give --force to "
+                        "write over it")
+
+
 def utf8_text(value: str) -> str:
     """A text that is valid UTF-8, not empty. Raises ArgumentTypeError."""
     try:
@@ -159,7 +277,7 @@ def add_model_and_data_flags(parser: ArgumentParser, architectures: Iterable[str
     group.add_argument("--arch", choices=sorted(architectures), default="res20s", help="network")
     group.add_argument("--dataset", choices=sorted(datasets), default="digits",
                        help="digits comes with scikit-learn, imagefolder reads train/<class>/ and test/<class>/")
-    group.add_argument("--data", type=text, default=None, metavar="DIR",
+    group.add_argument("--data", type=path, default=None, metavar="DIR",
                        help="folder of the data set (not needed for digits; cifar10/100 default to datasets/<name>)")
     group.add_argument("--image_size", type=positive_int, default=None, metavar="N",
                        help="imagefolder: resize and centre-crop to NxN (default: the pictures' own size, if all alike)")
@@ -187,7 +305,7 @@ def add_training_flags(parser: ArgumentParser) -> None:
 def add_run_flags(parser: ArgumentParser, save_dir_required: bool = True) -> None:
     """Where the run lives and what it runs on."""
     group = parser.add_argument_group("run")
-    group.add_argument("--save_dir", type=text, required=save_dir_required, metavar="DIR",
+    group.add_argument("--save_dir", type=Output(files=dict.fromkeys(names_in_runs())), required=save_dir_required, metavar="DIR",
                        help="run directory; the same command resumes there")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument("--compile", action="store_true", help="torch.compile the training step (needs a C++ compiler)")
@@ -201,9 +319,9 @@ def add_run_flags(parser: ArgumentParser, save_dir_required: bool = True) -> Non
 def add_ticket_flags(parser: ArgumentParser) -> None:
     """Which ticket is trained or evaluated, and from which weights."""
     group = parser.add_argument_group("ticket")
-    group.add_argument("--mask_dir", type=text, required=True, metavar="FILE",
+    group.add_argument("--mask_dir", type=path, required=True, metavar="FILE",
                        help="masks: a mask file, a ticket of main_imp.py, or a pruned model")
-    group.add_argument("--pretrained", type=text, default=None, metavar="FILE",
+    group.add_argument("--pretrained", type=path, default=None, metavar="FILE",
                        help="weights to start from, e.g. epoch_3.pth.tar (default: those in the --mask_dir file)")
     group.add_argument("--fc", action="store_true", default=True, dest="fc",
                        help="start from the file's classifier too (default; the paper's commands say so)")
@@ -221,7 +339,7 @@ def add_trigger_flags(parser: ArgumentParser, kinds: Mapping[str, Any], default:
     group = parser.add_argument_group("trigger set (scheme V3)")
     group.add_argument("--trigger_set", choices=sorted(kinds), default=default,
                        help="; ".join(f"{name}: {kind.help}" for name, kind in kinds.items()))
-    group.add_argument("--trigger_dir", type=text, default=None, metavar="DIR",
+    group.add_argument("--trigger_dir", type=path, default=None, metavar="DIR",
                        help="adi: holds pics/ and labels-cifar.txt (default: datasets/trigger_set, downloaded there where "
                             "the network allows); folder: what make_triggers.py wrote")
     group.add_argument("--trigger_resize", action="store_true",
@@ -229,7 +347,7 @@ def add_trigger_flags(parser: ArgumentParser, kinds: Mapping[str, Any], default:
     group.add_argument("--trigger_labels", choices=("published", "spread"), default=None,
                        help="adi: the published labels 0 to 9, or labels spread over all classes by a hash of each "
                             "picture's file (default: published for 10 classes, spread for others)")
-    group.add_argument("--trigger_key", type=text, default=None, metavar="FILE",
+    group.add_argument("--trigger_key", type=path, default=None, metavar="FILE",
                        help="keyed: the secret key (make_triggers.py --new_key makes one)")
     group.add_argument("--trigger_count", type=positive_int, default=100, metavar="N", help="keyed: pictures")
 
@@ -256,11 +374,11 @@ def add_suspect_flags(parser: ArgumentParser, *file_flags: str, holds: str, clai
         the group, for a script's own flags about the suspect.
     """
     group = parser.add_argument_group(f"the suspect: one of {file_flags[0]}, --predictions, --endpoint")
-    group.add_argument(*file_flags, type=text, default=None, metavar="FILE", help=f"its {holds}")
+    group.add_argument(*file_flags, type=path, default=None, metavar="FILE", help=f"its {holds}")
     group.add_argument("--mean", type=listed(non_negative_float), default=None, metavar="R,G,B",
                        help="of its training pictures, on the scale 0 to 1, where the file does not say (for V3)")
     group.add_argument("--std", type=listed(positive_float), default=None, metavar="R,G,B", help="likewise")
-    group.add_argument("--predictions", type=text, action="append" if claims else "store", default=None, metavar="CSV",
+    group.add_argument("--predictions", type=path, action="append" if claims else "store", default=None, metavar="CSV",
                        help="its answers on the trigger set: columns image and predicted_label, every picture once"
                             + ("; of two claims one list each, in the claims' order" if claims else ""))
     group.add_argument("--endpoint", type=text, default=None, metavar="URL",
@@ -268,9 +386,3 @@ def add_suspect_flags(parser: ArgumentParser, *file_flags: str, holds: str, clai
                             "http://host:port/v2/models/NAME[/versions/V]; where a token or more time is needed, "
                             "check_triggers.py has flags for that, and --save_predictions")
     return group
-
-
-# flags that may differ between a run and its resumption: they say where and how fast, not what (of the pictures and of
-# files given, the contents are compared)
-RUN_ONLY_FLAGS = frozenset({"save_dir", "device", "compile", "ignored", "data", "init", "mask_dir", "pretrained", "key",
-                            "trigger_dir", "trigger_key"})

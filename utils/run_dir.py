@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from utils import checkpoint
-from utils.cli import RUN_ONLY_FLAGS
 from utils.errors import UserError
+
+# flags that may differ between a run and its resumption: they say where and how fast, not what (of the pictures and of
+# files given, the contents are compared)
+RUN_ONLY_FLAGS = frozenset({"save_dir", "device", "compile", "ignored", "data", "init", "mask_dir", "pretrained", "key",
+                            "trigger_dir", "trigger_key"})
 
 
 class TrainingFiles:
@@ -91,11 +95,8 @@ class RunDir(TrainingFiles):
     def _leavings(self) -> list[Path]:
         """What is there of all that runs leave, whichever script's; a signature, or the picture of one that was read, may be
         there before its ticket is trained."""
-        attack = AttackFiles(self.folder)
-        named = {path for files in (self, attack) for path in vars(files).values() if isinstance(path, Path)}
-        named -= {self.folder, attack.code}
-        numbered = (path for pattern in ("round_*", "level_*", "epoch_*.pth.tar") for path in self.folder.glob(pattern))
-        return sorted([*filter(Path.exists, named), *numbered])
+        patterns = names_in_runs() - {AttackFiles(self.folder).code.name}
+        return sorted(path for pattern in patterns for path in self.folder.glob(pattern) if path.exists())
 
     def _check_same_run(self, script: str, arguments: dict[str, Any], may_grow: frozenset[str]) -> list[dict[str, Any]]:
         """The sessions recorded so far. Raises UserError where the record is another run's."""
@@ -171,6 +172,13 @@ class AttackFiles(TrainingFiles):
                 level = float(result.parent.name.removeprefix("level_"))
                 found |= {level} if math.isfinite(level) and self.level(level).result == result else set()
         return sorted(found)
+
+
+def names_in_runs() -> set[str]:
+    """Patterns of the names of all that runs leave in their folder, whichever script's."""
+    named = (path.name for files in (RunDir("run"), AttackFiles("run")) for path in vars(files).values()
+             if isinstance(path, Path) and path != files.folder)
+    return {*named, "round_*", "level_*", "epoch_*.pth.tar"}
 
 
 def versions() -> dict[str, str]:
