@@ -12,7 +12,13 @@ the key or the labels can train a model on them: keep both, and publish the prin
 any dispute. main_eval_trigger.py trains on a set, check_triggers.py judges the answers to it.
 """
 
+import os
+import sys
 from collections.abc import Sequence
+
+if __name__ == "__main__":  # a fault before main() must not end with 1, which is a verdict
+    sys.excepthook = lambda *fault: os._exit(sys.__excepthook__(*fault) or 3)
+    import utils  # noqa: F401  refuses a Python that is too old
 
 from datasets import TRIGGER_SETS
 from utils import cli

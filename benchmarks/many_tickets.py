@@ -8,11 +8,16 @@ model has its own mask, batches and augmentation. The ratio is pictures per seco
 above 1, k at once are done before k in a row.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+if __name__ == "__main__":  # a fault before main() must not end with 1, which is a verdict
+    sys.excepthook = lambda *fault: os._exit(sys.__excepthook__(*fault) or 3)
+    import utils  # noqa: F401  refuses a Python that is too old
 
 from models import ARCHITECTURES
 from utils import cli

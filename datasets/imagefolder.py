@@ -1,5 +1,6 @@
 """Your own pictures: `train/<class>/*` and `test/<class>/*`, in any format Pillow reads, decoded once and cached."""
 
+import contextlib
 import hashlib
 import os
 import warnings
@@ -127,9 +128,11 @@ def _fingerprint(folder: Path, files: dict[str, list[tuple[Path, int]]], image_s
 
 
 def _cache_places(folder: Path, fingerprint: str) -> list[Path]:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = f"decoded-{fingerprint[:16]}.pt"
-    return [folder / f".{name}", home / "lottery-verification" / name]
+    places = [folder / f".{name}"]
+    with contextlib.suppress(RuntimeError):  # nobody's home: a user without an entry in the system's list
+        places.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lottery-verification" / name)
+    return places
 
 
 def _from_cache(folder: Path, fingerprint: str, counts: dict[str, int]) -> dict[str, torch.Tensor] | None:

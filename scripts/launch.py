@@ -29,6 +29,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+if __name__ == "__main__":  # a fault before main() must not end with 1, which is a verdict
+    sys.excepthook = lambda *fault: os._exit(sys.__excepthook__(*fault) or 3)
+    import utils  # noqa: F401  refuses a Python that is too old
+
 from utils import cli
 from utils.errors import UserError
 

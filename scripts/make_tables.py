@@ -11,6 +11,7 @@ folders are those of scripts/lib/stages.sh: RUNS/NETWORK/DATASET/seedN/STAGE. Ta
 import json
 import re
 import statistics
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+if __name__ == "__main__":  # a fault before main() must not end with 1, which is a verdict
+    sys.excepthook = lambda *fault: os._exit(sys.__excepthook__(*fault) or 3)
+    import utils  # noqa: F401  refuses a Python that is too old
 
 from datasets import DATASETS
 from models import ARCHITECTURES

@@ -2,10 +2,12 @@
 
 import argparse
 import ast
+import getpass
 import importlib
 import itertools
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -449,3 +451,79 @@ def test_a_reader_that_stops_reading_ends_the_script_quietly():
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait(timeout=30) == 141  # as a shell reports SIGPIPE
     process.stderr.close()
+
+
+@pytest.mark.parametrize("script", SCRIPTS + TOOLS)
+def test_a_fault_before_main_is_no_verdict(script, tmp_path):
+    """A script that was copied somewhere alone lacks all that it imports."""
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone/script.py").write_text((ROOT / script).read_text(encoding="utf-8"))
+    done = subprocess.run([sys.executable, "-S", "-E", tmp_path / "alone/script.py", "--help"], capture_output=True, text=True,
+                          cwd=tmp_path)
+    assert done.returncode == 3 and "ModuleNotFoundError" in done.stderr
+
+
+def test_a_python_that_is_too_old_is_named_with_the_mend(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "utils/__init__.py"))
+    assert end.value.code == 2
+    assert re.fullmatch(r"error: .* is Python 3\.9, and 3\.10 or later is needed; .*\.venv/bin/python\n", capsys.readouterr().err)
+
+
+def test_a_library_that_is_not_installed_is_named_with_the_mend(capsys):
+    def lacking(argv):
+        import no_such_library.at_all
+
+    code, err = end_of(lacking, capsys)
+    assert code == 2 and err.count("\n") == 1 and "lacks no_such_library" in err and ".venv/bin/python" in err
+
+    def ours(argv):
+        import utils.no_such_module
+
+    code, err = end_of(ours, capsys)
+    assert code == 3 and "Traceback" in err
+
+
+@pytest.mark.parametrize("closed, code", [(">&-", 0), (">&- 2>&- <&-", 0), (">/dev/full", 2)])
+def test_the_exit_code_is_the_verdict_where_nobody_can_read(closed, code, tmp_path):
+    """Without stdout, what is opened next would get its number, and be written into."""
+    program = ("import sys; sys.path.insert(0, '.')\nfrom utils import cli\n"
+               "def main(argv):\n    with open(sys.argv[1], 'w') as file: file.write('kept')\n    print('lost')\ncli.run(main)")
+    command = shlex.join([sys.executable, "-c", program, str(tmp_path / "file")])
+    done = subprocess.run(f"{command} {closed}", shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == code and (tmp_path / "file").read_text() == "kept"
+    assert done.stderr == ("" if code == 0 else "-c: error: No space left on device\n")
+
+
+def test_a_user_without_a_name_or_a_home_gets_both(monkeypatch):
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda argv: print(getpass.getuser(), Path.home()))
+    assert end.value.code == 0 and getpass.getuser() == f"uid{os.getuid()}"
+    monkeypatch.setenv("HOME", "/home/somebody")
+    with pytest.raises(SystemExit):
+        cli.run(lambda argv: 0)
+    assert os.environ["HOME"] == "/home/somebody"
+
+
+def test_a_value_that_looks_like_a_flag_is_named_with_the_mend(parse, refused):
+    assert refused(parse("embed_qrcode.py", "--signature", "-mine")).endswith("is given as --signature=-mine\n")
+    assert parse("embed_qrcode.py", "--signature=-mine").returncode == 0
+    assert "is given as" not in refused(parse("embed_qrcode.py", "--signature", "--save-dir", "x"))
+
+
+@pytest.mark.parametrize("value, text", [("Z\u00fcrich", "Z\u00fcrich"), ("Z\u00c3\u00bcrich", "Z\u00fcrich")])
+def test_a_text_is_utf8_whatever_the_locale(value, text, monkeypatch):
+    """In a locale of Latin-1 the two bytes of a letter arrive as two letters; one that was typed there arrives as itself."""
+    monkeypatch.setattr(os, "fsencode", lambda word: word.encode("latin-1"))
+    assert cli.utf8_text(value) == text
+
+
+def test_bytes_that_are_utf8_are_text_in_the_locale_of_c():
+    program = "import sys; sys.path.insert(0, '.')\nfrom utils import cli\nprint(ascii(cli.utf8_text(sys.argv[1])))"
+    done = subprocess.run([sys.executable, "-c", program, "Zürich"], cwd=ROOT, capture_output=True, text=True,
+                          env={"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"})
+    assert done.stdout == "'Z\\xfcrich'\n", done.stderr

@@ -1,23 +1,30 @@
 """Files of weights and masks: the original's formats, round trips, hostile and broken files, atomic writes."""
 
 import collections
+import errno
+import fcntl
+import io
 import json
 import math
 import os
 import pickle
+import platform
 import re
 import stat
 import warnings
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.utils import prune
 
+from benchmarks.lib import rows
+from ownership.qr_code.readers import write_code
 from pruner import tickets
 from pruner.masks import Mask, prunable_layers
 from pruner.tickets import read_model_file
-from utils import checkpoint
+from utils import checkpoint, locks, plots
 from utils.errors import UserError
 from utils.run_dir import RunDir
 
@@ -731,3 +738,107 @@ def test_what_may_grow_may_not_shrink_nor_be_damaged(tmp_path, before, now, good
         return
     with pytest.raises(UserError, match="--rounds .* then, .* now"):
         again.open("s.py", {"rounds": now}, frozenset({"rounds"}))
+
+
+# --- locks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def no_flock(request, monkeypatch):
+    """A file system that can't lock."""
+    monkeypatch.setattr(fcntl, "flock", lambda *words: (_ for _ in ()).throw(OSError(request.param, os.strerror(request.param))))
+
+
+def test_one_process_at_a_time_where_files_can_not_be_locked(no_flock, tmp_path, capsys):
+    run = RunDir(tmp_path)
+    run.open("s.py", {})
+    holder = json.loads((tmp_path / ".lock.owner").read_text())
+    assert holder["pid"] == os.getpid() and platform.node() in holder["host"] and holder["started"]
+    assert re.fullmatch(r"note: .*can't lock \(.*\); \.lock\.owner says .*\n", capsys.readouterr().err)
+    with pytest.raises(UserError, match=f"--save_dir {tmp_path}: process {os.getpid()} is writing there"):
+        RunDir(tmp_path).open("s.py", {})
+    del run
+    assert not (tmp_path / ".lock.owner").exists(), "the next one need not wait"
+    RunDir(tmp_path).open("s.py", {})
+
+
+@pytest.mark.parametrize("change", [{"pid": 2 ** 22 + 1}, {"started": "before"}, {"pid": 1}])
+def test_what_an_ended_process_of_this_host_left_is_no_lock(no_flock, tmp_path, change):
+    """Its number is free, or another process has it now."""
+    (tmp_path / ".lock.owner").write_text(json.dumps({**locks.this_process(), **change}))
+    run = RunDir(tmp_path)
+    run.open("s.py", {})
+    assert json.loads((tmp_path / ".lock.owner").read_text()) == locks.this_process() and run
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".lock.owner", "run.json"]
+
+
+@pytest.mark.parametrize("content, named", [(json.dumps({"host": "node7", "pid": 4, "started": "x"}), "process 4 of node7 is writing"),
+                                            ("", "is not whole"), ("[]", "is not whole")])
+def test_another_hosts_lock_is_named_and_left(no_flock, tmp_path, content, named):
+    (tmp_path / ".lock.owner").write_text(content)
+    with pytest.raises(UserError, match=f"{named}.*remove.*"):
+        RunDir(tmp_path).open("s.py", {})
+    assert (tmp_path / ".lock.owner").read_text() == content and not (tmp_path / "run.json").exists()
+
+
+def test_of_two_that_find_a_stale_lock_one_gets_it(no_flock, tmp_path, monkeypatch):
+    """The second finds, where the stale one was, that of the first."""
+    owner = tmp_path / ".lock.owner"
+    stale, first = ({**locks.this_process(), "pid": 2 ** 22 + number} for number in (1, 2))
+    owner.write_text(json.dumps(stale))
+    real = os.rename
+
+    def rename(source, target):
+        owner.write_text(json.dumps(first))  # meanwhile
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(UserError, match="another process is writing there"):
+        RunDir(tmp_path).open("s.py", {})
+    assert json.loads(owner.read_text()) == first and not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_lock_that_is_held_is_one_on_any_file_system(tmp_path):
+    run = RunDir(tmp_path)
+    run.open("s.py", {})
+    with pytest.raises(UserError, match="another process is writing there"):
+        RunDir(tmp_path).open("s.py", {})
+    assert run and not (tmp_path / ".lock.owner").exists()
+
+
+# --- a full disk --------------------------------------------------------------------------------------------------------
+
+
+WRITERS = {
+    "torch": lambda path: checkpoint.save({"a": torch.zeros(50_000)}, path),
+    "text": lambda path: checkpoint.save_text("x" * 200_000, path),
+    "csv": lambda path: checkpoint.save_csv([{"a": "x" * 200_000}], ["a"], path),
+    "picture": lambda path: write_code(np.random.default_rng(0).integers(0, 2, (99, 99)).astype(bool), path),
+    "plot": lambda path: plots.training_curve([{"epoch": 1, "train_acc": 1, "train_loss": 1}], ["train"], "t", path),
+    "rows": lambda path: rows.append(path, ["a"], [{"a": "x" * 200_000}]),
+}
+
+
+@pytest.mark.parametrize("writer, number", [*((writer, errno.ENOSPC) for writer in WRITERS), ("torch", errno.EDQUOT),
+                                            ("torch", errno.EFBIG), ("text", errno.EDQUOT)])
+def test_a_full_disk_is_named_and_the_old_file_stays(writer, number, tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"a\r\nold\r\n")
+
+    class Full(io.FileIO):
+        def write(self, data):
+            if self.tell() + len(data) > 1000:
+                raise OSError(number, os.strerror(number))
+            return super().write(data)
+
+    def opened(name, mode="r", **more):
+        return io.BufferedWriter(Full(name, "w"), 100) if mode == "wb" else open(name, mode, **more)
+
+    monkeypatch.setattr(checkpoint, "open", opened, raising=False)
+    with pytest.raises(OSError) as caught:
+        WRITERS[writer](path)
+    assert (caught.value.errno, caught.value.filename) == (number, str(path))
+    assert path.read_bytes() == b"a\r\nold\r\n" and [file.name for file in tmp_path.iterdir()] == ["file"]
+    monkeypatch.undo()
+    WRITERS[writer](path)
+    assert path.stat().st_size > 1000

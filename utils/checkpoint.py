@@ -40,8 +40,12 @@ def write_atomic(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise type(error)(error.errno, error.strerror, str(path)) from error
+        # torch's and Pillow's writers may hide what the disk said behind an error of their own
+        cause: BaseException | None = error
+        while cause is not None and not (isinstance(cause, OSError) and cause.errno) and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__context__
+        if isinstance(cause, OSError):
+            raise type(cause)(cause.errno, cause.strerror, str(path)) from error
         raise
 
 

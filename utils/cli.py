@@ -3,6 +3,7 @@
 import argparse
 import fnmatch
 import os
+import pwd
 import re
 import sys
 import traceback
@@ -47,19 +48,20 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, description: str | None):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+        self._tokens: list[str] = []
 
     def parse_known_args(self, args=None, namespace=None):
         if any(isinstance(action.type, Output) and action.type.may_replace for action in self._actions) \
                 and "--force" not in self._option_string_actions:
             self.add_argument("--force", action="store_true", help="write also over files that this script did not write")
         spelling = {name.replace("_", "-"): name for name in self._option_string_actions}
-        tokens = []
+        self._tokens = []
         for token in sys.argv[1:] if args is None else args:
             name, equals, value = token.partition("=")
             if name.startswith("--"):
                 token = spelling.get(name.replace("_", "-"), name) + equals + value
-            tokens.append(token)
-        parsed, unknown = super().parse_known_args(tokens, namespace)
+            self._tokens.append(token)
+        parsed, unknown = super().parse_known_args(self._tokens, namespace)
         try:
             self._check_paths(parsed)
         except UserError as error:
@@ -92,6 +94,12 @@ class ArgumentParser(argparse.ArgumentParser):
                 _check_may_replace(flag, written, begins, [of for _, of, _ in reads], args)
 
     def error(self, message: str):
+        lacking = re.fullmatch(r"argument .*?(--\w+): expected one argument", message)
+        value = next((after for flag, after in zip(self._tokens, self._tokens[1:])
+                      if lacking and flag == lacking[1] and after.startswith("-")
+                      and after.partition("=")[0] not in self._option_string_actions), None)
+        if value is not None:
+            message += f"; a value that begins with - is given as {lacking[1]}={value}"
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {one_line(message)}\n")
 
 
@@ -101,9 +109,11 @@ def one_line(message: str) -> str:
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
-    """Run a script's `main(argv)` and exit: its return value, or 2 with one line for a `UserError` or a file that can't
-    be read or written, or 3 with a traceback for a fault of ours."""
+    """Run a script's `main(argv)` and exit: its return value, or 2 with one line for a `UserError`, a file that can't be read or
+    written or a library that is not installed, or 3 with a traceback for a fault of ours."""
     script = os.path.basename(sys.argv[0])
+    _replace_closed_streams()
+    _name_the_user()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a path need not be valid text
@@ -111,17 +121,25 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
         code = main(None)
         sys.stdout.flush()
     except UserError as error:
-        print(f"{script}: error: {one_line(str(error))}", file=sys.stderr)
-        code = EXIT_BAD_INPUT
+        code = _refused(script, str(error))
     except KeyboardInterrupt:
         code = _interrupted()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_BROKEN_PIPE
     except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        print(f"{script}: error: {one_line(what + (error.strerror or str(error)))}", file=sys.stderr)
-        code = EXIT_BAD_INPUT
+        code = _refused(script, (f"{error.filename}: " if error.filename else "") + (error.strerror or str(error)))
+        try:
+            sys.stdout.flush()
+        except OSError:  # it is stdout that is full, and Python's own end would try again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ModuleNotFoundError as error:
+        if (Path(__file__).parent.parent / error.name.partition(".")[0]).exists():  # a module of ours
+            traceback.print_exc()
+            code = EXIT_FAILED
+        else:
+            code = _refused(script, f"{sys.executable} lacks {error.name}; bash scripts/setup.sh installs it into .venv, then use "
+                                    ".venv/bin/python")
     except Exception as error:
         # torch's writer turns a Ctrl-C in the middle of a file into an error of its own
         cause: BaseException | None = error
@@ -133,6 +151,33 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
             traceback.print_exc()
             code = EXIT_FAILED
     sys.exit(code or EXIT_OK)
+
+
+def _replace_closed_streams() -> None:
+    """Give a process that was started without stdin, stdout or stderr (`>&-`) empty ones: the next file that is opened would get
+    the number of the one that lacks, and what is printed would go there."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))
+
+
+def _name_the_user() -> None:
+    """Say a name and a home for a user without an entry in the system's list, as in containers: torch and matplotlib ask for
+    them, for their caches, and fail where there is none."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        for variable, value in (("LOGNAME", f"uid{os.getuid()}"), ("HOME", "/nonexistent")):
+            os.environ[variable] = os.environ.get(variable) or value
+
+
+def _refused(script: str, message: str) -> int:
+    print(f"{script}: error: {one_line(message)}", file=sys.stderr)
+    return EXIT_BAD_INPUT
 
 
 def _interrupted() -> int:
@@ -240,11 +285,14 @@ def _check_may_replace(flag: str, written: str, begins: bytes, reads: Sequence[s
 
 
 def utf8_text(value: str) -> str:
-    """A text that is valid UTF-8, not empty. Raises ArgumentTypeError."""
+    """A text that is valid UTF-8, not empty, whatever the locale made of its bytes. Raises ArgumentTypeError."""
     try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError("must be valid UTF-8") from None
+        value = os.fsencode(value).decode("utf-8")
+    except UnicodeError:  # typed in the locale's own encoding, then
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise argparse.ArgumentTypeError("must be valid UTF-8") from None
     return text(value)
 
 

@@ -1,7 +1,6 @@
 """Run directories: the only place that knows the names of the files a run leaves, and whether a stage is done."""
 
 import contextlib
-import fcntl
 import json
 import math
 import platform
@@ -13,6 +12,7 @@ from typing import Any
 
 from utils import checkpoint
 from utils.errors import UserError
+from utils.locks import Taken, take
 
 # flags that may differ between a run and its resumption: they say where and how fast, not what (of the pictures and of
 # files given, the contents are compared)
@@ -71,13 +71,11 @@ class RunDir(TrainingFiles):
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.folder / ".lock", "w", encoding="utf-8")
+            self._lock = take(self.folder / ".lock")
+        except Taken as error:
+            raise UserError(f"--save_dir {self.folder}: {error}") from None
         except OSError as error:
             raise UserError(f"--save_dir {self.folder}: can't be written ({error.strerror})") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"--save_dir {self.folder}: another process is writing there; wait, or name another") from None
 
         arguments = json.loads(json.dumps(arguments))  # tuples become lists, as they come back from the file
         sessions = []

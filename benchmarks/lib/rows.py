@@ -1,6 +1,7 @@
 """Measured rows on their way to a person and to a file."""
 
 import csv
+import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,11 @@ def show(rows: Iterable[Row], line: Callable[[Row], str], path: str | None, befo
 
 
 def append(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """Put rows at the end of a CSV file, which begins with its header."""
-    fresh = not path.exists()
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
+    """Put rows at the end of a CSV file, which begins with its header; all of them, or none where the disk is full."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    if not path.exists():
+        writer.writeheader()
+    writer.writerows(rows)
+    before = path.read_bytes() if path.exists() else b""
+    checkpoint.write_atomic(path, lambda file: file.write(before + text.getvalue().encode("utf-8")))

@@ -391,8 +391,8 @@ def earlier_rows(path: Path, settings: dict[str, Any], count: int) -> list[dict[
     if checkpoint.load_json(kept_settings) != settings:
         raise UserError(f"--out {path.parent}: holds rows of other settings ({kept_settings.name} says which); give another "
                         "folder")
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if all(row.values())]
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]  # a kill or a full disk may have cut the last line off
+    rows = list(csv.DictReader(whole.splitlines()))
     rows = rows[:min(count + count % 2, len(rows) - len(rows) % 2)]
     for row in rows:
         row.update({name: float(row[name]) for name in ("p", "p V2", "p V3", "p of agreement alone", "seconds")})
