@@ -82,6 +82,9 @@ def parse_args(argv: Sequence[str] | None):
     group = parser.add_argument_group("how")
     group.add_argument("--how", choices=("magnitude", "random"), default="magnitude",
                        help="prune: the smallest weights of all layers together, or any")
+    group.add_argument("--include_stem", action="store_true",
+                       help="prune: weights of the stem (conv1) go like the others, as in the published code; what remains is "
+                            "counted without it all the same")
     group.add_argument("--share_of", choices=("pruned", "surviving"), default="pruned",
                        help="addon, fake2: what --level is a share of, the pruned entries (as in the paper) or the "
                             "weights that are there")
@@ -94,7 +97,7 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--no_fc", action="store_true",
                        help="finetune: start with a fresh classifier, as is done anyway for another number of classes")
 
-    # paper, Appendix A1; what is in the region afterwards is read by extract_qrcode.py
+    # paper, section 4.4; what is in the region afterwards is read by extract_qrcode.py
     group = parser.add_argument_group("another signature (fake3; forge: place and mask pattern by fake3 alone)")
     group.add_argument("--signature", type=cli.utf8_text, default=None, metavar="TEXT", help="the thief's text")
     group.add_argument("--max_name", type=cli.text, default=None, metavar="LAYER",
@@ -108,6 +111,9 @@ def parse_args(argv: Sequence[str] | None):
                        help="QR mask pattern (default: the one that changes the region least)")
     group.add_argument("--insider", action="store_true",
                        help="rewrite only the kernels that differ (default: clear the region, then write)")
+    group.add_argument("--extent", choices=("data", "region", "published"), default="data",
+                       help="fake3: data modules alone are replaced; the whole square becomes noise, as the paper's text has it; "
+                            "or, as in the published code, it is also filled up with noise weights to the layer's number")
     group.add_argument("--weights_per_kernel", type=cli.positive_int, default=None, metavar="N",
                        help="noise weights in each newly occupied kernel (default: as many as the occupied kernels of the "
                             "region have on average; forge --by fake2: of the layer)")

@@ -47,7 +47,9 @@ def parse_args(argv: Sequence[str] | None):
     cli.add_training_flags(parser)
     cli.add_run_flags(parser, save_dir_required=False)
 
-    cli.add_ticket_flags(parser)
+    group = cli.add_ticket_flags(parser)
+    group.add_argument("--new_stem", action="store_true",
+                       help="start with a fresh stem (conv1) too: with --no_fc the published code's transfer")
 
     # scheme V1 (paper, section 3.3.1, Algorithm 1)
     group = parser.add_argument_group("key mask (scheme V1)")
@@ -103,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from dataclasses import replace
 
     from attacks.fake1 import forge_key
+    from models import STEM
     from pruner.key_mask import split as key_masks
     from pruner.experiment import prepare
     from pruner.masks import MaskedWeights
@@ -115,6 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # the ticket as it was handed over, put together with its key if there is one
     whole = key_masks.load_ticket(args.mask_dir, args.key, args.pretrained, engine.model, head=args.fc)
+    if args.new_stem:
+        fresh = engine.model.state_dict()[f"{STEM}.weight"].clone()
+        whole = replace(whole, weights={**whole.weights, f"{STEM}.weight": fresh})
     engine.model.load_state_dict(whole.weights)
     # its owner splits it: from here on only the locked part is trained
     ticket = whole

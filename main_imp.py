@@ -3,7 +3,7 @@ r"""Find a winning ticket: iterative magnitude pruning (IMP) with rewinding, at 
     # on the embedded digits, about a minute on 2 CPU cores: 6 rounds at rate 0.2, 26.2% of the weights remain
     python main_imp.py --dataset digits --arch res20s --save_dir runs/digits --epochs 10 --rate 0.2 --pruning_times 6
 
-    # the paper's protocol: ResNet-20 on CIFAR-100, 16 trainings of 182 epochs
+    # the paper's command: ResNet-20 on CIFAR-100, 16 trainings of 182 epochs (15 in the published code: --count trainings)
     python main_imp.py --data datasets/cifar100 --dataset cifar100 --arch res20s --save_dir res20s_cifar100_lt_0.2 \
         --init pretrained_model/res20s_cifar100_lt.pth.tar --seed 1 --lr 0.1 --fc --rate 0.2 --pruning_times 15 \
         --prune_type lt --rewind_epoch 3
@@ -52,7 +52,9 @@ def parse_args(argv: Sequence[str] | None):
     # fixed rate: how the original's command searches
     group = parser.add_argument_group("fixed rate")
     group.add_argument("--rate", type=cli.ratio, default=0.2, help="share of surviving weights pruned per round")
-    group.add_argument("--pruning_times", type=cli.natural, default=15, help="rounds of pruning after the dense round")
+    group.add_argument("--pruning_times", type=cli.natural, default=15, help="rounds of pruning, after the dense training")
+    group.add_argument("--count", choices=("prunings", "trainings"), default="prunings",
+                       help="what --pruning_times counts; the published code counts trainings, the dense one included")
 
     # the extreme ticket: winning, and not after pruning 1% more (paper section 3.1 and 4.1)
     group = parser.add_argument_group("extreme ticket")
@@ -71,6 +73,8 @@ def parse_args(argv: Sequence[str] | None):
     flag, dense_epochs = ("epochs", args.epochs) if args.dense_epochs is None else ("dense_epochs", args.dense_epochs)
     if args.rewind_epoch > dense_epochs:
         parser.error(f"argument --rewind_epoch: {args.rewind_epoch} is after the last of --{flag} {dense_epochs}")
+    if args.count == "trainings" and not args.pruning_times:
+        parser.error("argument --pruning_times: the dense training is one; give 1 or more with --count trainings")
     if not args.rates:
         parser.error("argument --rates: needs at least one rate")
     return args
@@ -102,7 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     search = Search(experiment, files, args.seed, args.conv1, args.rewind_epoch, args.prune_type, args.fc,
                     args.match_tolerance, args.match_on, dense_protocol)
-    schedule = ExtremeSearch(args.rates, args.max_rounds) if args.extreme else FixedRate(args.rate, args.pruning_times)
+    schedule = ExtremeSearch(args.rates, args.max_rounds) if args.extreme \
+        else FixedRate(args.rate, args.pruning_times - (args.count == "trainings"))
     rounds = find_ticket(search, schedule, on_round=lambda done: print(describe(done), flush=True))
 
     dense, ticket = rounds[0], [done for done in rounds if done.kept][-1]

@@ -45,7 +45,8 @@ ADDON = Attack("attacks.addon", "add_on", "opens a share of the pruned entries w
                ("noise", "share_of"), levels=(0.0, 0.005, 0.01, 0.02, 0.05, 0.1))
 
 ATTACKS: dict[str, Attack] = {
-    "prune": Attack("attacks.prune", "prune", "removes a share of the surviving weights (Tables 5 and 6)", ("how",),
+    "prune": Attack("attacks.prune", "prune", "removes a share of the surviving weights (Tables 5 and 6)",
+                    ("how", "include_stem"),
                     levels=(0.0, 0.05, 0.1, 0.2, 0.3, 0.5)),
     "addon": ADDON,
     "fake2": ADDON,
@@ -56,7 +57,7 @@ ATTACKS: dict[str, Attack] = {
                     ("noise",)),
     "fake3": Attack("attacks.fake3", "replace_code",
                     "writes another signature over the embedded one, with noise weights",
-                    ("signature", *PLACE, *FORMAT, "noise", "weights_per_kernel", "insider"), has_level=False),
+                    ("signature", *PLACE, *FORMAT, "noise", "weights_per_kernel", "insider", "extent"), has_level=False),
     "locate": Attack("attacks.locate", "locate_and_strike",
                      "finds the block that looks most like a code, without the claim, and clears or fills it",
                      ("then", "noise"), has_level=False),

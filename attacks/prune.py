@@ -6,26 +6,35 @@ import numpy as np
 import torch
 
 from attacks.noise import draw_entries, keep_only
+from models import STEM
 from pruner.magnitude import prune_smallest
 from pruner.masks import Mask
 from utils.errors import UserError
 
 
-def prune(mask: Mask, weights: Mapping[str, torch.Tensor], level: float, how: str,
-          seed: int) -> tuple[Mask, dict[str, torch.Tensor]]:
+def prune(mask: Mask, weights: Mapping[str, torch.Tensor], level: float, how: str, seed: int,
+          include_stem: bool = False) -> tuple[Mask, dict[str, torch.Tensor]]:
     """Remove exactly round(level * nonzeros) of the surviving weights, over all masked layers together.
 
     Args:
-        mask: where weights are; only its layers lose any, so the stem does if and only if the mask has it.
+        mask: where weights are; only its layers lose any, so the stem does if the mask has it, or with `include_stem`.
         weights: complete state_dict.
         level: share of the surviving weights; 0 removes nothing.
         how: "magnitude" removes the smallest (of equals the same ones every time), "random" any.
         seed: of "random".
+        include_stem: the stem's weights count and go like the others, as in the published code, though the mask is not
+            defined on them.
     Returns:
         mask and weights without them.
     Raises:
-        UserError: nothing would be left, or a weight is not finite.
+        UserError: nothing would be left, a weight is not finite, or there is no stem.
     """
+    if include_stem and STEM not in mask:
+        if f"{STEM}.weight" not in weights:
+            raise UserError(f"--include_stem: there are no weights of a layer {STEM}; leave it out")
+        whole = Mask({STEM: weights[f"{STEM}.weight"] != 0, **mask})
+        left, pruned = prune(whole, weights, level, how, seed)
+        return Mask({name: left[name] for name in mask}), pruned
     count = round(level * mask.nonzeros)
     if level < 0 or count >= max(1, mask.nonzeros):
         raise UserError(f"--level {level:g} (or --sweep): would remove {count} of {mask.nonzeros} weights; give shares "

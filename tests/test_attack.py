@@ -192,6 +192,30 @@ def test_magnitude_pruning_is_torchs(seed, level):
         assert torch.equal(left[f"{name}.weight"], layer.weight.data)
 
 
+@pytest.mark.parametrize("how", ["magnitude", "random"])
+def test_with_the_stem_its_weights_count_and_go_too(make_model, run_main, refused, stolen, tmp_path, how):
+    model = make_model("res20s", classes=10)
+    path = tmp_path / "model.pth.tar"
+    tickets.write_weights(path, model.state_dict(), {}, Mask.dense(model))
+    words = ("main_attack.py", "prune", "--level", 0.5, "--how", how, "--no_accuracy", "--include_stem", "--checkpoint")
+    done = run_main(*words, path, "--save_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    state = torch.load(tmp_path / "run/attacked.pth.tar", weights_only=True)["state_dict"]
+    assert "conv1.weight_mask" not in state
+    layers = {name: layer.weight.detach() for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)}
+    left = {name: (state[f"{name}.weight" if name == "conv1" else f"{name}.weight_orig"] != 0) for name in layers}
+    total = sum(layer.numel() for layer in layers.values())
+    assert sum(int(layer.sum()) for layer in left.values()) == total - round(0.5 * total)
+    assert 0 < int(left["conv1"].sum()) < layers["conv1"].numel()
+    if how == "magnitude":  # one threshold for all layers
+        assert max(layers[name][~there].abs().max() for name, there in left.items()) <= min(
+            layers[name][there].abs().min() for name, there in left.items())
+    assert result(tmp_path / "run")["nonzeros"] == sum(int(there.sum()) for name, there in left.items() if name != "conv1")
+    if how == "random":
+        assert "--include_stem" in refused(run_main(*words, stolen / "masks.pth.tar", "--save_dir", tmp_path / "masks"))
+        assert not (tmp_path / "masks").exists()
+
+
 @pytest.mark.parametrize("level", [1.0, 2.0, 0.999999])
 def test_pruning_leaves_something(level):
     mask, weights = random_ticket(0, 0.5)
@@ -305,6 +329,31 @@ def test_another_signature_is_there_exactly_and_nothing_else_changed(signed, ins
         assert np.array_equal(window, differs)
     else:
         assert (window & is_data)[code & is_data].all()
+
+
+@pytest.mark.parametrize("extent", ["region", "published"])
+def test_a_region_that_is_replaced_keeps_no_trained_weight(signed, extent):
+    mask, weights, region, _ = signed
+    attacked, noisy = replace_code(mask, weights, OTHER, **place(region), version=3, error_correction="H", mask_pattern=2,
+                                   **PLAIN, extent=extent)
+    code, is_data = qr_code.encode(OTHER, qr_code.CodeFormat(3, "H", 2)), qr_code.data_modules(3)
+    assert np.array_equal(modules(attacked, region)[is_data], code[is_data])
+    window = (slice(region.start_x, region.start_x + 29), slice(region.start_y, region.start_y + 29))
+    before, after = (layers[region.layer][window].flatten(2).numpy() for layers in (mask, attacked))
+    old, new = (tensors[f"{region.layer}.weight"][window].flatten(2).numpy() for tensors in (weights, noisy))
+    assert not ((old == new) & after).any()
+    outside = noisy[f"{region.layer}.weight"].clone()
+    outside[window] = weights[f"{region.layer}.weight"][window]
+    assert torch.equal(outside, weights[f"{region.layer}.weight"])
+    filled = before.any(2) & code  # what the published code fills up
+    if extent == "region":
+        assert np.array_equal(after[~is_data], before[~is_data])
+        return
+    assert np.array_equal(after[~is_data & ~filled], before[~is_data & ~filled])
+    assert (after[is_data & code & ~before.any(2)].sum(1) == 1).all() and not (before & ~after)[filled].any()
+    whole, room = int(mask[region.layer].sum()), int((~before)[filled].sum())
+    least = int(before[~is_data | code].sum() + (is_data & code & ~before.any(2)).sum())
+    assert int(after.sum()) == min(max(whole, least), least + room)
 
 
 def test_newly_occupied_kernels_look_like_those_beside_them(signed):
@@ -528,6 +577,11 @@ BAD = [
      "--version"),
     (("fake3", "--signature", "x", "--weights_per_kernel", "10",
       *("--max_name layer2.0.conv2 --start_x 0 --start_y 0".split())), "--weights_per_kernel"),
+    (("fake3", "--signature", "x", "--insider", "--extent", "region",
+      *("--max_name layer2.0.conv2 --start_x 0 --start_y 0".split())), "--extent"),
+    (("fake3", "--signature", "x", "--weights_per_kernel", "2", "--extent", "published",
+      *("--max_name layer2.0.conv2 --start_x 0 --start_y 0".split())), "--extent"),
+    (("addon", "--include_stem"), "--include_stem"),
     (("prune", "--arch", "res18"), "--arch"),
     (("steal",), "attack"),
 ]

@@ -284,6 +284,14 @@ def search_run(tmp_path_factory, run_main):
     return run
 
 
+def test_the_published_code_counts_trainings(run_main, refused, tmp_path):
+    words = ("main_imp.py", "--limit", 60, "--epochs", 1, "--rewind_epoch", 0, "--count", "trainings", "--save_dir", tmp_path / "run")
+    assert "--pruning_times" in refused(run_main(*words, "--pruning_times", 0))
+    done = run_main(*words, "--pruning_times", 2)
+    assert done.returncode == 0, done.stderr
+    assert [row["rate"] for row in rows(tmp_path / "run/rounds.csv")] == ["0.0", "0.2"]
+
+
 TWO_ROUNDS = ("--pruning_times", 2, "--rate", 0.4)
 
 

@@ -269,6 +269,20 @@ def test_transfer_to_another_class_count(run_main, make_model, tmp_path):
     assert all(torch.equal(state[f"{name}.weight_mask"].bool(), kept) for name, kept in locked.items())
 
 
+def test_the_published_transfer_makes_the_stem_anew(run_main, parts, make_model, tmp_path):
+    """At a rate that moves nothing."""
+    stems = {}
+    for name, words in {"kept": (), "new": ("--new_stem",), "again": ("--new_stem",)}.items():
+        done = run_main("main_eval_all.py", *SHORT, "--epochs", "1", "--lr", "1e-30", "--weight_decay", "0", "--mask_dir",
+                        parts / "locked.pth.tar", *words, "--save_dir", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        state = torch.load(tmp_path / name / "checkpoint.pth.tar", weights_only=True)["state_dict"]
+        stems[name] = state["conv1.weight"]
+    source = torch.load(parts / "locked.pth.tar", weights_only=True)["init_weight"]["conv1.weight"]
+    assert torch.equal(stems["kept"], source) and torch.equal(stems["new"], stems["again"])
+    assert not torch.equal(stems["new"], source) and abs(float(stems["new"].std() / source.std()) - 1) < 0.5
+
+
 @pytest.mark.parametrize(("words", "complaint"), [
     (("--type", "ewp"), "needs --key_ratio or --num_paths"),
     (("--type", "omp", "--num_paths", "10"), "omp needs --key_ratio"),

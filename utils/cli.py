@@ -364,8 +364,8 @@ def add_run_flags(parser: ArgumentParser, save_dir_required: bool = True) -> Non
                        help="accepted from older command lines and ignored")
 
 
-def add_ticket_flags(parser: ArgumentParser) -> None:
-    """Which ticket is trained or evaluated, and from which weights."""
+def add_ticket_flags(parser: ArgumentParser) -> argparse._ArgumentGroup:
+    """Which ticket is trained or evaluated, and from which weights. Returns the group, for a script's own flags about it."""
     group = parser.add_argument_group("ticket")
     group.add_argument("--mask_dir", type=path, required=True, metavar="FILE",
                        help="masks: a mask file, a ticket of main_imp.py, or a pruned model")
@@ -380,6 +380,7 @@ def add_ticket_flags(parser: ArgumentParser) -> None:
     group.add_argument("--prune_type", choices=("lt",), default="lt", help="accepted from the paper's commands")
     group.add_argument("--save_model", action="store_true",
                        help="accepted from the paper's commands; models are always saved")
+    return group
 
 
 def add_trigger_flags(parser: ArgumentParser, kinds: Mapping[str, Any], default: str | None) -> None:
