@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up like quickstart.sh and runs the tests; arguments go to pytest. TEST_DATA=DIR (README, "Tests") adds the
+# Sets up like quickstart.sh and runs the tests; arguments go to pytest. TEST_DATA=DIR (docs/data_and_flags.md) adds the
 # tests on real pictures.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"

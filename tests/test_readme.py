@@ -1,4 +1,4 @@
-"""The documentation as a new user reads it: every command of the README runs, in its order, and links lead somewhere."""
+"""The documentation as a new user reads it: every command runs, in its order, links lead somewhere, sentences are short."""
 
 import os
 import re
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+TOUR = ("README.md", "docs/code_in_the_mask.md")  # pages whose commands go on from each other
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".hypothesis", "cifar-*")
 ELSEWHERE = {  # commands that are executed, but not by this file
@@ -21,14 +22,18 @@ ELSEWHERE = {  # commands that are executed, but not by this file
 }
 
 
+def tour() -> str:
+    return "\n".join((ROOT / page).read_text(encoding="utf-8") for page in TOUR)
+
+
 def blocks(kind: str) -> list[str]:
-    """The README's fenced blocks of a kind ("bash", or "" for what is only shown)."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """The tour's fenced blocks of a kind ("bash", or "" for what is only shown)."""
+    text = tour()
     return [body for found, body in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) if found == kind]
 
 
 def commands() -> list[str]:
-    """Every command of the README, continued lines joined, without the comments behind them."""
+    """Every command of the tour, continued lines joined, without the comments behind them."""
     lines = re.sub(r"\\\n\s*", "", "".join(blocks("bash"))).splitlines()
     return [line for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if line]
 
@@ -48,17 +53,17 @@ def fresh_copy(tmp_path) -> Path:
     return copy
 
 
-def test_what_is_executed_elsewhere_is_still_in_the_readme():
+def test_what_is_executed_elsewhere_is_still_in_the_tour():
     assert ELSEWHERE.keys() <= set(commands())
 
 
-def test_every_command_of_the_readme(fresh_copy):
+def test_every_command_of_the_tour(fresh_copy):
     script = "\n".join(["set -xeuo pipefail", *(line for line in commands() if line not in ELSEWHERE)])
     done = subprocess.run(["bash", "-c", script], cwd=fresh_copy, capture_output=True, text=True, timeout=1800,
                           env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert re.findall(r"^verdict: +(.*)$", done.stdout, re.MULTILINE)[-2:] == ["owned", "not shown"]
-    made = re.findall(r"(runs/[\w./-]+\.(?:png|html|json))", (ROOT / "README.md").read_text(encoding="utf-8"))
+    made = re.findall(r"(runs/[\w./-]+\.(?:png|html|json))", tour())
     assert made and all((fresh_copy / name).stat().st_size for name in made if "smoke" not in name)
 
 
@@ -93,3 +98,22 @@ def test_links_lead_somewhere(page):
             target = (page.parent / path).resolve() if path else page
             assert target.is_file() or target.is_dir(), f"{page.name}: {link}"
             assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
+
+
+def sentences(page: Path) -> list[str]:
+    """A page's sentences without code blocks and addresses; code in a line is one word, a cell of a table a text of its own."""
+    text = re.sub(r"^```.*?^```$", "\n\n", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"`[^`]*`", "CODE", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text))
+    text = re.sub(r"^( *- |#)", r"\n\n\1", text, flags=re.MULTILINE).replace("|", "\n\n")
+    return [sentence for block in re.split(r"\n\s*\n", text)
+            for sentence in re.split(r"(?<=[.!?])[*)\"]*\s+(?=[\"*(]*[A-Z\d])", " ".join(block.split()))]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "RESULTS.md", *sorted((ROOT / "docs/results").glob("*.md"))],
+                         ids=lambda page: page.name)
+def test_sentences_are_short(page):
+    assert not [sentence for sentence in sentences(page) if len(sentence.split()) > 40]
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 200
