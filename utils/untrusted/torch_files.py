@@ -116,7 +116,7 @@ def _plain_archive(file: BinaryIO, size: int) -> BinaryIO:
             storages[found.key] = found
             return found
 
-        _read_pickle(io.BytesIO(pickled), storage)
+        _Pickle(storage).read(io.BytesIO(pickled))
         order = archive.read(entries["byteorder"]) if "byteorder" in entries else b"little"
         if order not in (b"little", b"big"):
             raise Unfit("its byte order is neither little nor big")
@@ -136,9 +136,9 @@ def _plain_legacy(file: BinaryIO, size: int) -> BinaryIO:
 
     start = file.read(MAX_PICKLE)
     pickles = io.BytesIO(start)
-    if _read_pickle(pickles, no_storage) != LEGACY_MAGIC or _read_pickle(pickles, no_storage) != LEGACY_PROTOCOL:
+    if _Pickle(no_storage).read(pickles) != LEGACY_MAGIC or _Pickle(no_storage).read(pickles) != LEGACY_PROTOCOL:
         raise Unfit("it does not begin as a torch file")
-    _read_pickle(pickles, no_storage)  # of the machine that wrote it
+    _Pickle(no_storage).read(pickles)  # of the machine that wrote it
     storages: dict[str, _Storage] = {}
 
     def storage(pid: Any) -> _Storage:
@@ -147,8 +147,8 @@ def _plain_legacy(file: BinaryIO, size: int) -> BinaryIO:
         found = storages[pid[2]] = _storage(pid[:5], storages)
         return found
 
-    _read_pickle(pickles, storage)
-    keys = _read_pickle(pickles, no_storage)
+    _Pickle(storage).read(pickles)
+    keys = _Pickle(no_storage).read(pickles)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(storages):
         raise Unfit("its storages are not those that its tensors need")
     at = pickles.tell()
@@ -281,113 +281,136 @@ class _Archive:
 
 # --- the pickle -------------------------------------------------------------------------------------------------------
 
-CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-MUTABLE = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
-VALUES = {"BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1", "BINUNICODE"}
+
+class _Pickle:
+    """One pickle as it is read: containers as they are, all else as _Opaque. Knows the operations that torch knows (OPERATIONS),
+    and no others."""
+
+    def __init__(self, storage: Callable[[Any], _Storage]):
+        """storage: makes a storage of what the pickle says of it."""
+        self._storage = storage
+        self._stack: list[Any] = []
+        self._outer: list[list[Any]] = []  # stacks below marks
+        self._memo: dict[int, Any] = {}
+        self._calls, self._copied, self._position = 0, 0, 0
+        self._empty: list[dict] = []  # that functions were called with
+
+    def read(self, stream: BinaryIO) -> Any:
+        """What the pickle holds. The stream stands behind it afterwards."""
+        for operation, value, self._position in pickletools.genops(stream):
+            if operation.name == "STOP":
+                if any(self._empty):  # filled after the tensor whose hooks they are
+                    raise Unfit("a tensor has hooks")
+                return self.pop()
+            if operation.name not in OPERATIONS:
+                raise Foreign(f"made by {operation.name}")
+            OPERATIONS[operation.name](self, value)
+        raise Unfit("it is cut off")
+
+    def push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def top(self) -> Any:
+        if not self._stack:
+            raise Unfit("it takes what is not there")
+        return self._stack[-1]
+
+    def pop(self) -> Any:
+        self.top()
+        return self._stack.pop()
+
+    def take(self, count: int) -> list[Any]:
+        """The last few values, the first of them first."""
+        return [self.pop() for _ in range(count)][::-1]
+
+    def mark(self) -> None:
+        self._outer.append(self._stack)
+        self._stack = []
+
+    def take_marked(self) -> list[Any]:
+        """All values since the last mark."""
+        if not self._outer:
+            raise Unfit("it lacks a mark")
+        values, self._stack = self._stack, self._outer.pop()
+        return values
+
+    def remember(self, number: int) -> None:
+        self._memo[number] = self.top()
+
+    def recall(self, number: int) -> None:
+        if number not in self._memo:
+            raise Unfit("it names what is not there")
+        self.push(self._memo[number])
+
+    def push_old_text(self, text: str) -> None:
+        """Of Python 2; what is not ASCII is decoded differently here and there."""
+        if not text.isascii():
+            raise Unfit("a text is not ASCII")
+        self.push(text)
+
+    def extend_list(self, items: list[Any]) -> None:
+        if type(self.top()) is not list:
+            raise Unfit("it adds to what is no list")
+        self.top().extend(items)
+
+    def fill_dict(self, items: list[Any]) -> None:
+        """items: keys and values in turn."""
+        if not isinstance(self.top(), dict) or len(items) % 2:
+            raise Unfit("it sets entries of what is no dict")
+        for key, held in zip(items[::2], items[1::2]):
+            self.top()[_key(key)] = held
+
+    def call(self) -> None:
+        function, arguments = self.take(2)
+        if not isinstance(function, _Name) or function.path not in CALLS or not isinstance(arguments, tuple):
+            raise Unfit("it calls what is no function")
+        check, least, most = CALLS[function.path]
+        if not least <= len(arguments) <= most:
+            raise Unfit(f"{function.path} with {len(arguments)} arguments")
+        contents = [held for held in arguments if isinstance(held, (str, tuple, list, dict))]
+        self._calls += 1
+        self._copied += sum(map(len, contents))
+        if self._calls > MOST_CALLS or self._copied > self._position:  # one list may be named, and copied, thousands of times
+            raise Unfit("it makes too much of what it holds")
+        self._empty += [held for held in contents if isinstance(held, dict) and not held]
+        self.push(check(*arguments))
+
+    def set_attributes(self) -> None:
+        state = self.pop()
+        if not isinstance(self.top(), _Ordered) or not isinstance(state, dict) or state.keys() - {"_metadata"}:
+            raise Foreign("attributes")
+
+    def push_storage(self) -> None:
+        self.push(self._storage(self.pop()))
 
 
-def _read_pickle(stream: BinaryIO, storage: Callable[[Any], _Storage]) -> Any:
-    """One pickle: containers as they are, all else as _Opaque. Knows the operations that torch knows, and no others.
-
-    Args:
-        storage: makes a storage of what the pickle says of it. The stream stands behind the pickle afterwards.
-    """
-    stack: list[Any] = []
-    outer: list[list[Any]] = []  # stacks below marks
-    memo: dict[int, Any] = {}
-    calls, copied, empty = 0, 0, []
-    for operation, value, position in pickletools.genops(stream):
-        name = operation.name
-        if name in VALUES:
-            stack.append(value)
-        elif name in CONSTANTS:
-            stack.append(CONSTANTS[name])
-        elif name in MUTABLE:
-            stack.append(MUTABLE[name]())
-        elif name in ("BINPUT", "LONG_BINPUT"):
-            memo[value] = _top(stack)
-        elif name in ("BINGET", "LONG_BINGET"):
-            if value not in memo:
-                raise Unfit("it names what is not there")
-            stack.append(memo[value])
-        elif name == "SHORT_BINSTRING":  # of Python 2; what is not ASCII is decoded differently here and there
-            if not value.isascii():
-                raise Unfit("a text is not ASCII")
-            stack.append(value)
-        elif name == "MARK":
-            outer.append(stack)
-            stack = []
-        elif name == "TUPLE":
-            items, stack = stack, _below(outer)
-            stack.append(tuple(items))
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            count = int(name[-1])
-            if len(stack) < count:
-                raise Unfit("it takes what is not there")
-            stack[-count:] = [tuple(stack[-count:])]
-        elif name in ("APPEND", "APPENDS"):
-            if name == "APPEND":
-                items = [_pop(stack)]
-            else:
-                items, stack = stack, _below(outer)
-            if type(_top(stack)) is not list:
-                raise Unfit("it adds to what is no list")
-            stack[-1].extend(items)
-        elif name in ("SETITEM", "SETITEMS"):
-            if name == "SETITEM":
-                items = [_pop(stack), _pop(stack)][::-1]
-            else:
-                items, stack = stack, _below(outer)
-            if not isinstance(_top(stack), dict) or len(items) % 2:
-                raise Unfit("it sets entries of what is no dict")
-            for key, held in zip(items[::2], items[1::2]):
-                stack[-1][_key(key)] = held
-        elif name == "GLOBAL":
-            stack.append(_named(value))
-        elif name == "REDUCE":
-            arguments, function = _pop(stack), _pop(stack)
-            if not isinstance(function, _Name) or function.path not in CALLS or not isinstance(arguments, tuple):
-                raise Unfit("it calls what is no function")
-            check, least, most = CALLS[function.path]
-            if not least <= len(arguments) <= most:
-                raise Unfit(f"{function.path} with {len(arguments)} arguments")
-            contents = [held for held in arguments if isinstance(held, (str, tuple, list, dict))]
-            calls, copied = calls + 1, copied + sum(map(len, contents))
-            if calls > MOST_CALLS or copied > position:  # one list may be named, and copied, thousands of times
-                raise Unfit("it makes too much of what it holds")
-            empty += [held for held in contents if isinstance(held, dict) and not held]
-            stack.append(check(*arguments))
-        elif name == "BUILD":
-            state = _pop(stack)
-            if not isinstance(_top(stack), _Ordered) or not isinstance(state, dict) or state.keys() - {"_metadata"}:
-                raise Foreign("attributes")
-        elif name == "BINPERSID":
-            stack.append(storage(_pop(stack)))
-        elif name == "STOP":
-            if any(empty):  # filled after the tensor whose hooks they are
-                raise Unfit("a tensor has hooks")
-            return _pop(stack)
-        elif name != "PROTO":
-            raise Foreign(f"made by {name}")
-    raise Unfit("it is cut off")
-
-
-def _top(stack: list[Any]) -> Any:
-    if not stack:
-        raise Unfit("it takes what is not there")
-    return stack[-1]
-
-
-def _pop(stack: list[Any]) -> Any:
-    _top(stack)
-    return stack.pop()
-
-
-def _below(outer: list[list[Any]]) -> list[Any]:
-    """The stack below the last mark."""
-    if not outer:
-        raise Unfit("it lacks a mark")
-    return outer.pop()
+# what an operation of a pickle does, with the value that stands behind it; STOP is `_Pickle.read`'s
+OPERATIONS: dict[str, Callable[[_Pickle, Any], None]] = {
+    "PROTO": lambda pickle, version: None,
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1", "BINUNICODE"), _Pickle.push),
+    "SHORT_BINSTRING": _Pickle.push_old_text,
+    "NONE": lambda pickle, _: pickle.push(None),
+    "NEWTRUE": lambda pickle, _: pickle.push(True),
+    "NEWFALSE": lambda pickle, _: pickle.push(False),
+    "EMPTY_LIST": lambda pickle, _: pickle.push([]),
+    "EMPTY_DICT": lambda pickle, _: pickle.push({}),
+    "EMPTY_TUPLE": lambda pickle, _: pickle.push(()),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _Pickle.remember),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), _Pickle.recall),
+    "MARK": lambda pickle, _: pickle.mark(),
+    "TUPLE": lambda pickle, _: pickle.push(tuple(pickle.take_marked())),
+    "TUPLE1": lambda pickle, _: pickle.push(tuple(pickle.take(1))),
+    "TUPLE2": lambda pickle, _: pickle.push(tuple(pickle.take(2))),
+    "TUPLE3": lambda pickle, _: pickle.push(tuple(pickle.take(3))),
+    "APPEND": lambda pickle, _: pickle.extend_list(pickle.take(1)),
+    "APPENDS": lambda pickle, _: pickle.extend_list(pickle.take_marked()),
+    "SETITEM": lambda pickle, _: pickle.fill_dict(pickle.take(2)),
+    "SETITEMS": lambda pickle, _: pickle.fill_dict(pickle.take_marked()),
+    "GLOBAL": lambda pickle, path: pickle.push(_named(path)),
+    "REDUCE": lambda pickle, _: pickle.call(),
+    "BUILD": lambda pickle, _: pickle.set_attributes(),
+    "BINPERSID": lambda pickle, _: pickle.push_storage(),
+}
 
 
 def _key(key: Any) -> Any:
