@@ -18,7 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import nn
 
-from pruner.channel_graph import NOTHING, channel_graph
+from pruner.channel_graph import NOTHING, ChannelGraph, Step, channel_graph
 from pruner.masks import Mask
 from utils.errors import UserError
 
@@ -84,48 +84,70 @@ def channel_groups(model: nn.Module) -> ChannelGroups:
     whole channels (a linear layer behind a flattened picture), or a convolution has groups and is no depthwise one.
     """
     graph, state = channel_graph(model), model.state_dict()
-    layers = [step for step in graph.steps if step.layer is not None]
-    norms = [name for name, _ in graph.norms]
-    for name in {name for name in norms if norms.count(name) > 1}:
-        raise UserError(f"the network's channels can't be renumbered: {name} is used more than once")
-
-    nodes, joins = {}, [np.zeros((2, 0), dtype=np.int64)]
-    for step in layers:
-        nodes[f"{step.layer}.weight", 0] = step.targets
-        if step.groups == len(step.sources) == len(step.targets):  # depthwise: each channel is carried on
-            joins.append(np.stack([step.sources, step.targets])[:, step.sources != NOTHING])
-        elif step.groups > 1:
-            raise UserError(f"the network's channels can't be renumbered: {step.layer} has {step.groups} groups of channels")
-        elif len(step.sources) != state[f"{step.layer}.weight"].shape[1]:
-            raise UserError(f"the network's channels can't be renumbered: {step.layer} does not read whole channels")
-        else:
-            nodes[f"{step.layer}.weight", 1] = step.sources
-        if f"{step.layer}.bias" in state:
-            nodes[f"{step.layer}.bias", 0] = step.targets
-    nodes |= {(f"{name}.{kind}", 0): channels for name, channels in graph.norms for kind in PER_CHANNEL
-              if f"{name}.{kind}" in state}
-
-    # an identity shortcut makes one channel of the two it joins
-    joins += [np.stack([s.sources, s.targets]) for s in graph.steps if s.layer is None]
-    first, second = np.concatenate(joins, axis=1)
-    joined = coo_array((np.ones(len(first)), (first, second)), shape=(graph.nodes, graph.nodes))
-    count, component = connected_components(joined, directed=False)
-    on_axes = {axis: np.where(here == NOTHING, FIXED, component[here]) for axis, here in nodes.items()}
-
-    # channels with the same occurrences make a group
+    _check_can_be_renumbered(graph, state)
+    count, channel_of = _channels(graph)
+    on_axes = {axis: np.where(nodes == NOTHING, FIXED, channel_of[nodes]) for axis, nodes in _nodes_on_axes(graph, state).items()}
     occurrences: list[list[tuple[str, int]]] = [[] for _ in range(count)]
     for axis, channels in on_axes.items():
         for channel in channels[channels != FIXED]:
             occurrences[channel].append(axis)
-    fixed = set(component[graph.inputs]) | set(component[graph.outputs])
+    fixed = {*channel_of[graph.inputs], *channel_of[graph.outputs]}
     # where a channel is added to another place of itself, each place depends on the other
     fixed |= {channel for channel, axes in enumerate(occurrences) if not axes or len(set(axes)) < len(axes)}
-    numbers: dict[tuple, int] = {}
-    number, group = np.full(count + 1, FIXED), []
-    for channel in range(count):
-        if channel not in fixed:
-            number[channel] = len(group)
-            group.append(numbers.setdefault(tuple(occurrences[channel]), len(numbers)))
+
+    # those that are free are numbered in their order, and those with the same occurrences make a group
+    free = [channel for channel in range(count) if channel not in fixed]
+    groups: dict[tuple, int] = {}
+    group = [groups.setdefault(tuple(occurrences[channel]), len(groups)) for channel in free]
+    number = np.full(count + 1, FIXED)  # the last entry is that of FIXED itself
+    number[free] = np.arange(len(free))
     axes = {axis: number[channels] for axis, channels in on_axes.items()}
     return ChannelGroups(np.array(group, dtype=np.int64),
                          {axis: channels for axis, channels in axes.items() if (channels != FIXED).any()})
+
+
+def _is_depthwise(step: Step) -> bool:
+    """Whether each channel is carried on by itself."""
+    return step.groups == len(step.sources) == len(step.targets)
+
+
+def _check_can_be_renumbered(graph: ChannelGraph, state: Mapping[str, torch.Tensor]) -> None:
+    norms = [name for name, _ in graph.norms]
+    for name in {name for name in norms if norms.count(name) > 1}:
+        raise UserError(f"the network's channels can't be renumbered: {name} is used more than once")
+    for step in graph.steps:
+        if step.layer is None or _is_depthwise(step):
+            continue
+        if step.groups > 1:
+            raise UserError(f"the network's channels can't be renumbered: {step.layer} has {step.groups} groups of channels")
+        if len(step.sources) != state[f"{step.layer}.weight"].shape[1]:
+            raise UserError(f"the network's channels can't be renumbered: {step.layer} does not read whole channels")
+
+
+def _channels(graph: ChannelGraph) -> tuple[int, np.ndarray]:
+    """How many channels there are, and which of them each of the graph's nodes is: int [nodes].
+
+    A depthwise convolution carries a channel on, and an identity shortcut makes one of the two that it joins.
+    """
+    joins = [np.zeros((2, 0), dtype=np.int64)]
+    for step in graph.steps:
+        if step.layer is None:
+            joins.append(np.stack([step.sources, step.targets]))
+        elif _is_depthwise(step):
+            joins.append(np.stack([step.sources, step.targets])[:, step.sources != NOTHING])
+    first, second = np.concatenate(joins, axis=1)
+    joined = coo_array((np.ones(len(first)), (first, second)), shape=(graph.nodes, graph.nodes))
+    return connected_components(joined, directed=False)
+
+
+def _nodes_on_axes(graph: ChannelGraph, state: Mapping[str, torch.Tensor]) -> dict[tuple[str, int], np.ndarray]:
+    """(key of the state_dict, dimension) -> the graph's node at each index, or NOTHING, for all parameters of channels."""
+    nodes = {}
+    for step in graph.steps:
+        if step.layer is not None:
+            nodes[f"{step.layer}.weight", 0] = step.targets
+            if not _is_depthwise(step):
+                nodes[f"{step.layer}.weight", 1] = step.sources
+            nodes[f"{step.layer}.bias", 0] = step.targets
+    nodes |= {(f"{name}.{kind}", 0): channels for name, channels in graph.norms for kind in PER_CHANNEL}
+    return {(key, dimension): channels for (key, dimension), channels in nodes.items() if key in state}
