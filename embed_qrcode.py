@@ -90,18 +90,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ownership.qr_code.readers import write_code
     from pruner import tickets
     from pruner.qr_code import geometry as qr_code
-    from pruner.qr_code.embedding import embed, find_copies, find_region, occupancy
+    from pruner.qr_code.embedding import Wish, embed, find_copies, find_region, occupancy
     from pruner.qr_code.placement import best_place
     from utils import plots
     from utils.errors import UserError
 
     model = build_model(args.arch, num_classes=2)
     mask = tickets.read_model_file(args.mask_dir, model, head=False).need_mask("--mask_dir", model)
+    wish = Wish(args.max_name, args.start_x, args.start_y, args.version, args.error_correction, args.mask_pattern)
     if args.hidden is None:
-        region = find_region(mask, args.signature, args.error_correction, args.version, args.mask_pattern, args.max_name,
-                             args.start_x, args.start_y, low_level=not args.any_level)
+        region = find_region(mask, args.signature, wish, low_level=not args.any_level)
     else:
-        region = best_place(mask, args.signature, args.error_correction, args.version, args.hidden, args.mask_pattern)
+        region = best_place(mask, args.signature, wish, args.hidden)
     regions = find_copies(mask, args.signature, region, args.copies, low_level=not args.any_level)
     random = np.random.default_rng(args.seed)
     random_state = random.bit_generator.state

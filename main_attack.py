@@ -46,7 +46,7 @@ if __name__ == "__main__":  # a fault before main() must not end with 1, which i
     sys.excepthook = lambda *fault: os._exit(sys.__excepthook__(*fault) or 3)
     import utils  # noqa: F401  refuses a Python that is too old
 
-from attacks import ATTACKS, FORGERIES, FORMAT, PLACE
+from attacks import ATTACKS, FORGERIES, FORMAT, PLACE, own_flags
 from datasets import DATASETS, TRIGGER_SETS
 from models import ARCHITECTURES
 from utils import cli
@@ -69,83 +69,38 @@ def parse_args(argv: Sequence[str] | None):
     # a thief trains for a while, at the rate that training ended with or somewhat above
     parser.set_defaults(epochs=10, lr=0.01)
 
-    group = parser.add_argument_group("how much (prune, addon, fake2, fake1)")
+    group = parser.add_argument_group("how much")
     group.add_argument("--level", type=cli.non_negative_float, default=None, metavar="L",
-                       help="prune: share of the surviving weights that goes; addon, fake2: share of the pruned "
-                            "entries that is opened (see --share_of); fake1: the key's share of the whole ticket "
-                            "(default: as the file of the locked ticket says)")
+                       help="; ".join(f"{name}: {attack.level}" for name, attack in ATTACKS.items() if attack.level))
     group.add_argument("--sweep", type=cli.listed(cli.non_negative_float), default=None, metavar="L,L",
                        help="several levels, 0 for the model as it is (default, without --level: " + "; ".join(
                            f"{name} {','.join(f'{level:g}' for level in attack.levels)}"
                            for name, attack in ATTACKS.items() if attack.levels) + ")")
 
-    group = parser.add_argument_group("how")
-    group.add_argument("--how", choices=("magnitude", "random"), default="magnitude",
-                       help="prune: the smallest weights of all layers together, or any")
-    group.add_argument("--include_stem", action="store_true",
-                       help="prune: weights of the stem (conv1) go like the others, as in the published code; what remains is "
-                            "counted without it all the same")
-    group.add_argument("--share_of", choices=("pruned", "surviving"), default="pruned",
-                       help="addon, fake2: what --level is a share of, the pruned entries (as in the paper) or the "
-                            "weights that are there")
-    group.add_argument("--noise", type=cli.positive_float, default=0.1, metavar="S",
-                       help="addon, fake1, fake2, fake3, locate, forge: standard deviation of the new weights")
-    group.add_argument("--then", choices=("clear", "fill"), default="clear",
-                       help="locate: empty the block's kernels, or occupy the empty ones with noise weights")
-    group.add_argument("--free_mask", action="store_true",
-                       help="finetune: let pruned weights grow back (default: they stay zero)")
-    group.add_argument("--no_fc", action="store_true",
-                       help="finetune: start with a fresh classifier, as is done anyway for another number of classes")
-
-    # paper, section 4.4; what is in the region afterwards is read by extract_qrcode.py
-    group = parser.add_argument_group("another signature (fake3; forge: place and mask pattern by fake3 alone)")
-    group.add_argument("--signature", type=cli.utf8_text, default=None, metavar="TEXT", help="the thief's text")
-    group.add_argument("--max_name", type=cli.text, default=None, metavar="LAYER",
-                       help="layer of the region, e.g. layer2.1.conv1")
-    group.add_argument("--start_x", type=cli.natural, default=None, help="first output channel of the region")
-    group.add_argument("--start_y", type=cli.natural, default=None, help="first input channel of the region")
-    group.add_argument("--version", type=int, choices=range(1, 41), default=None, metavar="1-40",
-                       help="QR version (default: the smallest from 3 up that holds the text and fits)")
-    group.add_argument("--error_correction", choices=("L", "M", "Q", "H"), default=None, help="QR level (default: H)")
-    group.add_argument("--mask_pattern", type=int, choices=range(8), default=None, metavar="0-7",
-                       help="QR mask pattern (default: the one that changes the region least)")
-    group.add_argument("--insider", action="store_true",
-                       help="rewrite only the kernels that differ (default: clear the region, then write)")
-    group.add_argument("--extent", choices=("data", "region", "published"), default="data",
-                       help="fake3: data modules alone are replaced; the whole square becomes noise, as the paper's text has it; "
-                            "or, as in the published code, it is also filled up with noise weights to the layer's number")
-    group.add_argument("--weights_per_kernel", type=cli.positive_int, default=None, metavar="N",
-                       help="noise weights in each newly occupied kernel (default: as many as the occupied kernels of the "
-                            "region have on average; forge --by fake2: of the layer)")
-
-    # paper, section 3.2 (the invert process I) and section 4.4
-    group = parser.add_argument_group("a second claim (forge)")
-    group.add_argument("--by", choices=sorted(FORGERIES), default="search",
-                       help="; ".join(f"{name}: {forgery.help}" for name, forgery in FORGERIES.items()))
-    group.add_argument("--budget", type=cli.positive_int, default=1000, metavar="N",
-                       help="search, fake2: places and mask patterns to look at")
-    group.add_argument("--length", type=cli.positive_int, default=11, metavar="BYTES", help="search: of the text")
-    group.add_argument("--key_ratio", type=cli.ratio, default=None, metavar="R",
-                       help="fake1: the key's share of the whole ticket (default: as the file of a locked ticket says, else "
-                            "0.05)")
-    group.add_argument("--top_up", action="store_true",
-                       help="fake2: add weights to kernels at the code's ones that hold fewer than --weights_per_kernel, too")
+    group = parser.add_argument_group("how")  # each attack with its flags is one entry in attacks/__init__.py
+    for flag, takers in own_flags().items():
+        group.add_argument(f"--{flag.name}", help=f"{takers}: {flag.help}", **flag.words)
     args = parser.parse_args(argv)
+    cli.check_trigger_flags(parser, args, TRIGGER_SETS)
+    check_own_flags(parser, args)
+    return args
 
+
+def check_own_flags(parser: cli.ArgumentParser, args) -> None:
+    """Refuse flags that mean nothing to the attack, and an attack that lacks what it needs."""
     attack, who = ATTACKS[args.attack], args.attack
     settings, has_pictures = attack.settings, not args.no_accuracy
     if args.attack == "forge":
         forgery, who = FORGERIES[args.by], f"forge --by {args.by}"
         settings, has_pictures = (*settings, *forgery.settings), has_pictures and forgery.writes
-    cli.check_trigger_flags(parser, args, TRIGGER_SETS)
     if args.trigger_set and not has_pictures:
         parser.error("argument --trigger_set: is measured with the pictures; " +
                      ("leave out --no_accuracy" if args.no_accuracy else f"{who} changes no model and needs none"))
-    for flag in dict.fromkeys(flag for other in (*ATTACKS.values(), *FORGERIES.values()) for flag in other.settings):
+    for flag in dict.fromkeys(flag for entry in (*ATTACKS.values(), *FORGERIES.values()) for flag in entry.settings):
         if flag not in settings and getattr(args, flag) != parser.get_default(flag):
             parser.error(f"argument --{flag}: means nothing to {who}; leave it out")
     for flag in ("level", "sweep"):
-        if getattr(args, flag) is not None and not attack.has_level:
+        if getattr(args, flag) is not None and attack.level is None:
             parser.error(f"argument --{flag}: {args.attack} is no matter of degree; leave it out")
     if args.level is not None and args.sweep is not None:
         parser.error("argument --sweep: names the levels; leave out --level")
@@ -155,15 +110,19 @@ def parse_args(argv: Sequence[str] | None):
         parser.error("argument --no_accuracy: finetune needs pictures")
     if "signature" in settings and args.signature is None:
         parser.error(f"argument --signature: {who} needs the text to write")
-    if set(PLACE) <= set(settings):
-        given = [flag for flag in (*PLACE, *FORMAT) if getattr(args, flag) is not None]
-        if args.claim and given:
-            parser.error(f"--claim says --{given[0]} already; give one of the two")
-        missing = [f"--{flag}" for flag in PLACE if flag not in given]
-        located = args.attack == "forge" and len(missing) == len(PLACE)
-        if not args.claim and missing and not located:
-            parser.error(f"without --claim, {' and '.join(missing)} must say where {who} writes")
-    return args
+    if {flag.name for flag in PLACE} <= set(settings):
+        check_place(parser, args, who)
+
+
+def check_place(parser: cli.ArgumentParser, args, who: str) -> None:
+    """Refuse a place that is said twice, or in part; the whole may be left out where --claim says it, or `locate` finds it."""
+    given = [flag.name for flag in (*PLACE, *FORMAT) if getattr(args, flag.name) is not None]
+    missing = [f"--{flag.name}" for flag in PLACE if flag.name not in given]
+    if args.claim and given:
+        parser.error(f"--claim says --{given[0]} already; give one of the two")
+    is_located = args.attack == "forge" and len(missing) == len(PLACE)
+    if not args.claim and missing and not is_located:
+        parser.error(f"without --claim, {' and '.join(missing)} must say where {who} writes")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

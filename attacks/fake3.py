@@ -5,18 +5,15 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from attacks.noise import add_noise_weights, draw_in_kernels, keep_only
+from attacks.noise import NewWeights, add_noise_weights, draw_in_kernels, keep_only
 from pruner.qr_code import geometry as qr_code
-from pruner.qr_code.embedding import find_region, occupancy
+from pruner.qr_code.embedding import Wish, find_region, occupancy
 from pruner.masks import Mask
 from utils.errors import UserError
 
-EXTENTS = ("data", "region", "published")
 
-
-def replace_code(mask: Mask, weights: Mapping[str, torch.Tensor], signature: str, max_name: str, start_x: int,
-                 start_y: int, version: int, error_correction: str, mask_pattern: int, noise: float, insider: bool,
-                 weights_per_kernel: int | None, seed: int, extent: str = "data") -> tuple[Mask, dict[str, torch.Tensor]]:
+def replace_code(mask: Mask, weights: Mapping[str, torch.Tensor], signature: str, wish: Wish, new: NewWeights, insider: bool,
+                 seed: int, extent: str = "data") -> tuple[Mask, dict[str, torch.Tensor]]:
     """Write another signature's code over a region; afterwards its data modules read exactly as that code.
 
     All data modules are emptied, and the new code's ones get noise weights. With `insider`, only kernels that differ from
@@ -27,12 +24,10 @@ def replace_code(mask: Mask, weights: Mapping[str, torch.Tensor], signature: str
         mask: where weights are.
         weights: complete state_dict.
         signature: the thief's text.
-        max_name, start_x, start_y: layer, first output channel and first input channel of the region.
-        version, error_correction, mask_pattern: of the new code.
-        noise: standard deviation of the new weights, which are drawn from a normal distribution.
+        wish: layer, first output channel and first input channel of the region, and the form of the new code.
+        new: what each newly occupied kernel gets; by default as many weights as the region's occupied data modules hold on
+            average, so that the new ones look like those beside them.
         insider: see above.
-        weights_per_kernel: of each newly occupied kernel, at random positions in it; None for the mean of the region's
-            occupied data modules, rounded and at least 1, so that the new ones look like those beside them.
         seed: of positions and weights.
         extent: "data" is the above. "region" also turns all that lies between the data modules into noise, so that the square
             keeps no trained weight: the paper's "replacing the embedded region". "published" is what the published code does:
@@ -46,37 +41,29 @@ def replace_code(mask: Mask, weights: Mapping[str, torch.Tensor], signature: str
     """
     if extent != "data" and insider:
         raise UserError(f"--extent {extent}: --insider touches data modules alone; leave out one of the two")
-    if extent == "published" and weights_per_kernel:
+    if extent == "published" and new.per_kernel:
         raise UserError("--extent published: says how many weights a kernel gets; leave out --weights_per_kernel")
-    # only checks: everything is given, so there is nothing to choose
-    region = find_region(mask, signature, error_correction=error_correction, version=version, mask_pattern=mask_pattern,
-                         layer=max_name, start_x=start_x, start_y=start_y, low_level=False)
-    code, is_data = qr_code.encode(signature, region.code_format), qr_code.data_modules(version)
-    size, area = region.code_format.size, mask[max_name][0, 0].numel()
-    window = (slice(start_x, start_x + size), slice(start_y, start_y + size))
-
-    occupied = occupancy(mask[max_name])[window]
-    before = mask[max_name][window].flatten(2).numpy()
-    held = before.sum(2)[is_data & occupied]
-    per_kernel = weights_per_kernel or max(1, round(float(held.mean())) if len(held) else 1)
-    if per_kernel > area:
-        raise UserError(f"--weights_per_kernel {per_kernel}: a kernel of layer {max_name} has {area} weights")
+    region = find_region(mask, signature, wish, low_level=False)  # only checks, where all is wished for
+    code, is_data = qr_code.encode(signature, region.code_format), qr_code.data_modules(region.code_format.version)
+    layer, window = mask[region.layer], region.square(region.code_format.size)
+    occupied, before = occupancy(layer)[window], layer[window].flatten(2).numpy()
+    each = new.each(region.layer, before.sum(2)[is_data & occupied], before.shape[2])
 
     rewritten = is_data & (occupied != code) if insider else is_data
-    kept = mask[max_name].clone()
+    kept = layer.clone()
     kept[window][torch.from_numpy(rewritten) if extent == "data" else ...] = False
-    cleared = Mask({**mask, max_name: kept})
+    cleared = Mask({**mask, region.layer: kept})
 
     random = np.random.default_rng(seed)
     if extent == "published":
-        entries = _published_entries(before, code, is_data, int(mask[max_name].sum()), random)
+        entries = _published_entries(before, code, is_data, int(layer.sum()), random)
     else:
-        entries = draw_in_kernels(rewritten & code, per_kernel, area, random)
+        entries = draw_in_kernels(rewritten & code, each, before.shape[2], random)
         if extent == "region":
             entries |= before & ~is_data[:, :, None]
     added = torch.zeros_like(kept)
     added[window] = torch.from_numpy(entries).reshape(added[window].shape)
-    return add_noise_weights(cleared, keep_only(cleared, weights), {max_name: added}, noise, random)
+    return add_noise_weights(cleared, keep_only(cleared, weights), {region.layer: added}, new.noise, random)
 
 
 def _published_entries(before: np.ndarray, code: np.ndarray, is_data: np.ndarray, wanted: int,

@@ -1,12 +1,38 @@
 """Random entries of masks, and noise weights there: what several attacks are made of."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from pruner.masks import Mask
+from utils.errors import UserError
 from utils.randomness import draw_positions
+
+
+@dataclass(frozen=True)
+class NewWeights:
+    """What an attack writes into empty kernels. noise: standard deviation of the weights, drawn from a normal distribution.
+    per_kernel: in each kernel, at random positions; None for as many as the occupied ones beside it hold on average."""
+
+    noise: float
+    per_kernel: int | None = None
+
+    def each(self, layer: str, counts: np.ndarray, area: int) -> int:
+        """How many weights each kernel gets: `per_kernel`, or the mean of `counts`, rounded and at least 1.
+
+        Args:
+            layer: its name, for the message.
+            counts: int [kernels], weights of the occupied kernels beside them.
+            area: entries of a kernel.
+        Raises:
+            UserError: a kernel has fewer entries than `per_kernel`.
+        """
+        each = self.per_kernel or max(1, round(float(counts.mean())) if len(counts) else 1)
+        if each > area:
+            raise UserError(f"--weights_per_kernel {each}: a kernel of layer {layer} has {area} weights")
+        return each
 
 
 def draw_entries(candidates: Mapping[str, torch.Tensor], count: int,

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from attacks import ATTACKS, FORGERIES, FORMAT, PLACE
+from attacks import ATTACKS, FORGERIES, FORMAT, PLACE, Entry
 from attacks.finetune import fine_tune
 from attacks.locate import locate
+from attacks.noise import NewWeights
 from attacks.forgeries.second_claim import SecondClaim
 from attacks.victim import Victim, class_count, read_victim
 from datasets import load_triggers
@@ -25,7 +26,7 @@ from ownership.qr_code.extraction import Extraction, extract_claimed
 from ownership.qr_code.readers import write_code
 from ownership.suspects.reading import Suspect
 from pruner import tickets
-from pruner.qr_code.embedding import find_region
+from pruner.qr_code.embedding import Wish, find_region
 from pruner.experiment import Experiment, prepare
 from pruner.masks import Mask
 from utils import checkpoint, plots
@@ -38,6 +39,7 @@ from utils.run_dir import AttackFiles
 # of what is read from a result.json
 TEXTS = frozenset({"attack", "signature", "layer", "found_layer", "model", "claim", "key", "locked"})
 MAYBE = frozenset({"level", "test_acc"})
+WISHED = frozenset(flag.name for flag in (*PLACE, *FORMAT))
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def fill_in(args: argparse.Namespace, victim: Victim, claim: CodeClaim | None) -
         vars(args).update(_place_and_format(args, victim.mask, claim))
     if forges and args.by == "fake1" and args.key_ratio is None:
         args.key_ratio = victim.key_share
-    if not ATTACKS[args.attack].has_level:
+    if ATTACKS[args.attack].level is None:
         return
     if args.level is None and args.sweep is None:
         args.level = victim.key_share if args.attack == "fake1" else None
@@ -141,16 +143,28 @@ def fill_in(args: argparse.Namespace, victim: Victim, claim: CodeClaim | None) -
 
 def _place_and_format(args: argparse.Namespace, mask: Mask, claim: CodeClaim | None) -> dict[str, Any]:
     """Values of the flags that say where and how fake3 writes: by hand or from the claim, the rest chosen."""
-    layer, start_x, start_y = (getattr(args, flag) for flag in PLACE)
-    code_format = (args.version, args.error_correction or "H", args.mask_pattern)
+    wish = wish_of(args)
     if claim:
-        layer, start_x, start_y = claim.layer, claim.start_x, claim.start_y
-        code_format = (claim.version, claim.error_correction, claim.mask_pattern)
-    version, error_correction, mask_pattern = code_format
-    chosen = find_region(mask, args.signature, error_correction=error_correction, version=version,
-                         mask_pattern=mask_pattern, layer=layer, start_x=start_x, start_y=start_y, low_level=False)
-    return dict(zip((*PLACE, *FORMAT), (layer, start_x, start_y, chosen.code_format.version, error_correction,
-                                        chosen.code_format.mask_pattern)))
+        wish = Wish(claim.layer, claim.start_x, claim.start_y, claim.version, claim.error_correction, claim.mask_pattern)
+    chosen = find_region(mask, args.signature, wish, low_level=False).code_format
+    return {"max_name": wish.layer, "start_x": wish.start_x, "start_y": wish.start_y, "version": chosen.version,
+            "error_correction": chosen.error_correction, "mask_pattern": chosen.mask_pattern}
+
+
+def wish_of(args: argparse.Namespace) -> Wish:
+    """What the flags say of where and how a thief's code is to lie."""
+    return Wish(args.max_name, args.start_x, args.start_y, args.version, args.error_correction or "H", args.mask_pattern)
+
+
+def values_of(entry: Entry, args: argparse.Namespace) -> dict[str, Any]:
+    """What an attack's function takes of the flags, by name: place and form of a code together, and what is written into each
+    kernel."""
+    values = {name: getattr(args, name) for name in entry.settings}
+    if "version" in values:
+        values = {name: value for name, value in values.items() if name not in WISHED} | {"wish": wish_of(args)}
+    if "weights_per_kernel" in values:
+        values["new"] = NewWeights(values.pop("noise"), values.pop("weights_per_kernel"))
+    return values
 
 
 def refuse_impossible(args: argparse.Namespace, level: float | None, thief: Thief, claim: CodeClaim | None) -> None:
@@ -187,9 +201,10 @@ def attack(args: argparse.Namespace, level: float | None, thief: Thief, files: A
 def perform(args: argparse.Namespace, level: float | None, thief: Thief) -> tuple[Mask, Mapping[str, torch.Tensor]]:
     """Mask and weights by an attack that is no training. Raises UserError as the attack's function."""
     chosen = ATTACKS[args.attack]
-    settings = {name: getattr(args, name) for name in chosen.settings} | ({"level": level} if chosen.has_level else {})
-    settings |= {"model": thief.network} if chosen.needs_model else {}
-    return chosen.load()(thief.victim.mask, thief.victim.weights, seed=args.seed, **settings)
+    values = values_of(chosen, args)
+    values |= {} if chosen.level is None else {"level": level}
+    values |= {"model": thief.network} if chosen.needs_model else {}
+    return chosen.load()(thief.victim.mask, thief.victim.weights, seed=args.seed, **values)
 
 
 def measure(args: argparse.Namespace, thief: Thief, attacked: Attacked | SecondClaim) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from utils.run_dir import AttackFiles, RunDir
 def make(args: argparse.Namespace, victim: Victim) -> SecondClaim:
     """The second claim by the way and settings in the flags. Raises UserError where it can't be made."""
     forgery = FORGERIES[args.by]
-    made = forgery.load()(victim.mask, victim.weights, seed=args.seed, **{name: getattr(args, name) for name in forgery.settings})
+    made = forgery.load()(victim.mask, victim.weights, seed=args.seed, **attacking.values_of(forgery, args))
     if forgery.writes:  # what is written is what counts: noise may be too small for the weights' dtype
         made = replace(made, mask=Mask({name: made.weights[f"{name}.weight"] != 0 for name in made.mask}))
     return made

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,26 +15,27 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from attacks import run as attacking, run_forge as forging
-from attacks import ATTACKS
+from attacks import ATTACKS, Attack, Flag
 from attacks.addon import add_on
 from attacks.fake1 import forge
 from attacks.fake3 import replace_code
+from attacks.noise import NewWeights
 from attacks.prune import prune
 from attacks.victim import class_count, read_victim
 from main_attack import in_words
 from pruner import tickets
 from pruner.qr_code import geometry as qr_code
-from pruner.qr_code.embedding import embed, find_region, occupancy
+from pruner.qr_code.embedding import Wish, embed, find_region, occupancy
 from pruner.key_mask.split import write_split
 from pruner.key_mask.split import split as split_key
 from pruner.masks import Mask, prunable_layers
+from utils import checkpoint
 from utils.engine import Engine
 from utils.errors import UserError
 from utils.randomness import draw_positions
 from utils.run_dir import RunDir
 
 SIGNATURE, OTHER = "Jane Doe 2026", "a thief"
-PLAIN = {"noise": 0.1, "insider": False, "weights_per_kernel": None, "seed": 1}
 
 
 def random_ticket(seed: int, density: float, layers: int = 3) -> tuple[Mask, dict[str, torch.Tensor]]:
@@ -120,6 +122,10 @@ def place(region) -> dict:
     return {"max_name": region.layer, "start_x": region.start_x, "start_y": region.start_y}
 
 
+def there(region, mask_pattern: int) -> Wish:
+    return replace(region.wish(), mask_pattern=mask_pattern)
+
+
 def by_hand(region) -> tuple:
     return tuple(word for flag, value in place(region).items() for word in (f"--{flag}", value))
 
@@ -144,8 +150,24 @@ def test_every_entry_of_the_registry_has_its_function_and_its_flags():
     for attack in ATTACKS.values():
         assert callable(attack.load())
         assert all(hasattr(args, name) for name in attack.settings)
-        assert not attack.levels or attack.has_level and attack.levels[0] == 0, "a table begins with the model as it is"
+        assert not attack.levels or attack.level and attack.levels[0] == 0, "a table begins with the model as it is"
     assert ATTACKS["fake2"] is ATTACKS["addon"]
+
+
+def halve(mask, weights, factor: float, seed: int):
+    return mask, {**weights, "fc.bias": weights["fc.bias"] * factor}
+
+
+def test_a_new_attack_with_a_flag_of_its_own_is_one_entry(run_main, refused, monkeypatch, stolen, tmp_path):
+    factor = Flag("factor", "what the classifier's bias is multiplied by", dict(type=float, default=0.5))
+    monkeypatch.setitem(ATTACKS, "halve", Attack(__name__, "halve", "makes the bias smaller", (factor,)))
+    command = "main_attack.py", "halve", "--checkpoint", stolen / "model.pth.tar", "--no_accuracy", "--save_dir", tmp_path
+    assert run_main(*command, "--factor", 0.25).returncode == 0
+    before, after = (checkpoint.load(path)["state_dict"]["fc.bias"]
+                     for path in (stolen / "model.pth.tar", tmp_path / "attacked.pth.tar"))
+    assert torch.equal(after, before * 0.25) and before.any()
+    assert json.loads((tmp_path / "result.json").read_text())["factor"] == 0.25
+    assert "--factor: means nothing to permute" in refused(run_main("main_attack.py", "permute", *command[2:], "--factor", 2))
 
 
 # --- pruning ----------------------------------------------------------------------------------------------------------
@@ -253,8 +275,7 @@ def test_the_seed_decides(signed):
     for attack in (lambda seed: prune(mask, weights, 0.1, "random", seed),
                    lambda seed: add_on(mask, weights, 0.01, 0.1, "pruned", seed),
                    lambda seed: forge(mask, weights, 0.05, 0.1, seed),
-                   lambda seed: replace_code(mask, weights, OTHER, **place(region), version=3, error_correction="H",
-                                             mask_pattern=0, **PLAIN | {"seed": seed})):
+                   lambda seed: replace_code(mask, weights, OTHER, there(region, 0), NewWeights(0.1), False, seed)):
         assert attack(1)[0] == attack(1)[0] and same(attack(1)[1], attack(1)[1])
         assert attack(1)[0] != attack(2)[0]
 
@@ -312,8 +333,7 @@ def test_another_signature_is_there_exactly_and_nothing_else_changed(signed, ins
     mask, weights, region, _ = signed
     code_format = qr_code.CodeFormat(3, "H", mask_pattern)
     before = (mask, weights), (Mask(mask), copied(weights))
-    attacked, noisy = replace_code(mask, weights, OTHER, **place(region), version=3, error_correction="H",
-                                   mask_pattern=mask_pattern, **PLAIN | {"insider": insider})
+    attacked, noisy = replace_code(mask, weights, OTHER, there(region, mask_pattern), NewWeights(0.1), insider, 1)
     check_unharmed(before, (attacked, noisy))
     code, is_data = qr_code.encode(OTHER, code_format), qr_code.data_modules(3)
     assert np.array_equal(modules(attacked, region)[is_data], code[is_data])
@@ -334,8 +354,7 @@ def test_another_signature_is_there_exactly_and_nothing_else_changed(signed, ins
 @pytest.mark.parametrize("extent", ["region", "published"])
 def test_a_region_that_is_replaced_keeps_no_trained_weight(signed, extent):
     mask, weights, region, _ = signed
-    attacked, noisy = replace_code(mask, weights, OTHER, **place(region), version=3, error_correction="H", mask_pattern=2,
-                                   **PLAIN, extent=extent)
+    attacked, noisy = replace_code(mask, weights, OTHER, there(region, 2), NewWeights(0.1), False, 1, extent)
     code, is_data = qr_code.encode(OTHER, qr_code.CodeFormat(3, "H", 2)), qr_code.data_modules(3)
     assert np.array_equal(modules(attacked, region)[is_data], code[is_data])
     window = (slice(region.start_x, region.start_x + 29), slice(region.start_y, region.start_y + 29))
@@ -362,13 +381,11 @@ def test_newly_occupied_kernels_look_like_those_beside_them(signed):
     window = (slice(region.start_x, region.start_x + 29), slice(region.start_y, region.start_y + 29))
     held = mask[region.layer][window].flatten(2).sum(2).numpy()
     for wanted in (None, 4):
-        attacked, _ = replace_code(mask, weights, OTHER, **place(region), version=3, error_correction="H",
-                                   mask_pattern=2, **PLAIN | {"weights_per_kernel": wanted})
+        attacked, _ = replace_code(mask, weights, OTHER, there(region, 2), NewWeights(0.1, wanted), False, 1)
         counts = attacked[region.layer][window].flatten(2).sum(2).numpy()[is_data & code]
         assert (counts == (wanted or round(held[is_data & (held > 0)].mean()))).all()
     with pytest.raises(UserError, match="--weights_per_kernel 10"):
-        replace_code(mask, weights, OTHER, **place(region), version=3, error_correction="H", mask_pattern=2,
-                     **PLAIN | {"weights_per_kernel": 10})
+        replace_code(mask, weights, OTHER, there(region, 2), NewWeights(0.1, 10), False, 1)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

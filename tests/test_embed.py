@@ -13,7 +13,7 @@ from ownership.qr_code.readers import available_readers
 from ownership.qr_code.soft_decoding import LONGEST
 from ownership.suspects.reading import Suspect
 from pruner.qr_code import geometry as qr_code
-from pruner.qr_code.embedding import embed, find_copies, find_region, occupancy
+from pruner.qr_code.embedding import Wish, embed, find_copies, find_region, occupancy
 from pruner.masks import Mask, prunable_layers
 from pruner.qr_code.geometry import CodeFormat
 from utils.errors import UserError
@@ -153,7 +153,7 @@ def test_region_is_the_most_similar_one(seed, density):
         same, name, pattern, x, y = brute_force_region(mask, "signature", layers, 3, range(8))
         assert (region.layer, region.code_format.mask_pattern, region.start_x, region.start_y) == (name, pattern, x, y)
         assert region.similarity == same / 567
-    region = find_region(mask, "signature", layer="layer2.0.conv1", mask_pattern=5, start_x=3)
+    region = find_region(mask, "signature", Wish("layer2.0.conv1", 3, mask_pattern=5))
     same, name, pattern, x, y = brute_force_region(mask, "signature", ["layer2.0.conv1"], 3, [5], xs=[3])
     assert (region.code_format.mask_pattern, region.start_x, region.start_y) == (5, 3, y)
     assert region.similarity == same / 567
@@ -161,13 +161,13 @@ def test_region_is_the_most_similar_one(seed, density):
 
 def test_ties_go_to_the_first_layer_pattern_and_offset():
     mask = Mask({name: torch.ones(31, 31, 1, 1) for name in ("layer1.0.conv1", "layer1.0.conv2")})
-    region = find_region(mask, "signature", mask_pattern=2)
+    region = find_region(mask, "signature", Wish(mask_pattern=2))
     assert (region.layer, region.start_x, region.start_y) == ("layer1.0.conv1", 0, 0)
 
 
 def test_a_planted_code_is_found_again():
     mask = random_mask(layer_shapes("res20s"), 0.3, 0)
-    planted = find_region(mask, "signature", layer="layer2.1.conv1", start_x=2, start_y=3)
+    planted = find_region(mask, "signature", Wish("layer2.1.conv1", 2, 3))
     signed = embed(mask, "signature", planted, np.random.default_rng(0))
     region = find_region(signed, "signature")
     assert (region.layer, region.start_x, region.start_y, region.similarity) == ("layer2.1.conv1", 2, 3, 1.0)
@@ -182,7 +182,7 @@ def test_kernels_of_one_weight_are_left_where_larger_ones_have_room():
     assert find_region(mask, "signature").layer == "layer1.0.conv2"
     planted = find_region(mask, "signature", low_level=False)
     assert (planted.layer, planted.start_x, planted.start_y, planted.similarity) == ("layer1.1.conv1", 3, 4, 1.0)
-    assert find_region(mask, "signature", layer="layer1.1.conv1") == planted
+    assert find_region(mask, "signature", Wish("layer1.1.conv1")) == planted
     only = Mask({name: layer for name, layer in mask.items() if name != "layer1.0.conv2"})
     assert find_region(only, "signature") == planted, "the first stage that has room stays the first"
     copies = find_copies(mask, "signature", find_region(mask, "signature"), 1)
@@ -194,7 +194,7 @@ def test_kernels_of_one_weight_are_left_where_larger_ones_have_room():
 def test_narrow_networks_get_a_smaller_code():
     mask = small_mask(**{"layer1.0.conv1": (26, 28)})
     assert find_region(mask, "signature").code_format.version == 2
-    assert find_region(mask, "short", version=1).code_format.version == 1
+    assert find_region(mask, "short", Wish(version=1)).code_format.version == 1
 
 
 def test_seed_decides_where_weights_go():
@@ -219,19 +219,19 @@ def test_moved_weights_are_spread_over_the_ones_at_random():
     assert np.abs(ring - moved / 8).max() < 5 * np.sqrt(moved / 8), "within 5 sigma of uniform"
 
 
-@pytest.mark.parametrize(("wish", "complaint"), [
-    ({"signature": ""}, "--signature: is empty"),
-    ({"signature": "x" * 25}, "--signature: has 25 bytes, a version 3 code at level H holds 24"),
-    ({"signature": "x" * 15, "version": 2}, "--signature: has 15 bytes, a version 2 code at level H holds 14"),
-    ({"version": 4}, "--version 4: its 33x33 modules do not fit into any layer; the largest version that does is 3"),
-    ({"layer": "fc"}, "--max_name fc: no such layer"),
-    ({"start_x": 20}, "no code fits into any layer at offset (20, 0)"),
-    ({"layer": "layer1.0.conv1", "start_y": 5, "version": 3}, "--version 3: its 29x29 modules do not fit into layer"),
+@pytest.mark.parametrize(("signature", "wish", "complaint"), [
+    ("", {}, "--signature: is empty"),
+    ("x" * 25, {}, "--signature: has 25 bytes, a version 3 code at level H holds 24"),
+    ("x" * 15, {"version": 2}, "--signature: has 15 bytes, a version 2 code at level H holds 14"),
+    ("signature", {"version": 4}, "--version 4: its 33x33 modules do not fit into any layer; the largest version that does is 3"),
+    ("signature", {"layer": "fc"}, "--max_name fc: no such layer"),
+    ("signature", {"start_x": 20}, "no code fits into any layer at offset (20, 0)"),
+    ("signature", {"layer": "layer1.0.conv1", "start_y": 5, "version": 3}, "--version 3: its 29x29 modules do not fit into layer"),
 ])
-def test_wishes_that_cant_be_met_say_so(wish, complaint):
+def test_wishes_that_cant_be_met_say_so(signature, wish, complaint):
     mask = small_mask(**{"layer1.0.conv1": (30, 33), "layer1.0.conv2": (32, 31)})
     with pytest.raises(UserError) as refusal:
-        find_region(mask, **{"signature": "signature", **wish})
+        find_region(mask, signature, Wish(**wish))
     assert str(refusal.value).startswith(complaint)
 
 

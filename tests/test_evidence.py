@@ -14,7 +14,7 @@ from ownership.qr_code.soft_decoding import log2_texts
 from ownership.qr_code.window import Window, window_of
 from ownership.suspects.reading import Suspect
 from pruner.qr_code import geometry as qr_code
-from pruner.qr_code.embedding import Place, embed, find_copies, find_region
+from pruner.qr_code.embedding import Place, Wish, embed, find_copies, find_region
 from pruner.qr_code.linear_code import linear_code
 from pruner.masks import Mask
 from pruner.qr_code.ordered_statistics import decode
@@ -149,7 +149,7 @@ def test_correlation_against_counting():
 def test_a_scan_finds_the_place(known):
     random = np.random.default_rng(5)
     mask = natural_mask(random)
-    region = find_region(mask, "signature", layer="layer1.conv", start_x=7, start_y=3)
+    region = find_region(mask, "signature", Wish("layer1.conv", 7, 3))
     mask = embed(mask, "signature", region, random)
     best = scan(mask, [3], "H", "signature" if known else None).candidates[0]
     assert (best.place, best.code_format) == (Place("layer1.conv", 7, 3), region.code_format)

@@ -14,6 +14,7 @@ from attacks import ATTACKS, FORGERIES
 from attacks.forgeries.forge import _letters, _of_letters, forge
 from attacks.locate import locate
 from attacks.forgeries.second_claim import by_adding, by_key, by_replacing, by_signing_again
+from attacks.noise import NewWeights
 from main_attack import reading_in_words
 from ownership.qr_code.claim import CodeClaim, read_claim, write_claim
 from ownership.qr_code.evidence import agreement, places_for
@@ -22,7 +23,7 @@ from ownership.suspects.reading import Suspect
 from pruner import tickets
 from pruner.key_mask import split as key_masks
 from pruner.qr_code import geometry as qr_code
-from pruner.qr_code.embedding import embed, find_copies, find_region
+from pruner.qr_code.embedding import Wish, embed, find_copies, find_region
 from pruner.qr_code.linear_code import linear_code
 from pruner.masks import Mask, prunable_layers
 from pruner.qr_code.geometry import CodeFormat
@@ -153,7 +154,7 @@ def agrees(mask: Mask, code) -> bool:
        each=st.sampled_from([None, 1, 3]))
 def test_a_code_that_is_only_added_lies_where_the_fewest_zeros_are_occupied(seed, density, top_up, each):
     mask, weights = small_ticket(seed, density)
-    made = by_adding(mask, weights, "ab", 10**6, 1, None, 0.1, each, top_up, seed)
+    made = by_adding(mask, weights, "ab", Wish(version=1), 10**6, NewWeights(0.1, each), top_up, seed)
     is_data, merits = qr_code.data_modules(1), {}
     for name, layer in mask.items():
         for x in range(layer.shape[0] - 20):
@@ -180,7 +181,7 @@ def test_a_code_that_is_only_added_lies_where_the_fewest_zeros_are_occupied(seed
 
 def test_a_budget_is_spent_on_different_places_and_the_seed_decides():
     mask, weights = small_ticket(1, 0.2)
-    some = [by_adding(mask, weights, "ab", 6, 1, "H", 0.1, None, False, seed) for seed in (1, 1, 2, 3, 4)]
+    some = [by_adding(mask, weights, "ab", Wish(version=1), 6, NewWeights(0.1), False, seed) for seed in (1, 1, 2, 3, 4)]
     assert [made.tried for made in some] == [6] * 5
     assert some[0].mask == some[1].mask and len({(made.code.place, made.code.code_format) for made in some}) > 1
 
@@ -189,12 +190,12 @@ def test_a_budget_is_spent_on_different_places_and_the_seed_decides():
 @given(seed=st.integers(0, 10**6), density=st.sampled_from([0.1, 0.3, 0.6]))
 def test_a_re_signed_copy_has_its_density_and_leaves_the_suspected_block_alone(seed, density):
     mask, weights = small_ticket(seed, density)
-    made = by_signing_again(mask, weights, "ab", None, None, 0.1, seed)
+    made = by_signing_again(mask, weights, "ab", Wish(), 0.1, seed)
     assert made.mask.nonzeros == mask.nonzeros and agrees(made.mask, made.code)
     check_untouched((mask, weights), made, outside=False)
     found, place, size = locate(mask, limit=1)[0], made.code.place, made.code.code_format.size
     assert place.layer != found.layer or abs(place.start_x - found.start_x) >= size or abs(place.start_y - found.start_y) >= size
-    best = find_region(mask, "ab", low_level=False, layer=place.layer, start_x=place.start_x, start_y=place.start_y)
+    best = find_region(mask, "ab", Wish(place.layer, place.start_x, place.start_y), low_level=False)
     assert made.code.code_format == best.code_format
     assert made.tried == 8 * (2 * 3 + 2)
 
@@ -203,18 +204,18 @@ def test_a_network_with_one_place_only_has_no_second():
     mask, weights = small_ticket(1, 0.3)
     alone = Mask({"layer1.0.conv1": mask["layer1.0.conv1"][:21, :21]})
     with pytest.raises(UserError, match="^--by resign: no layer has room"):
-        by_signing_again(alone, weights, "ab", None, None, 0.1, 1)
+        by_signing_again(alone, weights, "ab", Wish(), 0.1, 1)
     with pytest.raises(UserError, match="^--signature"):
-        by_signing_again(alone, weights, "too long for it", None, None, 0.1, 1)
+        by_signing_again(alone, weights, "too long for it", Wish(), 0.1, 1)
 
 
 @pytest.mark.parametrize("mask_pattern, tried", [(None, 8), (5, 1)])
 def test_another_code_lies_where_it_is_told_or_where_one_is_suspected(mask_pattern, tried):
     mask, weights = small_ticket(4, 0.3)
-    how = ("H", mask_pattern, 0.1, False, None, 4)
-    told = by_replacing(mask, weights, "ab", "layer2.0.conv2", 0, 1, None, *how)
+    how = NewWeights(0.1), False, 4
+    told = by_replacing(mask, weights, "ab", Wish("layer2.0.conv2", 0, 1, mask_pattern=mask_pattern), *how)
     assert (told.code.place.layer, told.code.place.start_x, told.code.place.start_y) == ("layer2.0.conv2", 0, 1)
-    guessed, found = by_replacing(mask, weights, "ab", None, None, None, None, *how), locate(mask, limit=1)[0]
+    guessed, found = by_replacing(mask, weights, "ab", Wish(mask_pattern=mask_pattern), *how), locate(mask, limit=1)[0]
     assert (guessed.code.place.layer, guessed.code.place.start_x, guessed.code.place.start_y, guessed.code.code_format.version) \
         == (found.layer, found.start_x, found.start_y, found.version)
     for made in (told, guessed):

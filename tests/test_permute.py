@@ -23,7 +23,7 @@ from ownership.qr_code.evidence import agreement
 from ownership.suspects.reading import Suspect
 from pruner import tickets
 from pruner.channel_groups import FIXED, channel_groups
-from pruner.qr_code.embedding import Place, embed, find_region
+from pruner.qr_code.embedding import Place, Wish, embed, find_region
 from pruner.masks import Mask, prunable_layers
 from utils.errors import UserError
 
@@ -450,7 +450,7 @@ def test_innocent_models_do_not_come_to_hold_the_code():
 
         owner, innocent = ticket(), ticket()
         text = "".join(random.choice(list("abcdefghijklmnopqrstuvwxyz"), 8))
-        region = find_region(owner, text, start_x=2, start_y=2)
+        region = find_region(owner, text, Wish(start_x=2, start_y=2))
         signed = Suspect(embed(owner, text, region, random))
         for case, places in (("left out", [region]), ("included", [])):
             aligned = align(signed, Suspect(innocent), groups, region_kernels(signed.mask, places, 3)).suspect

@@ -11,7 +11,7 @@ from test_locate import layer_shapes, overlap, real_looking_mask, small_mask
 
 from attacks.locate import locate
 from pruner.qr_code import geometry as qr_code
-from pruner.qr_code.embedding import embed, find_region, occupancy
+from pruner.qr_code.embedding import Wish, embed, find_region, occupancy
 from pruner.masks import Mask
 from pruner.qr_code.placement import best_place, natural_probabilities, score_places, weights_per_kernel, window_sums
 from pruner.qr_code.geometry import CodeFormat
@@ -114,7 +114,7 @@ def test_the_best_place_has_the_smallest_cost(hidden):
         for place in np.ndindex(score.visibility.shape):
             firm = (1 - score.similarity[place] + score.fragility[place]) / 2
             costs[name, *place] = hidden * max(score.visibility[place], 0) / worst + (1 - hidden) * firm
-    region = best_place(mask, "signature", "H", None, hidden)
+    region = best_place(mask, "signature", hidden=hidden)
     chosen = region.layer, region.code_format.mask_pattern, region.start_x, region.start_y
     assert costs[chosen] == pytest.approx(min(costs.values()), rel=1e-5)
     assert region.similarity == scores[chosen[0]].similarity[chosen[1:]]
@@ -123,20 +123,20 @@ def test_the_best_place_has_the_smallest_cost(hidden):
 
 def test_wishes_are_kept_and_equals_go_to_the_first():
     mask = Mask({name: torch.ones(35, 35, 3, 3) for name in ("layer1.0.conv1", "layer1.0.conv2")})
-    region = best_place(mask, "ab", "L", 4, 0.5, mask_pattern=6)
+    region = best_place(mask, "ab", Wish(version=4, error_correction="L", mask_pattern=6), 0.5)
     assert (region.layer, region.start_x, region.start_y) == ("layer1.0.conv1", 0, 0)
     assert region.code_format == CodeFormat(4, "L", 6)
 
 
-@pytest.mark.parametrize(("wish", "complaint"), [
-    ({"hidden": -0.1}, "--hidden -0.1: must be from 0"), ({"hidden": 1.5}, "--hidden 1.5: must be from 0"),
-    ({"hidden": float("nan")}, "--hidden nan: must be from 0"),
-    ({"signature": ""}, "--signature: is empty"), ({"signature": "x" * 25}, "--signature: has 25 bytes"),
-    ({"version": 7}, "--version 7: its 45x45 modules do not fit"),
+@pytest.mark.parametrize(("signature", "version", "hidden", "complaint"), [
+    ("signature", None, -0.1, "--hidden -0.1: must be from 0"), ("signature", None, 1.5, "--hidden 1.5: must be from 0"),
+    ("signature", None, float("nan"), "--hidden nan: must be from 0"),
+    ("", None, 1, "--signature: is empty"), ("x" * 25, None, 1, "--signature: has 25 bytes"),
+    ("signature", 7, 1, "--version 7: its 45x45 modules do not fit"),
 ])
-def test_wishes_that_cant_be_met_say_so(wish, complaint):
+def test_wishes_that_cant_be_met_say_so(signature, version, hidden, complaint):
     with pytest.raises(UserError) as refusal:
-        best_place(small_mask(0, 0.3), **{"signature": "signature", **wish})
+        best_place(small_mask(0, 0.3), signature, Wish(version=version), hidden)
     assert str(refusal.value).startswith(complaint)
 
 
@@ -154,7 +154,7 @@ def test_what_is_predicted_is_what_locate_sees():
     names = [name for name, layer in mask.items() if min(layer.shape[:2]) >= 29]
     for name in random.choice(names, 12):
         x, y = (int(random.integers(length - 29 + 1)) for length in mask[name].shape[:2])
-        region = find_region(mask, "signature", layer=str(name), start_x=x, start_y=y, mask_pattern=0)
+        region = find_region(mask, "signature", Wish(str(name), x, y, mask_pattern=0))
         predicted.append(score_places(mask[region.layer], codes()[:1], qr_code.data_modules(3)).visibility[0, x, y])
         measured.append(seen(mask, region))
     assert np.isfinite(measured).all()

@@ -26,7 +26,7 @@ from ownership.claims.report import write_comparison_report
 from ownership.claims.verdict import NOT_SHOWN, OWNED, REFUSED, Check, Verdict
 from pruner import tickets
 from pruner.qr_code import geometry as qr_code
-from pruner.qr_code.embedding import Place, embed, find_region
+from pruner.qr_code.embedding import Place, Wish, embed, find_region
 
 assert digits and owner  # fixtures
 
@@ -56,7 +56,7 @@ def thief(run_main, owner, digits, tmp_path_factory):
         assert done.returncode == 0, done.stderr
 
     def sign(name: str, mask, text: str, **place):
-        region = find_region(mask, text, **place)
+        region = find_region(mask, text, Wish(**place))
         signed = embed(mask, text, region, np.random.default_rng(3))
         tickets.write_weights(folder / f"{name}.pth.tar", trained(signed, 1, digits), {}, signed)
         commit(name, claim_of(signed, text, region, region.code_format), "--checkpoint", folder / f"{name}.pth.tar", "--dataset",
@@ -495,7 +495,7 @@ def test_in_two_numberings_places_are_not_compared(dispute, run_main, owner, thi
     model = build_model("res20s", 10)
     own = tickets.read_model_file(owner / "own.pth.tar", model)
     mask, weights = permute(own.mask, own.weights, model, seed=5)
-    region = find_region(mask, THIEF, layer="layer3.1.conv2")
+    region = find_region(mask, THIEF, Wish("layer3.1.conv2"))
     signed = embed(mask, THIEF, region, np.random.default_rng(0))
     assert signed.nonzeros == mask.nonzeros
     weights = {**weights, **{f"{name}.weight": torch.where(kept, torch.where(weights[f"{name}.weight"] != 0,

@@ -42,7 +42,7 @@ from pruner import tickets
 from pruner.key_mask import split as key_masks
 from pruner.qr_code import geometry as qr_code
 from pruner.channel_groups import ChannelGroups, channel_groups
-from pruner.qr_code.embedding import Place, embed, find_region
+from pruner.qr_code.embedding import Place, Wish, embed, find_region
 from pruner.qr_code.linear_code import linear_code
 from pruner.masks import Mask, prunable_layers
 from utils.errors import UserError
@@ -118,8 +118,7 @@ def owner(run_main, digits, tmp_path_factory):
     tickets.write_weights(folder / "own.pth.tar", own, {}, signed)
     tickets.write_weights(folder / "innocent.pth.tar", trained(random_mask(blank, 9), 2, digits), {}, random_mask(blank, 9))
     fully = embed(random_mask(blank, 5), "John Roe 1999", find_region(
-        random_mask(blank, 5), "John Roe 1999", layer=region.layer, start_x=region.start_x, start_y=region.start_y,
-        mask_pattern=region.code_format.mask_pattern), np.random.default_rng(5))
+        random_mask(blank, 5), "John Roe 1999", region.wish()), np.random.default_rng(5))
     others = trigger.keyed(OTHER_KEY.encode(), TRIGGERS, 10, 8)
     tickets.write_weights(folder / "other_owner.pth.tar", trained(fully, 3, digits, others), {}, fully)
     sizes = torch.cat([own[f"{name}.weight"][kept].abs() for name, kept in signed.items()])

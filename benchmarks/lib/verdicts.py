@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from attacks.addon import add_on
 from attacks.fake3 import replace_code
+from attacks.noise import NewWeights
 from attacks.permute import permute
 from attacks.prune import prune
 from benchmarks.lib.simulated_tickets import network
@@ -164,11 +165,8 @@ def added_to(args, owner: Owner, random: np.random.Generator) -> tuple[Mask, Wei
 def written_over(args, owner: Owner, random: np.random.Generator) -> tuple[Mask, Weights]:
     """Signed by another at the claim's place, and by a third one over that."""
     mask, weights = signed_by_another(args, owner, random)
-    place = owner.regions[0]
-    return replace_code(mask, weights, random_text(random), place.layer, place.start_x, place.start_y, place.code_format.version,
-                        place.code_format.error_correction, place.code_format.mask_pattern, 0.1, bool(random.random() < 0.5),
-                        None,
-                        int(random.integers(1 << 30)))
+    return replace_code(mask, weights, random_text(random), owner.regions[0].wish(), NewWeights(0.1),
+                        bool(random.random() < 0.5), int(random.integers(1 << 30)))
 
 
 def renumbered(args, owner: Owner, random: np.random.Generator) -> tuple[Mask, Weights]:

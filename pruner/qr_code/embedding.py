@@ -1,7 +1,7 @@
 """Writing a signature into a ticket's masks (paper, section 3.3.2, Algorithm 2) without changing its density."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,10 @@ class Place:
     start_x: int
     start_y: int
 
+    def square(self, size: int) -> tuple[slice, slice]:
+        """The kernels [out, in] of a code of size x size modules here."""
+        return slice(self.start_x, self.start_x + size), slice(self.start_y, self.start_y + size)
+
 
 @dataclass(frozen=True)
 class Region(Place):
@@ -36,18 +40,65 @@ class Region(Place):
     code_format: CodeFormat
     similarity: float
 
+    def wish(self) -> "Wish":
+        """For exactly this place and this form of a code."""
+        return Wish(self.layer, self.start_x, self.start_y, self.code_format.version, self.code_format.error_correction,
+                    self.code_format.mask_pattern)
+
+
+@dataclass(frozen=True)
+class PlacedCode:
+    """A text, and where and how its code lies."""
+
+    signature: str
+    place: Place
+    code_format: CodeFormat
+
+    @property
+    def square(self) -> tuple[slice, slice]:
+        """The kernels [out, in] of its layer that it covers."""
+        return self.place.square(self.code_format.size)
+
+    def encode(self) -> np.ndarray:
+        """bool [size, size], see `pruner.qr_code.geometry.encode`."""
+        return qr_code.encode(self.signature, self.code_format)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What somebody says of where and how a code is to lie; what is None is chosen. See Place and CodeFormat."""
+
+    layer: str | None = None
+    start_x: int | None = None
+    start_y: int | None = None
+    version: int | None = None
+    error_correction: str = "H"
+    mask_pattern: int | None = None
+
+    def layers(self, mask: Mask) -> Mask:
+        """The layers that it leaves to choose from. Raises UserError for one that the mask lacks."""
+        return mask if self.layer is None else Mask({self.layer: named_layer(mask, self.layer)})
+
+    def fits(self, layer: torch.Tensor, size: int) -> bool:
+        """Whether a layer's mask [out, in, ...] has room for size x size modules, at the wished offset if there is one."""
+        return layer.shape[0] >= (self.start_x or 0) + size and layer.shape[1] >= (self.start_y or 0) + size
+
+    def formats(self, version: int) -> list[CodeFormat]:
+        """Those of a version that it leaves to choose from."""
+        patterns = qr_code.MASK_PATTERNS if self.mask_pattern is None else (self.mask_pattern,)
+        return [CodeFormat(version, self.error_correction, pattern) for pattern in patterns]
+
 
 def occupancy(layer: torch.Tensor) -> np.ndarray:
     """Squeeze a layer to two dimensions: bool [out, in], True where a kernel [height, width] has any weight."""
     return layer.flatten(2).ne(0).any(2).cpu().numpy()
 
 
-def find_region(mask: Mask, signature: str, error_correction: str = "H", version: int | None = None,
-                mask_pattern: int | None = None, layer: str | None = None, start_x: int | None = None,
-                start_y: int | None = None, low_level: bool = True, taken: Sequence[Region] = ()) -> Region:
+def find_region(mask: Mask, signature: str, wish: Wish = Wish(), low_level: bool = True,
+                taken: Sequence[Region] = ()) -> Region:
     """The region most similar to the signature's code, judged on data modules only.
 
-    Whatever is not given is chosen: the version is the smallest from 3 up that holds the text and fits (a smaller one
+    Whatever is not wished is chosen: the version is the smallest from 3 up that holds the text and fits (a smaller one
     in networks too narrow for that); layer, offset and mask pattern are the most similar of all. With `low_level`,
     only layers of the first stage that has room are looked at, since later ones are sparser (paper, section 3.3.2), and of
     these only the ones with the largest kernels: a bottleneck's 1x1 kernels are one weight each, none of which may be lost.
@@ -57,41 +108,43 @@ def find_region(mask: Mask, signature: str, error_correction: str = "H", version
     Raises:
         UserError: the text is empty or too long, no layer has room, or the wish is outside the layer.
     """
-    layers = mask if layer is None else Mask({layer: named_layer(mask, layer)})
-    version = choose_version(layers, signature, error_correction, version, start_x or 0, start_y or 0)
-    size = qr_code.code_size(version)
-    fitting = {name: tensor for name, tensor in layers.items()
-               if tensor.shape[0] >= (start_x or 0) + size and tensor.shape[1] >= (start_y or 0) + size}
-    if low_level:
-        first_stage = _stage(next(iter(fitting)))
-        fitting = {name: tensor for name, tensor in fitting.items() if _stage(name) == first_stage}
-        largest = max(tensor[0, 0].numel() for tensor in fitting.values())
-        fitting = {name: tensor for name, tensor in fitting.items() if tensor[0, 0].numel() == largest}
-    formats = [CodeFormat(version, error_correction, pattern)
-               for pattern in (qr_code.MASK_PATTERNS if mask_pattern is None else (mask_pattern,))]
+    version = choose_version(mask, signature, wish)
+    size, is_data, formats = qr_code.code_size(version), qr_code.data_modules(version), wish.formats(version)
     codes = np.stack([qr_code.encode(signature, code_format) for code_format in formats])
-
-    best = None
-    for name, tensor in fitting.items():
-        matches = _matches(occupancy(tensor), codes, qr_code.data_modules(version))
-        if start_x is not None:
-            matches = np.where(np.arange(matches.shape[1])[:, None] == start_x, matches, -1)
-        if start_y is not None:
-            matches = np.where(np.arange(matches.shape[2]) == start_y, matches, -1)
-        for other in taken:
-            if other.layer == name:
-                matches[:, max(0, other.start_x - size + 1):other.start_x + other.code_format.size,
-                        max(0, other.start_y - size + 1):other.start_y + other.code_format.size] = -1
+    layers = {name: layer for name, layer in wish.layers(mask).items() if wish.fits(layer, size)}
+    best, most = None, -1
+    for name, layer in (_first_stage(layers) if low_level else layers).items():
+        matches = _matches(occupancy(layer), codes, is_data)
+        matches[:, ~_allowed(matches.shape[1:], size, wish, [other for other in taken if other.layer == name])] = -1
         pattern, x, y = np.unravel_index(matches.argmax(), matches.shape)
-        count = int(matches[pattern, x, y])
-        if count < 0:
-            continue
-        if best is None or count > best[0]:
-            best = (count, name, int(x), int(y), formats[pattern])
+        if matches[pattern, x, y] > most:
+            most = int(matches[pattern, x, y])
+            best = Region(name, int(x), int(y), formats[pattern], most / int(is_data.sum()))
     if best is None:
         raise UserError("--copies: no room is left for another copy; ask for fewer, or add --any_level")
-    count, name, x, y, code_format = best
-    return Region(name, x, y, code_format, count / int(qr_code.data_modules(version).sum()))
+    return best
+
+
+def _first_stage(layers: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of the first stage's layers those with the largest kernels."""
+    stage = _stage(next(iter(layers)))
+    largest = max(layer[0, 0].numel() for name, layer in layers.items() if _stage(name) == stage)
+    return {name: layer for name, layer in layers.items() if _stage(name) == stage and layer[0, 0].numel() == largest}
+
+
+def _allowed(offsets: tuple[int, int], size: int, wish: Wish, taken: Sequence[Region]) -> np.ndarray:
+    """bool [offsets], where a code of size x size modules may begin: as wished, and beside all that is taken."""
+    x, y = np.ogrid[:offsets[0], :offsets[1]]
+    allowed = np.ones(offsets, dtype=bool)
+    if wish.start_x is not None:
+        allowed &= x == wish.start_x
+    if wish.start_y is not None:
+        allowed &= y == wish.start_y
+    for other in taken:
+        overlaps_x = (x > other.start_x - size) & (x < other.start_x + other.code_format.size)
+        overlaps_y = (y > other.start_y - size) & (y < other.start_y + other.code_format.size)
+        allowed &= ~(overlaps_x & overlaps_y)
+    return allowed
 
 
 def find_copies(mask: Mask, signature: str, first: Region, copies: int, low_level: bool = True) -> list[Region]:
@@ -100,10 +153,9 @@ def find_copies(mask: Mask, signature: str, first: Region, copies: int, low_leve
     All copies have the first one's format, mask pattern included, so that they can be read together module by module.
     Raises UserError if there is no room for as many.
     """
-    code_format, regions = first.code_format, [first]
+    form, regions = replace(first.wish(), layer=None, start_x=None, start_y=None), [first]
     while len(regions) < copies:
-        regions.append(find_region(mask, signature, code_format.error_correction, code_format.version,
-                                   code_format.mask_pattern, low_level=low_level, taken=regions))
+        regions.append(find_region(mask, signature, form, low_level, regions))
     return regions
 
 
@@ -114,28 +166,28 @@ def named_layer(mask: Mask, name: str, said: str = "--max_name") -> torch.Tensor
     return mask[name]
 
 
-def choose_version(layers: Mask, signature: str, error_correction: str, version: int | None, start_x: int,
-                    start_y: int) -> int:
-    needed = len(signature.encode("utf-8"))
+def choose_version(mask: Mask, signature: str, wish: Wish) -> int:
+    """The wished version, or the smallest from 3 up that holds the text and fits. Raises UserError as `find_region`."""
+    needed, layers = len(signature.encode("utf-8")), wish.layers(mask)
     if not needed:
         raise UserError("--signature: is empty; give the text to embed")
-    fit = [v for v in qr_code.VERSIONS
-           if any(t.shape[0] >= start_x + qr_code.code_size(v) and t.shape[1] >= start_y + qr_code.code_size(v)
-                  for t in layers.values())]
+    fit = [version for version in qr_code.VERSIONS
+           if any(wish.fits(layer, qr_code.code_size(version)) for layer in layers.values())]
     where = f"layer {next(iter(layers))}" if len(layers) == 1 else "any layer"
-    at = f" at offset ({start_x}, {start_y})" if start_x or start_y else ""
+    at = f" at offset ({wish.start_x or 0}, {wish.start_y or 0})" if wish.start_x or wish.start_y else ""
     if not fit:
         raise UserError(f"no code fits into {where}{at}: the smallest is {qr_code.code_size(1)} channels wide and high")
-    if version is not None and version not in fit:
-        raise UserError(f"--version {version}: its {qr_code.code_size(version)}x{qr_code.code_size(version)} modules do "
-                        f"not fit into {where}{at}; the largest version that does is {fit[-1]}")
-    holds = [v for v in ((version,) if version is not None else fit) if qr_code.capacity(v, error_correction) >= needed]
+    if wish.version is not None and wish.version not in fit:
+        size = qr_code.code_size(wish.version)
+        raise UserError(f"--version {wish.version}: its {size}x{size} modules do not fit into {where}{at}; the largest version "
+                        f"that does is {fit[-1]}")
+    to_choose = fit if wish.version is None else [wish.version]
+    holds = [version for version in to_choose if qr_code.capacity(version, wish.error_correction) >= needed]
     if not holds:
-        largest = version if version is not None else fit[-1]
-        raise UserError(f"--signature: has {needed} bytes, a version {largest} code at level {error_correction} holds "
-                        f"{qr_code.capacity(largest, error_correction)}; shorten it or choose a lower "
-                        "--error_correction" + ("" if version is None else " or a higher --version"))
-    return next((v for v in holds if v >= PREFERRED_VERSION), holds[-1])
+        raise UserError(f"--signature: has {needed} bytes, a version {to_choose[-1]} code at level {wish.error_correction} holds "
+                        f"{qr_code.capacity(to_choose[-1], wish.error_correction)}; shorten it or choose a lower "
+                        "--error_correction" + ("" if wish.version is None else " or a higher --version"))
+    return next((version for version in holds if version >= PREFERRED_VERSION), holds[-1])
 
 
 def _stage(layer: str) -> str:
@@ -193,8 +245,7 @@ def _embed_in_layer(kept: torch.Tensor, signature: str, regions: Sequence[Region
     for region in regions:
         code = qr_code.encode(signature, region.code_format)
         is_data = qr_code.data_modules(region.code_format.version)
-        inside[:, region.start_x:region.start_x + region.code_format.size,
-               region.start_y:region.start_y + region.code_format.size] |= np.stack([is_data, is_data & code, is_data & ~code])
+        inside[(slice(None), *region.square(region.code_format.size))] |= np.stack([is_data, is_data & code, is_data & ~code])
     data, ones, zeros = inside
 
     layer[zeros] = False

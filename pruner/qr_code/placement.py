@@ -16,9 +16,8 @@ from scipy.special import xlogy
 from scipy.stats import binom
 
 from pruner.qr_code import geometry as qr_code
-from pruner.qr_code.embedding import Region, choose_version
+from pruner.qr_code.embedding import Region, Wish, choose_version
 from pruner.masks import Mask
-from pruner.qr_code.geometry import CodeFormat
 from utils.errors import UserError
 
 # weights per kernel from here on are one class: a code shows in how many kernels are empty or nearly so
@@ -156,8 +155,7 @@ def score_places(layer: torch.Tensor, codes: np.ndarray, is_data: np.ndarray) ->
     return PlaceScores(*(np.stack(parts) for parts in zip(*scores)))
 
 
-def best_place(mask: Mask, signature: str, error_correction: str = "H", version: int | None = None,
-               hidden: float = 1.0, mask_pattern: int | None = None) -> Region:
+def best_place(mask: Mask, signature: str, wish: Wish = Wish(), hidden: float = 1.0) -> Region:
     """The place for a signature's code that weighs being hidden against being firm (paper, section 3.3.2).
 
     Of all layers with room, offsets and mask patterns the one with the smallest
@@ -172,17 +170,15 @@ def best_place(mask: Mask, signature: str, error_correction: str = "H", version:
 
     Args:
         mask: the ticket's.
-        signature, error_correction, version, mask_pattern: as in `embedding.find_region`; chosen if not given.
+        signature, wish: as in `embedding.find_region`; of the wish the form of the code counts, not the place.
         hidden: from 0 to 1.
     Raises:
         UserError: `hidden` is outside, the text is empty or too long, or no layer has room.
     """
     if not 0 <= hidden <= 1:
         raise UserError(f"--hidden {hidden:g}: must be from 0 (firm) to 1 (hidden)")
-    version = choose_version(mask, signature, error_correction, version, 0, 0)
-    size, is_data = qr_code.code_size(version), qr_code.data_modules(version)
-    formats = [CodeFormat(version, error_correction, pattern)
-               for pattern in (qr_code.MASK_PATTERNS if mask_pattern is None else (mask_pattern,))]
+    version = choose_version(mask, signature, wish)
+    size, is_data, formats = qr_code.code_size(version), qr_code.data_modules(version), wish.formats(version)
     codes = np.stack([qr_code.encode(signature, code_format) for code_format in formats])
     visible, soft = {}, {}  # single precision: a deep network has 10^8 places
     for name, layer in mask.items():
