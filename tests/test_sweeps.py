@@ -817,7 +817,8 @@ VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allo
 @hypothesis.settings(max_examples=30)
 @given(data=st.data())
 def test_no_value_in_a_result_ends_in_a_traceback(damaged, sweep, data):
-    from make_tables import TABLES, Sweep
+    from scripts.lib.sweep_results import Sweep
+    from scripts.lib.tables import TABLES
     from utils.errors import UserError
 
     seed = sweep[0] / "res20s/cifar10/seed1"
@@ -849,7 +850,7 @@ def test_one_table_alone_and_folders_without_runs(sweep, run_main, refused, tmp_
     ((True, True, True), "read by all"), ((False, False, False), "read by nobody"),
     ((True, False, True), "read by ZXing,\nordered statistics"), ((False, False, True), "read by ordered statistics")])
 def test_figures_say_who_reads_a_code(able, told):
-    from make_tables import readers
+    from scripts.lib.figures import readers
 
     names = ("read by ZXing", "read by zbar", "read by ordered statistics")
     assert readers({"test_acc": 90.0, **dict(zip(names, able))}) == told
