@@ -3,7 +3,8 @@
 set -euo pipefail
 
 CELLS=${CELLS:-res20s/cifar10 res20s/cifar100 res18/cifar10 res18/cifar100} # network/dataset
-SCORES=${SCORES:-betweenness ewp omp random_path} # or random: weights, not paths, at random
+# the published code's betweenness and walks beside ours; or random: weights, not paths, at random
+SCORES=${SCORES:-betweenness betweenness_published ewp ewp_walks omp random_path random_path_walks}
 KEY_RATIOS=${KEY_RATIOS:-0.01 0.05 0.1 0.2}
 SEEDS=${SEEDS:-1}
 

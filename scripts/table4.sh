@@ -4,7 +4,7 @@ set -euo pipefail
 
 NETWORK=${NETWORK:-res20s}
 TRANSFERS=${TRANSFERS:-cifar10:cifar100 cifar100:cifar10} # found on:trained on
-SCORES=${SCORES:-omp ewp betweenness}
+SCORES=${SCORES:-omp ewp ewp_walks betweenness betweenness_published}
 KEY_RATIO=${KEY_RATIO:-0.05}
 SEEDS=${SEEDS:-1}
 

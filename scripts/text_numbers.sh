@@ -30,7 +30,13 @@ plan() {
     stage "training of the signed tickets"
     each signed_trained
     stage "another code over the signature's"
+    each replaced_published
+    each replaced_region
     each replaced
     each replaced_insider
+    stage "the same on the models with triggers"
+    trigger_key
+    each triggered
+    each triggered_replaced
 }
 launch text_numbers

@@ -92,11 +92,19 @@ def test_the_papers_protocol():
     assert prune.sweep == random.sweep == (0, 0.05, 0.1, 0.2, 0.3, 0.5) and (prune.how, random.how) == ("magnitude", "random")
     transfers = [args for command in commands(plan_of("table4")) for name, args in [parsed(command)]
                  if name == "main_eval_all.py" and not args.fc]
-    assert [(args.dataset, Path(args.mask_dir).parts[3]) for args in transfers] == [("cifar100", "cifar10")] * 3 + [
-        ("cifar10", "cifar100")] * 3
-    assert [args.save_dir for args in transfers[:3]] == [f"runs/paper/res20s/cifar10/seed1/transferred_cifar100/{score}_0.05"
-                                                         for score in ("omp", "ewp", "betweenness")]
-    assert all(parsed(command)[1].trigger_set == "adi" for command in commands(plan_of("table3")) if "triggered" in command)
+    scores = ("omp", "ewp", "ewp_walks", "betweenness", "betweenness_published")
+    assert [(args.dataset, Path(args.mask_dir).parts[3]) for args in transfers] == [("cifar100", "cifar10")] * 5 + [
+        ("cifar10", "cifar100")] * 5
+    assert [args.save_dir for args in transfers[:5]] == [f"runs/paper/res20s/cifar10/seed1/transferred_cifar100/{score}_0.05"
+                                                         for score in scores]
+    assert prune.include_stem and random.include_stem  # as in the published code
+    assert {(args.trigger_set, args.trigger_labels) for args in (parsed(command)[1] for command in commands(plan_of("table3"))
+                                                                 if "triggered" in command)} == {("adi", "published")}
+    locks = {Path(args.save_dir).name: (args.split, args.select) for name, args in map(parsed, commands(plan_of("fig2")))
+             if name == "main_eval_all.py" and args.split != "identity" and args.key_ratio == 0.05}
+    assert locks == {"betweenness_0.05": ("betweenness", None), "betweenness_published_0.05": ("betweenness_published", None),
+                     "ewp_0.05": ("ewp", "ranked"), "ewp_walks_0.05": ("ewp", "walks"), "omp_0.05": ("omp", None),
+                     "random_path_0.05": ("random_path", "ranked"), "random_path_walks_0.05": ("random_path", "walks")}
 
 
 def test_numbers_in_the_text():
@@ -110,11 +118,12 @@ def test_numbers_in_the_text():
         assert {owner.dataset, args.dataset} == {"cifar10", "cifar100"} and owner.trigger_set == args.trigger_set == "adi"
         assert Path(args.claim).parent == Path(owner.mask_dir).parent
     fakes = [args for name, args in plan if name == "main_attack.py" and args.attack == "fake3"]
-    assert [args.insider for args in fakes] == [False, True]
+    assert [(args.extent, args.insider) for args in fakes] == [
+        ("published", False), ("region", False), ("data", False), ("data", True), ("published", False)]
+    assert [Path(args.checkpoint).parent.name for args in fakes] == ["signed_trained"] * 4 + ["triggered"]
     for args in fakes:
-        assert args.checkpoint == "runs/paper/res20s/cifar10/seed1/signed_trained/model_best.pth.tar"
         assert args.signature == "autograph" and args.noise == 0.1
-    assert len({args.save_dir for args in tuned + fakes}) == 6
+    assert len({args.save_dir for args in tuned + fakes}) == 9
     one = commands(plan_of("text_numbers", FINETUNING="--epochs 7 --lr 0.02", NETWORK="res18", TRANSFERS="cifar10:digits"))
     assert [(args.arch, args.dataset, args.epochs, args.lr) for args in (parsed(line)[1] for line in one if "finetune" in line)
             ] == [("res18", "digits", 7, 0.02)] * 2
@@ -522,6 +531,8 @@ def test_every_number_as_the_paper_prints_it():
     levels = [PUBLISHED["table5"][f"res20s/{data}"].values() for data in ("cifar10", "cifar100")]
     assert [[a["test_acc"], a["trigger_acc"], b["test_acc"], b["trigger_acc"]] for a, b in zip(*levels)] == rows(five)
     table = PUBLISHED["table4"]
+    assert all(row["gap"] == round(PUBLISHED["table1"][f"res20s/{transfer.split(':')[1]}"]["ticket_acc"] - row["test_acc"], 2)
+               for transfer, scores in table.items() if ":" in transfer for row in scores.values())
     assert [[table[transfer][score]["test_acc"] for transfer in ("res20s/cifar10:cifar100", "res20s/cifar100:cifar10")]
             for score in ("omp", "ewp", "betweenness")] == rows(four)
     assert [row["test_acc"] for cell, row in PUBLISHED["table2"].items() if "/" in cell] == [91.37, 66.14, 93.56, 72.35]
@@ -532,8 +543,8 @@ def test_every_number_as_the_paper_prints_it():
     assert [(key, *rows.items()) for key, rows in text.items() if ":" in key] == [
         ("res20s/cifar10:cifar100", ("fine-tuned", {"test_acc": 61.59})),
         ("res20s/cifar100:cifar10", ("fine-tuned", {"test_acc": 88.21})),
-        ("res20s/cifar10:cifar10", ("fake3", {"before": 91.37, "test_acc": 57.0}))]
-    assert text["res20s/cifar10:cifar10"]["fake3"]["before"] == PUBLISHED["table2"]["res20s/cifar10"]["test_acc"]
+        ("res20s/cifar10:cifar10", ("fake3, published", {"before": 91.37, "test_acc": 57.0}))]
+    assert text["res20s/cifar10:cifar10"]["fake3, published"]["before"] == PUBLISHED["table2"]["res20s/cifar10"]["test_acc"]
     assert [row["test_acc"] for row in PUBLISHED["table8"]["res20s/cifar10"].values()] == [
         91.53, 91.04, 90.23, 86.64, 79.49, 71.06]
     assert [[row["dense_acc"], row["ticket_acc"], row["remaining"]] for row in PUBLISHED["table1"].values()] == [
@@ -567,6 +578,7 @@ def sweep(tmp_path_factory):
         put(cell, seed, "triggered", test_acc=number(), trigger_acc=number())
         put(cell, seed, "transferred_cifar100/omp_0.05", test_acc=number())
         put(cell, seed, "transferred_cifar100/omp_0.1", test_acc=number())
+        put("res20s/cifar100", seed, "transferred_cifar10/ewp_walks_0.05", test_acc=number())
         put(cell, seed, "tuned/cifar100", test_acc=number(), trigger_acc=number(), **{
             "read by ZXing": False, "read by zbar": False, "read by ordered statistics": seed > 1})
         if seed != 3:
@@ -639,7 +651,11 @@ def test_tables_2_to_4(sweep, tables):
     for key, theirs in (("5%", 59.8), ("10%", None)):
         row, = rows_of(made["table4"], score="omp", key=key, to="CIFAR-100", **{"from": "CIFAR-10"})
         check(row, "accuracy", truth["res20s/cifar10", f"transferred_cifar100/omp_{float(key[:-1]) / 100:g}", "test_acc"], theirs)
-    assert len(made["table4"]) == 7
+    row, = rows_of(made["table4"], score="ewp_walks")
+    moved, found = truth["res20s/cifar100", "transferred_cifar10/ewp_walks_0.05", "test_acc"], truth["res20s/cifar10", "ticket", "ticket_acc"]
+    check(row, "accuracy", moved, 88.21)
+    check(row, "behind the ticket found there", [ticket - accuracy for ticket, accuracy in zip(found, moved)], 3.45)
+    assert len(made["table4"]) == 8
 
 
 def test_tables_5_to_8(sweep, tables):
@@ -667,7 +683,8 @@ def test_numbers_in_the_text_beside_ours(sweep, tables):
     truth, rows = sweep[1], tables[1]["text_numbers"]
     assert [(row["attack"], row["network"], row["from"], row["to"]) for row in rows] == [
         ("fine-tuned", "ResNet-20", "CIFAR-10", "CIFAR-100"), ("fine-tuned", "ResNet-20", "CIFAR-100", "CIFAR-10"),
-        ("fine-tuned, mask free", "mine", "photos", "others"), ("fake3", "ResNet-20", "CIFAR-10", "CIFAR-10")]
+        ("fine-tuned, mask free", "mine", "photos", "others"), ("fake3, published", "ResNet-20", "CIFAR-10", "CIFAR-10"),
+        ("fake3", "ResNet-20", "CIFAR-10", "CIFAR-10")]
     of = {name: truth["res20s/cifar10", *name.split(" ")] for name in (
         "tuned/cifar100 test_acc", "tuned/cifar100 trigger_acc", "triggered test_acc", "replaced test_acc",
         "signed_trained test_acc")}
@@ -678,9 +695,11 @@ def test_numbers_in_the_text_beside_ours(sweep, tables):
     check(rows[1], "accuracy", [], 88.21)
     check(rows[2], "accuracy", [12.0], None)
     assert rows[2]["signature read"] == ""
-    check(rows[3], "accuracy", of["replaced test_acc"], 57.0)
-    check(rows[3], "accuracy before", of["signed_trained test_acc"][:1], 91.37)  # seed 2 has none, seed 3 was not attacked
-    assert rows[3]["signature read"] == "no; no"
+    check(rows[3], "accuracy", [], 57.0)
+    check(rows[3], "accuracy before", [], 91.37)
+    check(rows[4], "accuracy", of["replaced test_acc"], None)
+    check(rows[4], "accuracy before", of["signed_trained test_acc"][:1], None)  # seed 2 has none, seed 3 was not attacked
+    assert rows[4]["signature read"] == "no; no"
 
 
 def test_the_markdown_shows_what_the_csv_holds(sweep, tables):

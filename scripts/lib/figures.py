@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.lib.sweep_results import READ_BY, Sweep, measured, percent, split_of
 from models import ARCHITECTURES
+from scripts.lib.sweep_results import READ_BY, Sweep, measured, percent, split_of
 from utils.errors import UserError
 
 PAPERS_DATA = ("cifar10", "cifar100")

@@ -18,7 +18,8 @@ whole() { # whole CELL SEED: the ticket retrained, nothing done to it
 
 locked() { # locked CELL SEED SCORE RATIO: a key split off, the rest retrained (Figure 2)
     task "${1#*/}"
-    cmd python main_eval_all.py --arch "${1%/*}" "${TASK[@]}" --seed "$2" --epochs $EPOCHS $TRAINING --type "$3" \
+    score "$3"
+    cmd python main_eval_all.py --arch "${1%/*}" "${TASK[@]}" --seed "$2" --epochs $EPOCHS $TRAINING "${SCORE[@]}" \
         --key_ratio "$4" --mask_dir "$(at $1 $2)/ticket/ticket.pth.tar" --save_dir "$(at $1 $2)/locked/$3_$4"
 }
 
@@ -48,9 +49,9 @@ signed_trained() { # signed_trained CELL SEED: the signed ticket retrained (Tabl
         --save_dir "$(at $1 $2)/signed_trained"
 }
 
-pruned() { # pruned CELL SEED HOW LEVELS: weights removed by magnitude or at random (Table 6, Figures 3 and 4)
+pruned() { # pruned CELL SEED HOW LEVELS: weights removed by magnitude or at random, the stem's too (Table 6, Figures 3 and 4)
     task "${1#*/}"
-    cmd python main_attack.py prune --arch "${1%/*}" "${TASK[@]}" --seed "$2" --how "$3" --sweep "$4" \
+    cmd python main_attack.py prune --arch "${1%/*}" "${TASK[@]}" --seed "$2" --how "$3" --include_stem --sweep "$4" \
         --checkpoint "$(at $1 $2)/signed_trained/model_best.pth.tar" --claim "$(at $1 $2)/signed/*.claim.json" \
         --save_dir "$(at $1 $2)/pruned_$3"
 }
@@ -62,14 +63,16 @@ added() { # added CELL SEED LEVELS: noise weights where the ticket has none (Tab
         --save_dir "$(at $1 $2)/added"
 }
 
-replaced() { # replaced CELL SEED [FLAG...]: another code over the signature's, by somebody who knows where (fake3)
+replaced() { # replaced CELL SEED [FLAG]: another code over the signature's, by somebody who knows where (fake3)
     task "${1#*/}"
     cmd python main_attack.py fake3 --arch "${1%/*}" "${TASK[@]}" --seed "$2" --signature "$OTHER_SIGNATURE" "${@:3}" \
         --checkpoint "$(at $1 $2)/signed_trained/model_best.pth.tar" --claim "$(at $1 $2)/signed/*.claim.json" \
-        --save_dir "$(at $1 $2)/replaced${3:+_${3#--}}"
+        --save_dir "$(at $1 $2)/replaced${3:+_${3##*[-=]}}"
 }
 
-replaced_insider() { replaced "$1" "$2" --insider; } # replaced_insider CELL SEED: the same, only where the codes differ
+replaced_insider() { replaced "$1" "$2" --insider; }            # the same, only where the codes differ
+replaced_region() { replaced "$1" "$2" --extent=region; }       # ... the square keeps no trained weight
+replaced_published() { replaced "$1" "$2" --extent=published; } # ... and is filled up, as in the published code
 
 # --- scheme V3 --------------------------------------------------------------------------------------------------------
 
@@ -100,6 +103,14 @@ triggered_pruned() { # triggered_pruned CELL SEED LEVELS: its triggers under pru
     triggers
     cmd python main_attack.py prune --arch "${1%/*}" "${TASK[@]}" --seed "$2" --sweep "$3" "${TRIGGERS[@]}" \
         --checkpoint "$(at $1 $2)/triggered/model_best.pth.tar" --save_dir "$(at $1 $2)/triggered_pruned"
+}
+
+triggered_replaced() { # triggered_replaced CELL SEED: fake3 on the model with triggers, as in the published code
+    task "${1#*/}"
+    triggers
+    cmd python main_attack.py fake3 --arch "${1%/*}" "${TASK[@]}" --seed "$2" --signature "$OTHER_SIGNATURE" --extent=published \
+        "${TRIGGERS[@]}" --checkpoint "$(at $1 $2)/triggered/model_best.pth.tar" --claim "$(at $1 $2)/signed/*.claim.json" \
+        --save_dir "$(at $1 $2)/triggered_replaced"
 }
 
 tuned() { # tuned CELL SEED DATASET [FLAG...]: the same model trained on with other pictures (section 4.3)

@@ -28,7 +28,7 @@ case $PROFILE in
 paper) # section 4: 182 epochs, the extreme ticket
     EPOCHS=${EPOCHS:-182}
     TICKET=${TICKET:---extreme --rates 0.2,0.1,0.05,0.01}
-    TRIGGERS_PER_BATCH=${TRIGGERS_PER_BATCH:-2} # each trigger is seen 1,300 times
+    TRIGGERS_PER_BATCH=${TRIGGERS_PER_BATCH:-2} # each trigger is seen 1,300 times; the published code shows 1
     ;;
 short) # the same stages in hours on a CPU: short trainings, a ticket of 26% at a fixed rate
     EPOCHS=${EPOCHS:-12}
@@ -115,8 +115,14 @@ task() { # task DATASET: sets TASK to the flags that name its pictures; DATA_NAM
     esac
 }
 
+score() { # score NAME: sets SCORE to the flags that split a key off; NAME_walks is the published code's way
+    SCORE=(--type "${1%_walks}")
+    if [ "$1" != "${SCORE[1]}" ]; then SCORE+=(--select walks); fi
+}
+
 triggers() { # triggers: sets TRIGGERS to the flags that name the trigger set
     TRIGGERS=(--trigger_set "$TRIGGER_SET")
+    if [ "$TRIGGER_SET" = adi ]; then TRIGGERS+=(--trigger_labels published); fi # 0 to 9 on CIFAR-100 too, as the paper's
     if [ "$TRIGGER_SET" = keyed ]; then TRIGGERS+=(--trigger_key "$RUNS/trigger.key"); fi
     if [ "$TRIGGER_SET" != keyed ] && [ -n "$TRIGGER_DIR" ]; then TRIGGERS+=(--trigger_dir "$TRIGGER_DIR"); fi
 }

@@ -122,17 +122,23 @@ def table3(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
 
 def table4(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
     table = Table("Table 4: locked tickets on other pictures (fine-tuning attack on scheme V1)",
-                  ("score", "key", "network", "from", "to"), (ACCURACY,))
+                  ("score", "key", "network", "from", "to"), (ACCURACY, Measure("behind the ticket found there", unit="")))
     found = {(sweep.cell_of(seed), result.parts[-3].removeprefix("transferred_"), *split)
              for seed in sweep.seeds() for result in seed.glob("transferred_*/*/result.json")
              if (split := split_of(result.parent.name))}
     published = [(*transfer.split(":"), score, f"{paper['key_ratio']:g}")
                  for transfer, scores in paper.items() if ":" in transfer for score in scores]
     for cell, to, score, ratio in [*published, *sorted(found - set(published))]:
-        theirs = paper.get(f"{cell}:{to}", {}).get(score, {}) if float(ratio) == paper["key_ratio"] else {}
+        theirs = {}
+        if float(ratio) == paper["key_ratio"]:  # which of two ways the paper's number is of, it does not say
+            theirs = paper.get(f"{cell}:{to}", {}).get(score.removesuffix("_walks").removesuffix("_published"), {})
         network, data = cell_titles(cell)
+        ours = sweep.by_seed(cell, f"transferred_{to}/{score}_{ratio}")
+        tickets = sweep.by_seed(f"{cell.split('/')[0]}/{to}", "ticket")
+        gaps = [accuracy_drop(tickets[seed], one, "ticket_acc") for seed, one in ours.items() if seed in tickets]
         table.add((score, percent(float(ratio)), network, data, registered_title(DATASETS, to)),
-                  (theirs.get("test_acc"), measured(sweep.results(cell, f"transferred_{to}/{score}_{ratio}"), "test_acc")))
+                  (theirs.get("test_acc"), measured(ours.values(), "test_acc")),
+                  (theirs.get("gap"), [points for points in gaps if points is not None]))
     return table
 
 
@@ -206,7 +212,10 @@ def text_numbers(sweep: Sweep, paper: Mapping[str, Any]) -> Table:
 
 # what the table calls it, folders of its runs (* for the other pictures), of the runs that are attacked
 ATTACKS_IN_THE_TEXT = (("fine-tuned", "tuned/*", "triggered"), ("fine-tuned, mask free", "tuned_free_mask/*", "triggered"),
-                       ("fake3", "replaced", "signed_trained"), ("fake3, insider", "replaced_insider", "signed_trained"))
+                       ("fake3, published", "replaced_published", "signed_trained"),
+                       ("fake3, region", "replaced_region", "signed_trained"), ("fake3", "replaced", "signed_trained"),
+                       ("fake3, insider", "replaced_insider", "signed_trained"),
+                       ("fake3, published, on V3", "triggered_replaced", "triggered"))
 
 TABLES: dict[str, Callable[[Sweep, Mapping[str, Any]], Table]] = {
     "table1": table1, "table2": table2, "table3": table3, "table4": table4, "table5": table5, "table6": table6,
