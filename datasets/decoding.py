@@ -1,5 +1,6 @@
 """Pictures from files of anybody, in any format Pillow reads by itself."""
 
+import io
 from functools import cache
 from pathlib import Path
 
@@ -16,10 +17,16 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in Image.OPEN if name != "EPS")
 
 
-def read_rgb(path: str | Path) -> Image.Image:
-    """A picture in 8-bit RGB, turned as its camera was held. Raises UserError for a file that is none."""
+def read_rgb(path: str | Path, content: bytes | None = None, size: tuple[int, int] | None = None) -> Image.Image:
+    """A picture in 8-bit RGB, turned as its camera was held.
+
+    content: the file's, where it was read already. size: width and height that it must say it has, before anything is decoded.
+    Raises UserError for a file that is none, or of another size.
+    """
     try:
-        with Image.open(path, formats=_formats()) as image:
+        with Image.open(path if content is None else io.BytesIO(content), formats=_formats()) as image:
+            if size is not None and image.size != size:
+                raise ValueError(f"is {image.width}x{image.height}, should be {size[0]}x{size[1]}")
             image = ImageOps.exif_transpose(image)
             if image.mode == "F":
                 raise ValueError("floating-point pictures have no defined range")

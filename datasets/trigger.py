@@ -48,6 +48,7 @@ SHAPES = 6
 
 EXPORT_FORMAT = "lottery-triggers/1"
 MAX_EXPORTED = 1 << 32  # bytes of pixels
+MAX_DESCRIPTION, MAX_ROW = 1 << 16, 1 << 9  # bytes of triggers.json, and of whatever else a file has beside its content; of a label
 MAX_CLASSES = 1 << 20
 
 
@@ -218,10 +219,10 @@ def read_key(path: str | Path) -> bytes:
     """
     shortest, longest = KEY_BYTES
     try:
-        with open(path, "rb") as file:
+        with checkpoint.open_regular(path, links=False) as file:
             key = file.read(longest + 2).strip()
-    except OSError as error:
-        raise UserError(f"--trigger_key {path}: can't be read ({error.strerror or error})") from None
+    except UserError as error:
+        raise UserError(f"--trigger_key {error}") from None
     other = _known_as_other(key)
     if other:
         raise UserError(f"--trigger_key {path}: is {other}, no trigger key; give the file that make_triggers.py --new_key made")
@@ -353,7 +354,10 @@ def load_exported(folder: str | Path, flag: str = "--trigger_dir") -> TriggerSet
     folder = Path(folder)
     if not (folder / "triggers.json").is_file():
         raise UserError(f"{flag} {folder}: holds no triggers.json; give a folder that make_triggers.py wrote")
-    facts = checkpoint.load_json(folder / "triggers.json")
+    try:
+        facts = checkpoint.parse_json(_read_bounded(folder / "triggers.json", MAX_DESCRIPTION))
+    except ValueError as error:
+        raise UserError(f"{folder / 'triggers.json'}: not a JSON file that can be read ({error})") from None
     wanted = {"format": str, "kind": str, "pictures": int, "size": int, "num_classes": int, "sha256": str}
     if not isinstance(facts, dict) or facts.get("format") != EXPORT_FORMAT \
             or {name: type(value) for name, value in facts.items()} != wanted:
@@ -361,16 +365,14 @@ def load_exported(folder: str | Path, flag: str = "--trigger_dir") -> TriggerSet
     if min(facts["pictures"], facts["size"]) < 1 or 3 * facts["pictures"] * facts["size"] ** 2 > MAX_EXPORTED \
             or not 2 <= facts["num_classes"] <= MAX_CLASSES:
         raise UserError(f"{folder / 'triggers.json'}: its numbers are out of range")
-    labels = _read_labels(folder / "labels.csv", facts["num_classes"])
+    labels = _read_labels(folder / "labels.csv", facts["num_classes"], facts["pictures"])
     if len(labels) != facts["pictures"]:
         raise UserError(f"{folder / 'labels.csv'}: has {len(labels)} rows, triggers.json says {facts['pictures']}")
     size = facts["size"]
     images = np.empty((len(labels), size, size, 3), dtype=np.uint8)
     for index, name in enumerate(labels):
-        image = np.asarray(read_rgb(folder / name))
-        if image.shape != images.shape[1:]:
-            raise UserError(f"{folder / name}: is {image.shape[1]}x{image.shape[0]}, triggers.json says {size}x{size}")
-        images[index] = image
+        content = _read_bounded(folder / name, MAX_DESCRIPTION + 16 * size ** 2)
+        images[index] = np.asarray(read_rgb(folder / name, content, (size, size)))
     pictures = Pictures(torch.from_numpy(images), torch.tensor(list(labels.values())))
     found = TriggerSet(facts["kind"], pictures, tuple(labels), facts["num_classes"])
     if found.fingerprint() != facts["sha256"]:
@@ -379,12 +381,20 @@ def load_exported(folder: str | Path, flag: str = "--trigger_dir") -> TriggerSet
     return found
 
 
-def _read_labels(path: Path, num_classes: int) -> dict[str, int]:
+def _read_bounded(path: Path, limit: int) -> bytes:
+    """A file of a folder that anybody may have made."""
+    with checkpoint.open_regular(path, links=False) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(f"{path}: has more than {limit} bytes, so is not what it should be")
+    return content
+
+
+def _read_labels(path: Path, num_classes: int, pictures: int) -> dict[str, int]:
     """Label by name of picture, in the file's order."""
     try:
-        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
-    except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror or error})") from None
+        text = _read_bounded(path, MAX_DESCRIPTION + MAX_ROW * pictures).decode("utf-8")
+        rows = list(csv.reader(io.StringIO(text, newline="")))
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV file ({error})") from None
     if not rows or rows[0] != ["image", "label"]:

@@ -7,6 +7,7 @@ import http.server
 import io
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from datasets import TRIGGER_SETS, trigger
 from datasets.pictures import as_float
@@ -341,7 +343,7 @@ def rewrite(path: Path, old: str, new: str) -> None:
 
 @pytest.mark.parametrize("spoil, message", [
     (lambda f: Image.new("RGB", (8, 8)).save(f / "0001.png"), "was changed"),
-    (lambda f: Image.new("RGB", (9, 8)).save(f / "0001.png"), "0001.png: is 9x8"),
+    (lambda f: Image.new("RGB", (9, 8)).save(f / "0001.png"), "0001.png: .*is 9x8"),
     (lambda f: (f / "0002.png").unlink(), "0002.png"),
     (lambda f: rewrite(f / "labels.csv", "image,label", "label,image"), "first line"),
     (lambda f: rewrite(f / "labels.csv", "0002.png", "0001.png"), "0001.png"),
@@ -365,6 +367,38 @@ def test_a_changed_folder_is_refused(tmp_path, spoil, message):
     spoil(folder)
     with pytest.raises(UserError, match=message):
         trigger.load_exported(folder)
+
+
+@pytest.mark.parametrize("name", ["triggers.json", "labels.csv", "0001.png"])
+@pytest.mark.parametrize("spoil, why", [
+    (lambda path: path.symlink_to("/dev/zero"), "is a link|device"), (lambda path: path.symlink_to(path.with_suffix(".moved")), "is a link"),
+    (os.mkfifo, "device or a pipe"), (lambda path: path.mkdir(), "is a folder"),
+    (lambda path: path.write_bytes(b" " * (1 << 20)), "has more than")])
+def test_whatever_lies_in_a_strangers_folder_is_refused_at_once(tmp_path, name, spoil, why):
+    trigger.export(trigger.keyed(KEY, 3, 10, 8), tmp_path / "set")
+    (tmp_path / "set" / name).rename((tmp_path / "set" / name).with_suffix(".moved"))
+    spoil(tmp_path / "set" / name)
+    with pytest.raises(UserError, match=f"{name}: .*({why})" if name != "triggers.json" else f"({why}|holds no triggers.json)"):
+        trigger.load_exported(tmp_path / "set")
+
+
+def test_a_picture_of_another_size_is_not_decoded(tmp_path, monkeypatch):
+    """A file of 22 KB can say that it has 178 million pixels."""
+    trigger.export(trigger.keyed(KEY, 3, 10, 8), tmp_path / "set")
+    Image.new("1", (13_000, 13_000)).save(tmp_path / "set/0001.png")
+    load = PngImageFile.load
+    monkeypatch.setattr(PngImageFile, "load", lambda self: pytest.fail("decoded") if self.size != (8, 8) else load(self))
+    with pytest.raises(UserError, match="0001.png: .*(13000x13000, should be 8x8|has more than)"):
+        trigger.load_exported(tmp_path / "set")
+
+
+@pytest.mark.parametrize("spoil, why", [(lambda path: path.symlink_to("/dev/zero"), "is a link|device"), (os.mkfifo, "pipe"),
+                                        (lambda path: path.symlink_to(path.with_name("true.key")), "is a link")])
+def test_a_key_that_is_no_file_is_refused_at_once(tmp_path, spoil, why):
+    trigger.new_key(tmp_path / "true.key")
+    spoil(tmp_path / "key")
+    with pytest.raises(UserError, match=f"--trigger_key .*({why})"):
+        trigger.read_key(tmp_path / "key")
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
@@ -596,7 +630,7 @@ def test_the_original_readmes_command_for_scheme_3(run_main, ticket, make_model,
     (("--trigger_set", "keyed", "--trigger_key", "k", "--trigger_resize"), "--trigger_resize: means nothing"),
     (("--trigger_set", "folder"), "folder needs --trigger_dir"),
     (("--trigger_per_batch", "128"), "must be below --batch_size 128"),
-    (("--trigger_set", "keyed", "--trigger_key", "/nonexistent"), "/nonexistent: can't be read"),
+    (("--trigger_set", "keyed", "--trigger_key", "/nonexistent"), "/nonexistent: no such file"),
     (("--trigger_dir", "/proc/nothing"), "can't be downloaded"),
 ])
 def test_flags_that_do_not_fit_are_refused(run_main, refused, ticket, tmp_path, monkeypatch, words, message):

@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -320,6 +321,35 @@ def test_another_claims_commitment_is_called_so(verify, run_main, owner, refused
     (tmp_path / "other.json").write_bytes(commitment._text(commitment._public_content(commitment.commit(other))))
     assert "changed since: 'fidelity.dataset'" in refused(verify("--suspect", owner / "own.pth.tar",
                                                                  commitment=tmp_path / "other.json"))
+
+
+# all encodings, 0 <= y < 2^255, of the eight points of small order, with either sign of x
+SMALL_ORDER = [(y | sign << 255).to_bytes(32, "little") for sign in (0, 1) for y in (
+    0, 1, 2**255 - 20, 2**255 - 19, 2**255 - 18,
+    2707385501144840649318225287225658788936804267575313519463743609750303402022,
+    55188659117513257062467267217118295137698188065244968500265048394206261417927)]
+
+
+def test_keys_for_which_anybody_can_sign_are_refused(tmp_path):
+    """OpenSSL accepts the signature (identity, 0) of any message by any of them, up to a root that is ground in a few tries."""
+    accepted = 0
+    for key in SMALL_ORDER:
+        for number in range(64):
+            made = commitment.salted({"owner": f"J{number}"})
+            forged = commitment.Commitment(made.leaves(), key, b"\1" + bytes(63))
+            with pytest.raises(Refused, match="point of small order"):
+                commitment.check_signature(forged, "it")
+            try:
+                Ed25519PublicKey.from_public_bytes(key).verify(forged.signature, commitment._signed_message(forged.root))
+                accepted += 1
+                break
+            except InvalidSignature:
+                pass
+    assert accepted >= 8, "the attack is real"
+    path = tmp_path / "commitment.json"
+    path.write_bytes(commitment._text(commitment._public_content(forged)))
+    with pytest.raises(Refused, match="point of small order"):
+        commitment.read_commitment(path)
 
 
 def test_another_persons_signature_is_refused(owner, tmp_path):

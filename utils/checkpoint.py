@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -230,10 +231,24 @@ def read_bounded(path: str | Path, limit: int, regular: bool = False) -> bytes |
     Raises UserError for one that can't be read; with `regular`, also for devices, pipes and folders.
     """
     try:
-        if regular:
-            check_is_file(path)
-        with open(path, "rb") as file:
+        with open_regular(path) if regular else open(path, "rb") as file:
             content = file.read(limit + 1)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error})") from None
     return content if len(content) <= limit else None
+
+
+def open_regular(path: str | Path, links: bool = True) -> BinaryIO:
+    """A file, open for reading. Raises UserError for what is no regular file but a folder, a device or a pipe, which may have no
+    end, and for one that can't be read; without `links` also for a link, which may lead anywhere."""
+    try:  # by what was opened, not by what the name stood for before
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | (0 if links else os.O_NOFOLLOW)))
+    except (OSError, ValueError) as error:
+        why = "is a link; put the file itself there" if not links and os.path.islink(path) else \
+            f"can't be read ({getattr(error, 'strerror', None) or error})"
+        check_is_file(path)
+        raise UserError(f"{path}: {why}") from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise UserError(f"{path}: is no file, but a device or a pipe; name a file")
+    return file

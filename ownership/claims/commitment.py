@@ -25,6 +25,10 @@ DOMAIN = "lottery-verification"  # no digest or signature made for another purpo
 SALT_BYTES = 32
 MAX_BYTES = 1 << 20  # of either file; a claim has a few thousand
 MAX_KEY_BYTES = 1 << 16
+FIELD_PRIME = (1 << 255) - 19  # of Ed25519's coordinates
+# y coordinates of the eight points of small order: of order 1, 4 (two points), 2, and of order 8 (two points each)
+_Y_OF_ORDER_8 = int.from_bytes(bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little")
+SMALL_ORDER = frozenset({1, 0, FIELD_PRIME - 1, _Y_OF_ORDER_8, FIELD_PRIME - _Y_OF_ORDER_8})
 CLAIM_FILE, COMMITMENT_FILE = "claim.json", "commitment.json"
 
 
@@ -127,11 +131,19 @@ def _signed_message(root: bytes) -> bytes:
     return f"{DOMAIN}/signature/1\0".encode() + root
 
 
+def is_of_small_order(public_key: bytes) -> bool:
+    """Whether an Ed25519 public key, 32 bytes in any spelling, is a point for which signatures of any message can be made up."""
+    y = int.from_bytes(public_key, "little") & ((1 << 255) - 1)  # without the sign of x
+    return y % FIELD_PRIME in SMALL_ORDER
+
+
 def check_signature(commitment: Commitment, where: str) -> None:
     """Raise Refused, naming `where`, unless the signature is the owner key's of this very root."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+    if is_of_small_order(commitment.owner_key):
+        raise Refused(f"{where}: 'owner_key' is a point of small order, for which anybody can sign anything")
     try:
         Ed25519PublicKey.from_public_bytes(commitment.owner_key).verify(commitment.signature, _signed_message(commitment.root))
     except (InvalidSignature, ValueError):

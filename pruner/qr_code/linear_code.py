@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 import qrcode
-from qrcode import util
+from qrcode import base, util
 
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.geometry import CodeFormat
@@ -79,7 +79,7 @@ def linear_code(code_format: CodeFormat, length: int) -> LinearCode:
     version, level = code_format.version, code_format.error_correction
     if not 0 < length <= qr_code.capacity(version, level):
         raise ValueError(f"{length} bytes do not fit a version {version} code")
-    order, pattern = _layout(version, code_format.mask_pattern)
+    order, pattern = layout(version, code_format.mask_pattern)
     generator = _generator(version, level, length)
     reference = pattern.copy()
     reference[order] ^= _laid_bits(version, level, _reference(length), len(order))
@@ -101,7 +101,7 @@ def _generator(version: int, level: str, length: int) -> np.ndarray:
     rounded = max(64, 1 << (length - 1).bit_length())
     if length < (longest := min(qr_code.capacity(version, level), rounded)):
         return np.ascontiguousarray(_generator(version, level, longest)[:, :8 * length])
-    order, _ = _layout(version, 0)
+    order, _ = layout(version, 0)
     reference = _laid_bits(version, level, _reference(length), len(order))
     generator = np.zeros((len(order), 8 * length), dtype=bool)
     for bit in range(8 * length):
@@ -120,7 +120,7 @@ def _laid_bits(version: int, level: str, content: bytes, modules: int) -> np.nda
 
 
 @lru_cache(maxsize=64)
-def _layout(version: int, mask_pattern: int) -> tuple[np.ndarray, np.ndarray]:
+def layout(version: int, mask_pattern: int) -> tuple[np.ndarray, np.ndarray]:
     """(order, pattern): int [modules], which data module, counted row by row, each laid bit goes to; bool [modules], the
     mask pattern there, in row order."""
     is_data = qr_code.data_modules(version)
@@ -138,3 +138,16 @@ def _layout(version: int, mask_pattern: int) -> tuple[np.ndarray, np.ndarray]:
     for bit in range(modules.bit_length()):
         place += (laid(position >> bit & 1 == 1) ^ pattern).astype(np.int64) << bit
     return np.argsort(place), pattern
+
+
+@lru_cache(maxsize=64)
+def reed_solomon_blocks(version: int, level: str) -> list[tuple[np.ndarray, int]]:
+    """Of each block: which codewords it has, int [codewords], numbered as they are laid, data before parity; and how many are data.
+
+    Any so many of them determine the block, and every choice of their values is a block: the code is maximum distance separable.
+    """
+    blocks = base.rs_blocks(version, qr_code.ERROR_CORRECTION[level])
+    data = [block.data_count for block in blocks]
+    parity = [block.total_count - block.data_count for block in blocks]
+    laid = [block for counts in (data, parity) for row in range(max(counts)) for block in range(len(blocks)) if row < counts[block]]
+    return [(np.flatnonzero(np.array(laid) == block), count) for block, count in enumerate(data)]
