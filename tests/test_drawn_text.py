@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ownership.qr_code.drawn_text import Belief, log_symmetric
-from ownership.suspects.reading import Window
+from ownership.qr_code.window import Window
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.derived_text import SYMBOLS, derived_text, length_for
 from pruner.qr_code.geometry import CodeFormat

@@ -21,7 +21,7 @@ from fractions import Fraction
 import numpy as np
 from qrcode import util
 
-from ownership.suspects.reading import Window
+from ownership.qr_code.window import Window
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.derived_text import SYMBOLS, bits
 from pruner.qr_code.geometry import CodeFormat
