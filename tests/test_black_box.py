@@ -8,10 +8,8 @@ import math
 import re
 import shutil
 import socket
-import threading
 import time
 from fractions import Fraction
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -19,6 +17,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, hypergeom
+from stand_ins import hangs, serving
 
 from datasets.pictures import Pictures
 from ownership.trigger_set.evidence import by_chance, evidence_of, fisher, predict, read_predictions, scientific, write_predictions
@@ -321,45 +320,6 @@ class Speaker:
         return 200, json.dumps({"model_name": "net", "outputs": outputs}).encode()
 
 
-@contextlib.contextmanager
-def serving(answer):
-    """Serve answer(method, path, body) -> (status, body), or (None, function of the handler); yields the URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def respond(self):
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if hasattr(answer, "headers"):
-                answer.headers.append(dict(self.headers))
-            status, content = answer(self.command, self.path, body)
-            if status is None:
-                with contextlib.suppress(OSError):
-                    content(self)
-                self.close_connection = True
-                return
-            self.send_response(status)
-            if 300 <= status < 400:
-                self.send_header("Location", content.decode())
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_GET = do_POST = respond
-
-        def log_message(self, *words):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads, server.block_on_close = True, False
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 QUICK = Service(timeout=20, retries=2, pause=0.01)
 
 
@@ -469,7 +429,7 @@ def drip(handler, start: bytes):
 
 
 HANGING = {
-    "silent": lambda handler: time.sleep(3),
+    "silent": hangs()[1],
     "headers by drips": lambda handler: drip(handler, b"HTTP/1.1 200 OK\r\nX-Long: "),
     "body by drips": lambda handler: drip(handler, b"HTTP/1.1 200 OK\r\n\r\n"),
 }
@@ -807,10 +767,6 @@ def test_a_public_set_is_compared_with_an_innocent_model(run_main, exported, mod
 
 def answers_500(*_):
     return 500, b'{"error": "out of memory"}'
-
-
-def hangs(*_):
-    return None, HANGING["silent"]
 
 
 def talks_nonsense(*_):

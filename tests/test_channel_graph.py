@@ -3,52 +3,11 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from stand_ins import Grouped, Tiny
 from torch import nn
 
 from pruner.channel_graph import channel_graph, kernel_strengths, per_kernel, surviving_edges, to_networkx
 from utils.errors import UserError
-
-
-class Tiny(nn.Module):
-    """Stem, a block with an identity shortcut, one with a padded shortcut, one with a downsampling convolution."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 2, 3, padding=1, bias=False)
-        self.a1 = nn.Conv2d(2, 2, 3, padding=1, bias=False)
-        self.a2 = nn.Conv2d(2, 2, 3, padding=1, bias=False)
-        self.b1 = nn.Conv2d(2, 3, 3, stride=2, padding=1, bias=False)
-        self.b2 = nn.Conv2d(3, 4, 3, padding=1, bias=False)
-        self.c1 = nn.Conv2d(4, 2, 1, bias=False)
-        self.c2 = nn.Conv2d(2, 3, 3, padding=1, bias=False)
-        self.down = nn.Conv2d(4, 3, 1, bias=False)
-        self.fc = nn.Linear(3, 2, bias=False)
-
-    def forward(self, x):
-        x = F.relu(self.conv1(x))
-        x = F.relu(self.a2(F.relu(self.a1(x))) + x)
-        x = F.relu(self.b2(F.relu(self.b1(x))) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1)))
-        x = F.relu(self.c2(F.relu(self.c1(x))) + self.down(x))
-        return self.fc(x.mean((2, 3)))
-
-
-class Grouped(nn.Module):
-    """A depthwise convolution, one of two groups, two branches side by side, a layer behind a flattened picture."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 4, 3, padding=1, bias=False)
-        self.depth = nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False)
-        self.point = nn.Conv2d(4, 6, 1, bias=False)
-        self.halves = nn.Conv2d(6, 4, 3, padding=1, groups=2, bias=False)
-        self.beside = nn.Conv2d(6, 2, 1, bias=False)
-        self.fc = nn.Linear(6 * 4, 2, bias=False)
-
-    def forward(self, x):
-        x = F.relu(self.point(F.relu(self.depth(F.relu(self.conv1(x))))))
-        x = F.relu(torch.cat([self.halves(x), self.beside(x)], 1))
-        return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 2), 1))
 
 
 def strengths_of(model, graph):

@@ -1,66 +1,20 @@
-"""Looking for a code without its claim: the scan against a brute-force oracle, and what clearing and filling do.
-
-`real_looking_mask` stands in for tickets of long trainings, in other tests too.
-"""
+"""Looking for a code without its claim: the scan against a brute-force oracle, and what clearing and filling do."""
 
 import math
-from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stand_ins import layer_shapes, overlap, real_looking_mask, small_mask
 
 from attacks.locate import Found, clear, fill, locate
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import embed, find_region, occupancy
-from pruner.masks import Mask, prunable_layers
+from pruner.masks import Mask
 from pruner.qr_code.placement import natural_probabilities
 from utils.errors import UserError
-
-
-@cache
-def layer_shapes(arch: str) -> dict[str, tuple[int, ...]]:
-    from models import build_model
-
-    return {name: tuple(layer.weight.shape) for name, layer in prunable_layers(build_model(arch, 10)).items()}
-
-
-def real_looking_mask(shapes: dict[str, tuple[int, ...]], density: float, seed: int, spread: float = 0.2,
-                      dead: float = 0.03) -> Mask:
-    """The largest weights of a made-up network, so many that their share is `density`, up to rounding.
-
-    Weights are normal, times 1 / sqrt(inputs) per layer, so that density falls with depth as in trained networks pruned
-    by magnitude, times a log-normal factor (sigma `spread`) per row and per column, whose tails become dead channels as
-    density falls. The share `dead` of rows and columns is empty at any density. In a ResNet-20 trained on 20,000
-    pictures of CIFAR-10 for 10 epochs and pruned to 26% and 5% at once, densities differed between channels as with a
-    spread of 0.06 and 0.08, and no channel was dead but at 5%; the defaults are for longer training, and harder.
-    """
-    random = np.random.default_rng(seed)
-    sizes = {}
-    for name, (out, into, height, width) in shapes.items():
-        rows = random.lognormal(0, spread, out) * (random.random(out) >= dead)
-        columns = random.lognormal(0, spread, into) * (random.random(into) >= dead)
-        scale = random.lognormal(0, 0.03) / math.sqrt(into * height * width)
-        factors = np.outer(rows, columns)[:, :, None, None]
-        sizes[name] = np.abs(random.normal(0, scale, (out, into, height, width))) * factors
-    everything = np.concatenate([size.ravel() for size in sizes.values()])
-    threshold = np.partition(everything, -round(density * len(everything)))[-round(density * len(everything))]
-    return Mask({name: torch.from_numpy(size >= threshold) for name, size in sizes.items()})
-
-
-def small_mask(seed: int, density: float, area: tuple[int, int] = (2, 2)) -> Mask:
-    return real_looking_mask({"a": (31, 34, *area), "b": (26, 24, *area), "c": (31, 34, *area), "d": (20, 40, *area)},
-                             density, seed)
-
-
-def overlap(found: Found, layer: str, x: int, y: int, size: int) -> float:
-    """Intersection over union of two blocks."""
-    if found.layer != layer:
-        return 0.0
-    shared = [max(0, min(a + found.size, b + size) - max(a, b)) for a, b in ((found.start_x, x), (found.start_y, y))]
-    return math.prod(shared) / (found.size**2 + size**2 - math.prod(shared))
 
 
 def oracle(layer: torch.Tensor, x: int, y: int, version: int) -> float:

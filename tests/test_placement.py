@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_locate import layer_shapes, overlap, real_looking_mask, small_mask
+from stand_ins import layer_shapes, overlap, real_looking_mask, small_mask
 
 from attacks.locate import locate
 from pruner.qr_code import geometry as qr_code

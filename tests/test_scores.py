@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_channel_graph import Grouped, Tiny
+from stand_ins import Grouped, Tiny
 
 from pruner.channel_graph import surviving_edges, to_networkx
 from pruner.masks import Mask, prunable_layers

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
-from test_black_box import hangs, serving
+from stand_ins import hangs, serving
 
 from attacks.permute import permute
 from attacks.prune import prune
