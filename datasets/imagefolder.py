@@ -1,9 +1,11 @@
-"""Your own pictures: `train/<class>/*` and `test/<class>/*`, in any format Pillow reads, decoded once and cached."""
+"""Your own pictures: `train/<class>/**` and `test/<class>/**`, in any format Pillow reads, decoded once and cached."""
 
 import contextlib
 import hashlib
 import os
+import sys
 import warnings
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,18 +15,24 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from datasets import ImageSizeError
-from datasets.decoding import read_rgb
+from datasets.decoding import DEEP_COLOUR, deepest, is_picture, read_rgb, white_of
 from datasets.pictures import Dataset, Pictures, hold_out, statistics
 from utils import checkpoint
+from utils.cli import one_line
 from utils.errors import UserError
 
-CACHE_LAYOUT = 1  # raise it when what is cached changes
+CACHE_LAYOUT = 2  # raise it when what is cached changes
 MIN_SIDE, MAX_SIDE = 8, 4096
+PARTS = ("train", "test")
+# folders that systems put beside pictures: thumbnails, what was deleted, resource forks; and all that begin with a dot
+SYSTEM_FOLDERS = frozenset(("@eadir", "@recycle", "#recycle", "$recycle.bin", "__macosx", "lost+found", "system volume information"))
 
 
 def load_imagefolder(root: str | None, image_size: int | None) -> Dataset:
     """Pictures of `root`; classes are the sorted folder names of `train/`, a tenth of each is for validation.
 
+    Folders in a class's folder are read too, and links are followed, as torchvision does. What is no picture is left out, counted
+    and named once. Pictures with more than 8 bits per value are scaled by one range for all, see `datasets.decoding.white_of`.
     Pictures keep their size where all have the same, square one; else `image_size` must be given, and each is
     resized so that it covers the square and cropped to its centre. Decoded tensors are cached beside the pictures
     (or in the user's cache folder, where that is not writable) and used until a file is added, removed or changed.
@@ -40,7 +48,11 @@ def load_imagefolder(root: str | None, image_size: int | None) -> Dataset:
     if image_size is not None and image_size > MAX_SIDE:
         raise ImageSizeError(image_size, f"must be at most {MAX_SIDE}")
     classes = _classes(folder)
-    files = {part: _files(folder / part, classes) for part in ("train", "test")}
+    skipped: list[Path] = []
+    files = {part: _files(folder / part, classes, skipped) for part in PARTS}
+    if skipped:
+        print(f"note: --data {folder}: {len(skipped)} entries are no pictures and left out, such as "
+              f"{', '.join(one_line(str(path.relative_to(folder))) for path in skipped[:3])}", file=sys.stderr)
 
     fingerprint = _fingerprint(folder, files, image_size)
     tensors = _from_cache(folder, fingerprint, {part: len(files[part]) for part in files})
@@ -48,7 +60,8 @@ def load_imagefolder(root: str | None, image_size: int | None) -> Dataset:
         # Pillow's remarks are silenced here, around the threads: filters belong to the whole process
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tensors = {part: _decode([path for path, _ in files[part]], image_size) for part in files}
+            white = _white(folder, [path for part in files.values() for path, _ in part])
+            tensors = {part: _decode([path for path, _ in files[part]], image_size, white) for part in files}
         if tensors["train"].shape[1:] != tensors["test"].shape[1:]:
             raise ImageSizeError(None, f"--data {folder}: train/ and test/ differ in picture size", "give --image_size N")
         _to_cache(folder, fingerprint, tensors)
@@ -63,10 +76,11 @@ def load_imagefolder(root: str | None, image_size: int | None) -> Dataset:
 
 def _classes(folder: Path) -> tuple[str, ...]:
     found = {}
-    for part in ("train", "test"):
+    for part in PARTS:
         if not (folder / part).is_dir():
-            raise UserError(f"--data {folder}: no folder {part}/; lay pictures out as train/<class>/ and test/<class>/")
-        found[part] = {entry.name for entry in os.scandir(folder / part) if entry.is_dir() and entry.name[0] != "."}
+            raise UserError(f"--data {folder}: no folder {part}/; " + (_one_level_off(folder) or
+                            "lay pictures out as train/<class>/ and test/<class>/"))
+        found[part] = {entry.name for entry in os.scandir(folder / part) if entry.is_dir() and not _is_systems(entry.name)}
     odd = sorted(found["train"] ^ found["test"])
     if odd:
         raise UserError(f"--data {folder}: class {odd[0]!r} is in one of train/ and test/ only")
@@ -75,26 +89,69 @@ def _classes(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(found["train"]))
 
 
-def _files(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
+def _one_level_off(folder: Path) -> str | None:
+    """The mend, where the folder of the pictures is the one above or one below."""
+    below = sorted(folder.iterdir()) if folder.is_dir() else []
+    right = next((place for place in (folder.resolve().parent, *below) if all((place / part).is_dir() for part in PARTS)), None)
+    return right and f"it lies one level off; give --data {right}"
+
+
+def _is_systems(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
+def _files(folder: Path, classes: tuple[str, ...], skipped: list[Path]) -> list[tuple[Path, int]]:
+    """Pictures with their labels, in order of their names. What else is there joins `skipped`, but for what begins with a dot."""
     files = []
+    skipped += sorted(folder / entry.name for entry in os.scandir(folder) if entry.name not in classes and entry.name[0] != ".")
     for label, name in enumerate(classes):
-        members = sorted(e.name for e in os.scandir(folder / name) if e.is_file() and e.name[0] != ".")
-        if not members:
+        pictures = []
+        for path in _below(folder / name, frozenset(map(os.path.realpath, (folder, folder.parent))), skipped):
+            (pictures if path.is_file() and is_picture(path) else skipped).append(path)
+        if not pictures:
             raise UserError(f"--data: {folder / name} holds no pictures")
-        files += [(folder / name / member, label) for member in members]
+        files += [(path, label) for path in pictures]
     return files
 
 
-def _read(path: Path, image_size: int | None) -> np.ndarray:
-    image = read_rgb(path)
+def _below(folder: Path, above: frozenset[str], skipped: list[Path]) -> Iterator[Path]:
+    """All files below a folder, those of its own first; not those of links to the folders above it, which would have no end."""
+    above |= {os.path.realpath(folder)}
+    entries = sorted((entry for entry in os.scandir(folder) if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    yield from (folder / entry.name for entry in entries if not entry.is_dir())
+    for entry in entries:
+        if entry.is_dir():
+            if _is_systems(entry.name) or os.path.realpath(entry.path) in above:
+                skipped.append(folder / entry.name)
+            else:
+                yield from _below(folder / entry.name, above, skipped)
+
+
+def _white(folder: Path, paths: Sequence[Path]) -> dict[str, int]:
+    """What is white in pictures with more than 8 bits, by kind; says so where there are any."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = [deep for deep in pool.map(deepest, paths) if deep]
+    try:
+        white = white_of(found)
+    except ValueError as error:
+        raise UserError(f"--data {folder}: {error}") from None
+    for kind, value in white.items():
+        if kind != DEEP_COLOUR:
+            print(f"note: --data {folder}: white is {value} in all pictures of more than 8 bits ({kind}); their largest value is "
+                  f"{max(largest for other, largest in found if other == kind)}", file=sys.stderr)
+    return white
+
+
+def _read(path: Path, image_size: int | None, white: dict[str, int] | None = None) -> np.ndarray:
+    image = read_rgb(path, white=white)
     if image_size is not None and image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(image)
 
 
-def _decode(paths: list[Path], image_size: int | None) -> torch.Tensor:
+def _decode(paths: list[Path], image_size: int | None, white: dict[str, int]) -> torch.Tensor:
     """Pictures as uint8 [N, H, W, 3]; threads pay because Pillow decodes outside Python's lock."""
-    first = _read(paths[0], image_size)
+    first = _read(paths[0], image_size, white)
     height, width = first.shape[:2]
     if height != width or height < MIN_SIDE:
         raise ImageSizeError(None, f"{paths[0]}: is {width}x{height}",
@@ -105,7 +162,7 @@ def _decode(paths: list[Path], image_size: int | None) -> torch.Tensor:
     images = np.empty((len(paths), *first.shape), dtype=np.uint8)
 
     def fill(index: int) -> None:
-        image = _read(paths[index], image_size)
+        image = _read(paths[index], image_size, white)
         if image.shape != first.shape:
             raise ImageSizeError(None, f"{paths[index]}: is {image.shape[1]}x{image.shape[0]}, others are {width}x{height}",
                                  "give --image_size N")

@@ -1,13 +1,17 @@
 """Pictures in memory: augmentation against a slow oracle, splits, subsets, and every way pictures can be supplied."""
 
+import errno
 import hashlib
 import io
 import itertools
 import os
 import pickle
+import re
 import shutil
+import struct
 import tarfile
 import urllib.error
+import zlib
 
 import numpy as np
 import pytest
@@ -20,6 +24,7 @@ from scipy import stats
 from sklearn import datasets as sklearn_datasets
 
 from datasets import DATASETS, cifar, imagefolder, load_dataset
+from datasets.decoding import read_rgb
 from datasets.pictures import Dataset, Pictures, hold_out, statistics
 from models import build_model
 from utils import checkpoint
@@ -319,10 +324,50 @@ def test_missing_cifar_is_one_line_with_three_ways(monkeypatch, run_main, refuse
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_archive_is_one_line_too(monkeypatch, tmp_path):
+@pytest.mark.parametrize("name, archive", [("cifar10", "cifar-10-python.tar.gz"), ("cifar100", "cifar-100-python.tar.gz")])
+def test_a_damaged_archive_is_there_but_damaged(monkeypatch, tmp_path, name, archive):
     monkeypatch.setattr("urllib.request.urlopen", no_network)
-    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"half a download")
-    with pytest.raises(UserError, match="cifar-10-python.tar.gz"):
+    (tmp_path / archive).write_bytes(b"half a download")
+    with pytest.raises(UserError, match=f"{archive} is there, but damaged \\(checksum\\), and can't be downloaded anew"):
+        load_dataset(name, str(tmp_path))
+    assert (tmp_path / archive).read_bytes() == b"half a download"
+
+
+@pytest.mark.parametrize("name, file", [("cifar10", "data_batch_3"), ("cifar10", "batches.meta"), ("cifar100", "train"),
+                                        ("cifar100", "meta")])
+def test_a_damaged_or_missing_file_of_the_unpacked_folder_is_named(fake_cifar, monkeypatch, name, file):
+    root, *_ = fake_cifar(name)
+    dataset = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    path = root / dataset.base_folder / file
+    path.unlink()
+    with pytest.raises(UserError, match=f"{dataset.base_folder}/{file} is missing, and can't be downloaded"):
+        load_dataset(name, str(root))
+    path.write_bytes(b"changed")
+    for attribute in ("train_list", "test_list"):
+        monkeypatch.setattr(dataset, attribute, [[other, "0" * 32 if other == file else None]
+                                                 for other, _ in getattr(dataset, attribute)])
+    if file == dataset.meta["filename"]:
+        monkeypatch.setattr(dataset, "meta", {**dataset.meta, "md5": "0" * 32})
+    with pytest.raises(UserError, match=f"{dataset.base_folder}/{file} is there, but damaged"):
+        load_dataset(name, str(root))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_a_standard_folder_one_level_off_is_named(fake_cifar, monkeypatch, name):
+    root, *_ = fake_cifar(name)
+    unpacked = next(root.iterdir())
+    for given in (root.parent, unpacked):
+        with pytest.raises(UserError, match=re.escape(f"{name} lies one level off; give --data {root}") + "$"):
+            load_dataset(name, str(given))
+
+
+def test_an_archive_that_can_not_be_unpacked_says_why(monkeypatch, tmp_path):
+    def full(*words, **more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", full)
+    with pytest.raises(OSError, match="No space left"):
         load_dataset("cifar10", str(tmp_path))
 
 
@@ -453,6 +498,99 @@ def test_pictures_of_an_unknown_range_are_refused(tmp_path, values):
         load_dataset("imagefolder", str(tmp_path))
 
 
+def deep(bits: int, suffix: str, seed: int) -> Image.Image:
+    """A grey picture whose values use so many bits, all of them; of 32 bits as TIFF, of 16 as PNG."""
+    values = np.random.default_rng(seed).integers(0, 1 << bits, (8, 8))
+    values[0, 0] = (1 << bits) - 1
+    return Image.fromarray(values.astype(np.int32 if suffix == ".tiff" else np.uint16))
+
+
+@pytest.mark.parametrize("suffix, bits", [(".png", 8), (".png", 12), (".png", 16), (".tiff", 8), (".tiff", 10), (".tiff", 16),
+                                          (".png", 1)])
+def test_deep_pictures_have_one_range_for_all(tmp_path, capsys, suffix, bits):
+    """A picture that is darker than others stays so; none is black for using few of its bits."""
+    make_folder(tmp_path)
+    bright = deep(bits, suffix, 1)
+    dark = Image.fromarray(np.asarray(bright) // 2)
+    expected = {}
+    for part, name, image in (("test", "bright", bright), ("train", "dark", dark)):
+        image.save(tmp_path / part / "cat" / f"{name}{suffix}")
+        values = np.asarray(image).astype(float)
+        expected[part] = values * 255 / ((1 << bits) - 1)
+    data = load_dataset("imagefolder", str(tmp_path))
+    for part, images in (("test", data.test.images), ("train", torch.cat((data.train.images, data.val.images)))):
+        errors = (images.double() - torch.from_numpy(expected[part])[..., None]).abs().amax((1, 2, 3))
+        assert errors.min() <= 1, (part, errors.min())
+    assert f"white is {(1 << bits) - 1} in all pictures" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bits", [12, 14, 16])
+def test_deep_pictures_in_colour_are_never_silently_dark(tmp_path, bits):
+    """Pillow gives the upper halves alone; so files of 16-bit colours, big-endian, are made by hand."""
+    values = np.random.default_rng(0).integers(0, 1 << bits, (8, 8, 3)).astype(">u2")
+    values[0, 0] = (1 << bits) - 1
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    make_folder(tmp_path)
+    (tmp_path / "test/cat/deep.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)) +
+        chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in values))) + chunk(b"IEND", b""))
+    if bits < 16:
+        with pytest.raises(UserError, match="16-bit pictures in colour use at most 14"):
+            load_dataset("imagefolder", str(tmp_path))
+        with pytest.raises(UserError, match="deep.png.*16-bit"):
+            read_rgb(tmp_path / "test/cat/deep.png")
+    else:
+        expected = (values >> 8).astype(np.uint8)
+        assert ("test", 0, expected.tobytes()) in as_found(load_dataset("imagefolder", str(tmp_path)))
+
+
+@pytest.mark.parametrize("bits, suffix, good", [(8, ".tiff", False), (12, ".png", False), (16, ".png", True)])
+def test_one_deep_picture_alone_says_its_range_or_is_refused(tmp_path, bits, suffix, good):
+    image = deep(bits, suffix, 1)
+    image.save(tmp_path / f"one{suffix}")
+    if good:
+        assert np.array_equal(np.asarray(read_rgb(tmp_path / f"one{suffix}"))[..., 0], np.asarray(image) >> 8)
+    else:
+        with pytest.raises(UserError, match="nothing says how many of them are used"):
+            read_rgb(tmp_path / f"one{suffix}")
+
+
+def test_pictures_are_found_in_folders_of_folders(tmp_path, capsys):
+    """As torchvision reads them, Tiny-ImageNet's images/ among them; what is no picture is counted and named once."""
+    make_folder(tmp_path)
+    plain = sum(as_found(load_dataset("imagefolder", str(tmp_path))).values())
+    assert capsys.readouterr().err == ""
+    added = {"train/cat/images/a.png": 901, "train/cat/more/and more/b.png": 902, "test/cat/images/c.png": 903,
+             "test/dog/no_ending": 904}
+    for name, seed in added.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(seed)).save(tmp_path / name, "PNG")
+    os.symlink(tmp_path / "train/cat/images", tmp_path / "train/dog/linked")
+    os.symlink("..", tmp_path / "test/dog/round")  # would never end
+    os.symlink("nowhere", tmp_path / "test/dog/broken.png")
+    for name in ("train/cat/Thumbs.db", "train/cat/boxes.txt", "train/README.txt", "test/dog/desktop.ini", "train/cat/.hidden"):
+        (tmp_path / name).write_text("no picture")
+    for name in ("train/@eaDir", "train/cat/@eaDir", "test/dog/.thumbnails"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(picture(9)).save(tmp_path / name / "thumbnail.jpg")
+    found = as_found(load_dataset("imagefolder", str(tmp_path)))
+    assert sum(found.values()) == plain + 5
+    for name, seed in added.items():
+        assert any(content == picture(seed).tobytes() for _, _, content in found), name
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "8 entries are no pictures and left out, such as train/@eaDir" in err
+
+
+@pytest.mark.parametrize("given", ["pics/train", "."])
+def test_a_folder_of_pictures_one_level_off_is_named(tmp_path, given):
+    make_folder(tmp_path / "pics")
+    with pytest.raises(UserError, match=re.escape(f"it lies one level off; give --data {tmp_path / 'pics'}") + "$"):
+        load_dataset("imagefolder", str(tmp_path / given))
+
+
 def test_programs_dressed_as_pictures_are_not_interpreted(tmp_path):
     make_folder(tmp_path)
     Image.fromarray(picture(3)).save(tmp_path / "test/cat/program.eps")
@@ -524,7 +662,6 @@ def test_a_class_in_one_part_only_is_named(tmp_path, part, other):
     (lambda root: [path.unlink() for path in (root / "train/dog").iterdir()], "dog"),
     (lambda root: [shutil.rmtree(root / part / "dog") for part in ("train", "test")], "2 class"),
     (lambda root: [path.unlink() for path in sorted((root / "train/dog").iterdir())[1:]], "at least 2 pictures"),
-    (lambda root: (root / "train/dog/notes.txt").write_text("no picture"), "notes.txt"),
     (lambda root: (root / "train/dog/empty.png").write_bytes(b""), "empty.png"),
 ])
 def test_a_layout_that_can_not_be_used_is_named(tmp_path, make, names):

@@ -18,6 +18,7 @@ from utils.errors import UserError
 
 
 MAX_JSON = 1 << 26  # bytes
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what systems say of a disk, a quota or a file that is full
 TEMPORARY = ".tmp"  # ends the names of files that were being written when their process was killed
 
 
