@@ -50,9 +50,17 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--output", type=cli.text, default=None, metavar="NAME",
                        help="which of the model's outputs, where it has several")
     group.add_argument("--batch", type=cli.positive_int, default=32, metavar="N", help="most pictures in one request")
-    group.add_argument("--timeout", type=cli.positive_float, default=30.0, metavar="S", help="seconds for one request")
+    group.add_argument("--input_name", type=cli.text, default=None, metavar="NAME",
+                       help="of the model's input, where its metadata do not say (nor, then, the next two)")
+    group.add_argument("--input_datatype", choices=("FP32", "FP16", "UINT8"), default=None,
+                       help="likewise: values from 0 to 1, or whole numbers to 255")
+    group.add_argument("--input_shape", type=cli.listed(int), default=None, metavar="N,N,N,N",
+                       help="likewise: -1,3,H,W or -1,H,W,3; instead of -1 the number of pictures that it takes at once")
+    group.add_argument("--timeout", type=cli.positive_float, default=600.0, metavar="S",
+                       help="seconds for all requests together; pictures that are unanswered then count as wrong")
     group.add_argument("--retries", type=cli.natural, default=3, metavar="N",
-                       help="further attempts where the connection fails or the service is busy (503)")
+                       help="further attempts for each request, later and later, where the connection fails or the service is "
+                            "busy (429, 502, 503, 504)")
     group.add_argument("--token_env", type=cli.text, default=None, metavar="VARIABLE",
                        help="environment variable that holds a bearer token for the service")
     group.add_argument("--token_file", type=cli.path, default=None, metavar="FILE", help="file that holds it")
@@ -67,7 +75,8 @@ def parse_args(argv: Sequence[str] | None):
     group = parser.add_argument_group("what to keep")
     group.add_argument("--json", type=cli.Output(rb'\{\s*"shown": '), default=None, metavar="FILE", help="write the result for machines")
     group.add_argument("--save_predictions", type=cli.Output(rb"image,predicted_label\r?\n"), default=None, metavar="CSV",
-                       help="write the suspect's labels, as --predictions reads them")
+                       help="write the suspect's labels, as --predictions reads them; where an --endpoint left some out, the same "
+                            "command asks for those alone")
     args = parser.parse_args(argv)
     given = [f"--{name}" for name in SOURCES if getattr(args, name) is not None]
     if len(given) != 1:
@@ -76,7 +85,7 @@ def parse_args(argv: Sequence[str] | None):
     for name in ("mean", "std"):
         if getattr(args, name) is not None and (len(getattr(args, name)) != 3 or args.checkpoint is None):
             parser.error(f"argument --{name}: must be three numbers R,G,B, for a --checkpoint")
-    for name in ("model_name", "output", "token_env", "token_file"):
+    for name in ("model_name", "output", "token_env", "token_file", "input_name", "input_datatype", "input_shape"):
         if getattr(args, name) is not None and args.endpoint is None:
             parser.error(f"argument --{name}: is about an --endpoint")
     if args.token_env is not None and args.token_file is not None:
@@ -89,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from datasets.trigger import load_exported
     from ownership.trigger_set import evidence as black_box
+    from ownership.trigger_set.endpoint import unfinished
     from utils import checkpoint
 
     triggers = load_exported(args.trigger_dir)
@@ -102,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = black_box.evidence_of(correct, len(expected), triggers.num_classes, innocent, args.alpha)
     if args.save_predictions:
         black_box.write_predictions(args.save_predictions, triggers.names, labels)
+        if (labels >= 0).all():
+            unfinished(args.save_predictions).unlink(missing_ok=True)
     if args.json:
         source = next(name for name in SOURCES if getattr(args, name) is not None)
         checkpoint.save_json({"shown": found.shown, **found.as_json(), "kind": triggers.kind,
@@ -145,7 +157,7 @@ def check_key(args, triggers) -> None:
 def labels_of_suspect(args, triggers):
     """int64 [pictures]: what the suspect answers."""
     from ownership.trigger_set import evidence as black_box
-    from ownership.trigger_set.endpoint import Service, model_address, query_endpoint, token_from
+    from ownership.trigger_set.endpoint import STATED, Kept, Service, model_address, query_endpoint, token_from
 
     names, num_classes = triggers.names, triggers.num_classes
     if args.checkpoint is not None:
@@ -154,8 +166,13 @@ def labels_of_suspect(args, triggers):
         return black_box.read_predictions(args.predictions, names, num_classes)
     address = model_address(args.endpoint, args.model_name, has_flag=True)
     service = Service(args.timeout, args.retries, token=token_from(args.token_env, args.token_file))
+    stated = {name: getattr(args, f"input_{name}") for name in STATED if getattr(args, f"input_{name}") is not None}
+    if "shape" in stated:
+        stated["shape"] = list(stated["shape"])
+    kept = args.save_predictions and Kept(args.save_predictions, {
+        "endpoint": address.url, "output": args.output, "triggers_sha256": triggers.fingerprint()})
     images = triggers.pictures.images.numpy()
-    return query_endpoint(address, service, images, names, num_classes, args.batch, args.output)
+    return query_endpoint(address, service, images, names, num_classes, args.batch, args.output, stated, kept)
 
 
 def innocent_accuracy(text, triggers):

@@ -1,6 +1,7 @@
 """The black-box check: exact p-values, lists of predictions, services that behave and that don't, and the script."""
 
 import contextlib
+import email.utils
 import functools
 import itertools
 import json
@@ -9,6 +10,7 @@ import re
 import shutil
 import socket
 import time
+from datetime import datetime, timedelta, timezone
 from fractions import Fraction
 
 import numpy as np
@@ -21,8 +23,8 @@ from stand_ins import hangs, serving
 
 from datasets.pictures import Pictures
 from ownership.trigger_set.evidence import by_chance, evidence_of, fisher, predict, read_predictions, scientific, write_predictions
-from ownership.trigger_set.endpoint import (Address, Service, model_address, query_endpoint, read_input, read_labels,
-                                      token_from)
+from ownership.trigger_set.endpoint import (UNANSWERED, Address, Kept, Service, model_address, query_endpoint, read_input,
+                                            read_labels, seconds_of, token_from, unfinished, warn_of_open_token)
 from utils.errors import UserError
 
 CLASSES, SIDE, COUNT = 10, 8, 9
@@ -389,7 +391,7 @@ def test_busy_services_and_broken_connections_are_tried_again(network, pictures,
     assert asked == ["GET"] * 3 + ["POST"] * 3
 
 
-@pytest.mark.parametrize("status, times", [(503, 3), (500, 1), (502, 1), (429, 1), (404, 1), (204, 1)])
+@pytest.mark.parametrize("status, times", [(503, 3), (502, 3), (429, 3), (504, 3), (500, 1), (404, 1), (204, 1)])
 def test_only_busy_services_are_tried_again(pictures, status, times):
     asked = []
 
@@ -400,6 +402,175 @@ def test_only_busy_services_are_tried_again(pictures, status, times):
     with serving(refuse) as url, pytest.raises(UserError, match=f"answered {status}") as refusal:
         ask(url, pictures)
     assert len(asked) == times and (status == 204 or "not\ntoday" in str(refusal.value))
+
+
+class Busy:
+    """A speaker that answers requests of these numbers, counted from 1, with a status instead; sees when it is asked."""
+
+    def __init__(self, speaker: Speaker, trouble: dict[int, tuple[int, str | None]]):
+        self.speaker, self.trouble, self.times = speaker, trouble, []
+
+    def __call__(self, method, path, body):
+        self.times.append(time.monotonic())
+        if len(self.times) not in self.trouble:
+            return self.speaker(method, path, body)
+        status, retry_after = self.trouble[len(self.times)]
+        header = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
+        return None, lambda handler: handler.wfile.write(f"HTTP/1.1 {status} Busy\r\n{header}Content-Length: 0\r\n\r\n".encode())
+
+
+def in_a_second() -> str:
+    return email.utils.format_datetime(datetime.now(timezone.utc) + timedelta(seconds=2), usegmt=True)
+
+
+@pytest.mark.parametrize("status, retry_after, at_least", [
+    (429, None, 0), (502, None, 0), (503, None, 0), (504, None, 0), (429, "1", 1), (503, "date", 0.9), (429, "nonsense", 0),
+    (429, "-5", 0), (429, "Wed, 21 Oct 2015 07:28:00 GMT", 0)])
+def test_a_busy_service_is_asked_again_when_it_says(network, pictures, local, status, retry_after, at_least):
+    busy = Busy(Speaker(network), {2: (status, in_a_second() if retry_after == "date" else retry_after), 4: (status, None)})
+    with serving(busy) as url:
+        assert ask(url, pictures, batch=4).tolist() == local.tolist()
+    assert len(busy.times) == 6 and at_least <= busy.times[2] - busy.times[1] < at_least + 2
+
+
+@pytest.mark.parametrize("text, seconds", [(None, 0), ("", 0), ("7", 7), (" 7 ", 7), ("1.5", 0), ("\u0664", 0), ("9" * 400, math.inf),
+                                           ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("x, 99 Foo 2015", 0)])
+def test_how_long_to_wait(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+def test_no_attempt_is_made_after_the_last_second(network, pictures):
+    for trouble in ({1: (429, "3600")}, {1: (503, "9" * 400)}):
+        busy = Busy(Speaker(network), trouble)
+        with serving(busy) as url, pytest.raises(UserError, match="answered 429|answered 503.*would be too late; see --timeout"):
+            ask(url, pictures)
+        assert len(busy.times) == 1
+
+
+def test_pauses_grow_and_are_not_alike(monkeypatch, pictures):
+    slept = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    with serving(lambda *words: (503, b"")) as url:
+        for _ in range(5):
+            with pytest.raises(UserError):
+                ask(url, pictures, Service(600, 3, 1.0))
+    slept = np.array([wait for wait in slept if wait != 0.01]).reshape(5, 3)  # 0.01 is the server's own
+    assert ((slept >= [0.5, 1, 2]) & (slept <= [1, 2, 4])).all() and len(set(slept[:, 0])) == 5
+
+
+@pytest.mark.parametrize("trouble", [(503, None), (500, None), (429, "3600")])
+def test_what_a_service_leaves_unanswered_is_wrong_and_asked_for_later(network, pictures, local, tmp_path, capsys, trouble):
+    path, asked = tmp_path / "list.csv", {"endpoint": "one"}
+    first = Busy(Speaker(network), {number: trouble for number in range(4, 20)})
+    with serving(first) as url:
+        labels = ask(url, pictures, batch=2, kept=Kept(path, asked))
+        assert labels.tolist() == [*local[:4], *[UNANSWERED] * 5]
+        err = capsys.readouterr().err
+        assert f"answered {trouble[0]}" in err and "5 of 9 pictures are unanswered and count as wrong; the same command" in err
+    with serving(Speaker(network)) as url:
+        with pytest.raises(UserError, match="holds answers of another model"):
+            ask(url, pictures, kept=Kept(path, {"endpoint": "other"}))
+    second = Speaker(network)
+    with serving(second) as url:
+        assert ask(url, pictures, batch=4, kept=Kept(path, asked)).tolist() == local.tolist()
+        assert [request["inputs"][0]["shape"][0] for request in second.requests] == [4, 1]
+    with serving(lambda *words: (500, b"")) as url:  # nothing is left to ask
+        assert ask(url, pictures, kept=Kept(path, asked)).tolist() == local.tolist()
+    for damaged in ("{", "[]", '{"asked": {"endpoint": "one"}, "answers": {"0000.png": 10}}', '{"asked": {"endpoint": "one"}}'):
+        unfinished(path).write_text(damaged)
+        with pytest.raises(UserError, match="unfinished.json"):
+            Kept(path, asked).labels(NAMES, CLASSES)
+
+
+def test_the_script_goes_on_where_the_service_stopped(run_main, exported, network, tmp_path):
+    folder, _ = exported
+    speaker = Speaker(network)
+    trouble = {number: (503, None) for number in range(3, 5)}
+    busy, gathered = Busy(speaker, trouble), tmp_path / "gathered.csv"
+    with serving(busy) as url:
+        words = ("check_triggers.py", "--trigger_dir", folder / "known", "--endpoint", f"{url}/v2/models/net", "--batch", 10,
+                 "--retries", 1, "--save_predictions", gathered)
+        done = run_main(*words)
+        assert done.returncode == 1 and "10 of 40 (25.00%) are right" in done.stdout and "count as wrong" in done.stderr
+        assert len(gathered.read_text().splitlines()) == 11 and unfinished(gathered).exists()
+        done = run_main(*words)
+        assert done.returncode == 0 and "40 of 40" in done.stdout and done.stderr == ""
+    assert [request["inputs"][0]["shape"][0] for request in speaker.requests] == [10] * 4
+    assert len(gathered.read_text().splitlines()) == 41 and not unfinished(gathered).exists()
+
+
+def test_a_token_in_the_clear_is_said(capsys):
+    for url, said in (("http://host/v2/models/m", True), ("https://host/v2/models/m", False), ("http://127.0.0.3:80/v2/models/m", False),
+                      ("http://[::1]/v2/models/m", False), ("http://localhost:8080/v2/models/m", False), ("http://10.0.0.1/v2/models/m", True)):
+        for token in (None, "secret"):
+            warn_of_open_token(model_address(url), token)
+            err = capsys.readouterr().err
+            assert ("without encryption" in err) == (said and token is not None) and "secret" not in err
+
+
+STATED = {"name": "pictures", "datatype": "FP32", "shape": [-1, 3, SIDE, SIDE]}
+
+
+@pytest.mark.parametrize("described", [b'{"name": "net", "inputs": [], "outputs": []}', b'{"name": "net"}'])
+def test_an_input_that_the_metadata_lack_can_be_stated(network, pictures, local, described):
+    speaker = Speaker(network)
+    silent = lambda method, *rest: (200, described) if method == "GET" else speaker(method, *rest)
+    with serving(silent) as url:
+        with pytest.raises(UserError, match="--input_name, --input_datatype and --input_shape of check_triggers.py"):
+            ask(url, pictures)
+        for left_out in STATED:
+            with pytest.raises(UserError, match="must name one input"):
+                ask(url, pictures, stated={key: value for key, value in STATED.items() if key != left_out})
+        assert ask(url, pictures, stated=STATED).tolist() == local.tolist()
+    with serving(lambda method, *rest: (404, b"") if method == "GET" else speaker(method, *rest)) as url:
+        assert ask(url, pictures, stated=STATED).tolist() == local.tolist()
+
+
+def test_what_is_stated_counts_where_the_metadata_say_something_else():
+    wrong = metadata(("-1", "3", "8", "8"), "INT8", "other")
+    found = read_input(ADDRESS, wrong, (8, 8), {"datatype": "UINT8", "shape": [5, 8, 8, 3]})
+    assert (found.name, found.datatype, found.channels_first, found.batch) == ("other", "UINT8", False, 5)
+
+
+def test_the_flags_state_the_input(run_main, refused, exported, network):
+    folder, _ = exported
+    speaker = Speaker(network)
+    silent = lambda method, *rest: (200, b'{"inputs": []}') if method == "GET" else speaker(method, *rest)
+    with serving(silent) as url:
+        words = "check_triggers.py", "--trigger_dir", folder / "known", "--endpoint", f"{url}/v2/models/net", "--input_name", "pictures"
+        assert "--input_datatype" in refused(run_main(*words))
+        done = run_main(*words, "--input_datatype", "FP32", "--input_shape=-1,3,8,8")
+        assert done.returncode == 0 and "40 of 40" in done.stdout
+    assert "--input_shape" in refused(run_main("check_triggers.py", "--trigger_dir", folder, "--predictions", "x", "--input_shape", "1,2"))
+
+
+def test_half_precision_is_sent_as_such(network, pictures):
+    speaker = Speaker(network, datatype="FP16")
+    with serving(speaker) as url:
+        ask(url, pictures)
+    received = np.array(speaker.requests[0]["inputs"][0]["data"]).reshape(COUNT, 3, SIDE, SIDE)
+    expected = (pictures.images.numpy().transpose(0, 3, 1, 2) / np.float32(255)).astype(np.float16)
+    assert np.array_equal(received, expected)
+
+
+@pytest.mark.parametrize("data, shape, labels", [
+    (["9.5:2", "1e-3:0"], [2, 1], [2, 0]), (["9.5:2:cat", "-1:0:a:b"], [2], [2, 0]),
+    ([["0.9:1", "0.1:2"], ["0.8:2", "0.1:0"]], [2, 2], [1, 2])])
+def test_a_classification_is_an_answer(data, shape, labels):
+    content = reply(data, shape, "BYTES")
+    assert read_labels(ADDRESS, content, "y", NAMES[:2], 2, 3).tolist() == labels
+    assert read_labels(ADDRESS, content, "y", NAMES[:1], 2, 3).tolist() == labels[:1]
+
+
+@pytest.mark.parametrize("data, shape, message", [
+    (["9:3", "1:0"], [2, 1], "label 3 is none of the 3 classes"), (["9:-1", "1:0"], [2, 1], "one of numbers"),
+    (["nan:1", "1:0"], [2, 1], "not all finite"), (["x:1", "1:0"], [2, 1], "not all finite"), (["9:1"], [2, 1], "one of numbers"),
+    ([["1:1", "1:2"], ["2:1", "1:0"]], [2, 2], "two classes of 0000.png"), ([9, 1], [2, 1], "one of numbers"),
+    (["9:1", "1:0"], [1, 2], "one of numbers"), (["9:1", "1:0"], [2, 0], "one of numbers"), ("9:1", [2], "one of numbers"),
+    (["9:1", "1:0"], [2, True], "one of numbers"), (["9:1" + "0" * 30, "1:0"], [2], "one of numbers")])
+def test_a_classification_that_is_none(data, shape, message):
+    with pytest.raises(UserError, match=message):
+        read_labels(ADDRESS, reply(data, shape, "BYTES"), "y", NAMES[:2], 2, 3)
 
 
 def test_a_service_that_speaks_something_else_is_asked_once(pictures):

@@ -205,8 +205,8 @@ def _read_text(path: str | Path, pictures: int) -> str:
 
 
 def write_predictions(path: str | Path, names: Sequence[str], labels: np.ndarray) -> None:
-    """Write what `read_predictions` reads."""
-    checkpoint.save_csv([dict(zip(COLUMNS, row)) for row in zip(names, labels.tolist())], COLUMNS, path)
+    """Write what `read_predictions` reads, without the pictures that have no label (below 0), which it then asks for."""
+    checkpoint.save_csv([dict(zip(COLUMNS, row)) for row in zip(names, labels.tolist()) if row[1] >= 0], COLUMNS, path)
 
 
 def predict(path: str | Path, arch: str, num_classes: int, pictures: Pictures, names: Sequence[str],
