@@ -8,6 +8,10 @@ r"""Retrain or evaluate a ticket: whole, with a key mask split off (scheme V1), 
     # scheme V1: 5% of the ticket become the key, the locked rest is trained; key.pth.tar and locked.pth.tar stay
     python main_eval_all.py --dataset digits --arch res20s --epochs 10 --mask_dir runs/digits/ticket.pth.tar \
         --type ewp --key_ratio 0.05 --save_dir runs/digits_locked
+    # the same, with a part of the key that a hash picks, so that it proves something before a court
+    python make_claim.py --new_owner_key runs/owner.key
+    python main_eval_all.py --dataset digits --arch res20s --epochs 10 --mask_dir runs/digits/ticket.pth.tar \
+        --type ewp --key_ratio 0.05 --owner runs/owner.key --save_dir runs/digits_locked_drawn
     # with the key, the ticket is the whole one again; with a forged key (fake1) it is not
     python main_eval_all.py --dataset digits --arch res20s --epochs 10 --mask_dir runs/digits_locked/locked.pth.tar \
         --key runs/digits_locked/key.pth.tar --save_dir runs/digits_merged
@@ -70,6 +74,12 @@ def parse_args(argv: Sequence[str] | None):
                        help="estimate betweenness from K source channels (default: exact)")
     group.add_argument("--score_pictures", type=cli.positive_int, default=1000, metavar="N",
                        help="training pictures for taylor1_abs, hessian_abs and intgrads")
+    group.add_argument("--owner", type=cli.path, default=None, metavar="FILE",
+                       help="the owner's private key (make_claim.py --new_owner_key): of the key mask, so many weights as --drawn "
+                            "says are picked by a hash of ticket, owner and a nonce, which nobody can foresee; a verdict counts "
+                            "these alone (docs/verification.md)")
+    group.add_argument("--drawn", type=cli.positive_int, default=None, metavar="N",
+                       help="with --owner: weights that the hash picks (default: 256)")
     group.add_argument("--key", type=cli.path, default=None, metavar="FILE",
                        help="put this key back into the locked ticket given as --mask_dir before training")
     group.add_argument("--add_back", action="store_true",
@@ -92,6 +102,12 @@ def parse_args(argv: Sequence[str] | None):
         args.select = "ranked" if args.key_ratio is not None else "walks"
     if args.select == "walks" and len(budgets) == 2:
         parser.error("argument --num_paths: says how many walks, and --key_ratio to which share; give one of the two")
+    if args.owner is not None and args.key_ratio is None:
+        parser.error("argument --owner: draws a part of a key mask; needs --type and --key_ratio")
+    if args.drawn is not None and args.owner is None:
+        parser.error("argument --drawn: needs --owner, whose key the hash is of")
+    if args.owner is not None and args.drawn is None:
+        args.drawn = 256
     if args.key and (args.split != "identity" or args.add_back):
         parser.error("argument --key: puts a ticket together; leave out --type and --add_back")
     if args.evaluate and args.split != "identity":
@@ -123,9 +139,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         whole = replace(whole, weights={**whole.weights, f"{STEM}.weight": fresh})
     engine.model.load_state_dict(whole.weights)
     # its owner splits it: from here on only the locked part is trained
-    ticket = whole
+    ticket, drawn = whole, None
     if args.split != "identity":
         key, locked = split(args, experiment, whole.mask)
+        if args.owner:  # a part that nobody can foresee
+            key, locked, drawn = draw(args, whole, key)
         ticket = replace(whole, mask=locked, missing=key.nonzeros, split=split_name(args))
     # a thief forges the key
     if args.add_back:
@@ -154,10 +172,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = RunDir(args.save_dir)
     inputs = {f"{flag} (sha256)": checkpoint.sha256(getattr(args, flag))
               for flag in ("mask_dir", "pretrained", "key") if getattr(args, flag)}
+    if drawn is not None:
+        inputs["owner (public key)"] = drawn.owner_key.hex()
     files.open("main_eval_all.py", {**vars(args), **experiment.fingerprints(), **inputs})
     if args.split != "identity" and not files.locked.exists():
         key_masks.write_split(files.key, files.locked, key, locked, whole.weights,
-                              {**experiment.facts, "split": ticket.split})
+                              {**experiment.facts, "split": ticket.split}, drawn)
     trained = engine.fit(data, experiment.protocol, files, args.seed, masked, facts={**experiment.facts, **size},
                          title=f"ticket at {100 * mask.density:.2f}%")
     checkpoint.save_json({**trained.in_columns(), **size, **parts, "merged": args.key is not None, "forged": args.add_back,
@@ -182,7 +202,20 @@ def split(args, experiment, mask):
     walks = args.select == "walks"
     if args.key_ratio is None:
         return key_masks.split_visited(mask, (WALKS if walks else PATH_SCORES)[args.split](scoring))
-    return key_masks.split(mask, (WALKS if walks else SCORES)[args.split](scoring), args.key_ratio)
+    return key_masks.split(mask, (WALKS if walks else SCORES)[args.split](scoring), args.key_ratio, args.drawn or 0)
+
+
+def draw(args, whole, scored):
+    """(key, locked, what was drawn): the key is what was scored and what the hash picks beside it."""
+    from ownership.claims.commitment import nonce_of, read_owner_key
+    from pruner.key_mask import split as key_masks
+    from pruner.masks import Mask
+
+    owner_key = read_owner_key(args.owner, "--owner")
+    ticket_sha256 = key_masks.fingerprint(whole.mask, whole.weights)
+    key, drawn = key_masks.draw(whole.mask, ticket_sha256, scored, args.drawn, owner_key.public_key().public_bytes_raw(),
+                                nonce_of(owner_key, key_masks.LABEL, ticket_sha256))
+    return key, Mask({name: whole.mask[name] & ~key[name] for name in key}), drawn
 
 
 def split_name(args) -> str:

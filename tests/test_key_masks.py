@@ -2,6 +2,8 @@
 
 import csv
 import json
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attacks.fake1 import forge_key
+from ownership.claims import commitment
 from pruner import PATH_SPLITS, SPLITS, WALK_SPLITS, tickets
 from pruner.key_mask import split as key_masks
 from pruner.masks import Mask, prunable_layers
@@ -346,3 +349,75 @@ def test_figures_are_made_from_a_tree_of_runs(run_main, run_script, refused, par
     assert all((tree / name).stat().st_size > 1000 for name in ("figure2.png", "figure5.png"))
     assert "holds no run" in refused(run_script("scripts/plot_key_masks.py", tree / "b"))
     assert not (tree / "b/key_masks.csv").exists()
+
+
+# --- the drawn part ---------------------------------------------------------------------------------------------------
+
+
+def test_a_drawn_key_has_its_size_and_a_part_that_the_hash_picks(run_main, ticket, tmp_path):
+    path, model, mask = ticket
+    public = commitment.new_owner_key(tmp_path / "owner.key")
+    words = ("main_eval_all.py", *SHORT, "--epochs", "1", "--mask_dir", path, "--type", "omp", "--key_ratio", "0.05", "--owner",
+             tmp_path / "owner.key", "--drawn", "200", "--save_dir", tmp_path / "run")
+    assert (done := run_main(*words)).returncode == 0, done.stderr
+    key, locked = (tickets.read_model_file(tmp_path / f"run/{name}.pth.tar", model) for name in ("key", "locked"))
+    drawn = key_masks.drawn_part(key)
+    assert key.mask.nonzeros == round(0.05 * mask.nonzeros) and len(drawn.positions) == 200
+    assert drawn.owner_key == public and key_masks.drawn_part(locked) is None and "drawn" not in locked.facts
+    whole, weights = key_masks.merge(locked, key)
+    assert all(torch.equal(whole[name], mask[name]) for name in mask)
+    digest = key_masks.fingerprint(whole, weights)
+    assert digest == locked.facts["ticket_sha256"] and key_masks.follows(drawn, key.mask, whole, digest)
+    assert not key_masks.follows(drawn, key.mask, whole, "0" * 64)
+    for changed in (replace(drawn, nonce=bytes(16)), replace(drawn, owner_key=bytes(32)),
+                    replace(drawn, positions=drawn.positions[:-1]),
+                    replace(drawn, positions=(*drawn.positions[:-1], drawn.positions[-1] - 1))):
+        assert not key_masks.follows(changed, key.mask, whole, digest)
+    # what was not drawn is what the score alone picks first
+    scored, _ = key_masks.split(mask, SCORES["omp"](Scoring(model, mask)), 0.05, less=200)
+    flags = torch.cat([key.mask[name][mask[name]] for name in mask])
+    assert int((flags & ~torch.cat([scored[name][mask[name]] for name in mask])).sum()) == 200
+    before = (tmp_path / "run/key.pth.tar").read_bytes()
+    (tmp_path / "run/locked.pth.tar").unlink()  # as after a kill between the two
+    assert run_main(*words).returncode == 0
+    again = tickets.read_model_file(tmp_path / "run/key.pth.tar", model)
+    assert key_masks.drawn_part(again) == drawn and len(before) == (tmp_path / "run/key.pth.tar").stat().st_size
+
+
+def test_every_choice_is_drawn_equally_often():
+    """All 10 choices of 2 of 5 weights: 400 nonces, Pearson's test; and none of what the score picked."""
+    ticket = Mask({"layer": torch.tensor([1, 1, 0, 1, 1, 1, 1, 0]).bool().view(2, 2, 2, 1)})
+    scored = Mask({"layer": torch.tensor([0, 1, 0, 0, 0, 0, 0, 0]).bool().view(2, 2, 2, 1)})
+    seen = Counter()
+    for number in range(400):
+        key, drawn = key_masks.draw(ticket, "00" * 32, scored, 2, bytes(32), number.to_bytes(16, "big"))
+        assert key.nonzeros == 3 and key["layer"].flatten()[1] and len(drawn.positions) == 2
+        seen[tuple(np.flatnonzero(key["layer"].numpy()))] += 1
+    assert len(seen) == 10 and sum((count - 40)**2 / 40 for count in seen.values()) < 35
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda facts: facts.update(drawn=""), lambda facts: facts.update(drawn=facts["drawn"][::-1]), lambda facts: facts.pop("drawn_nonce"),
+    lambda facts: facts.update(drawn=7), lambda facts: facts.update(drawn_for="0"), lambda facts: facts.update(drawn_nonce="x"),
+    lambda facts: facts.update(drawn=f"{facts['drawn']} {10**9}"), lambda facts: facts.update(drawn="0" + facts["drawn"]),
+    lambda facts: facts.update(drawn="-1 " + facts["drawn"])])
+def test_a_damaged_drawn_part_is_named(ticket, spoil):
+    _, model, mask = ticket
+    scored, _ = key_masks.split(mask, SCORES["omp"](Scoring(model, mask)), 0.05, less=9)
+    key, drawn = key_masks.draw(mask, "00" * 32, scored, 9, bytes(32), bytes(16))
+    facts = drawn.facts()
+    assert key_masks.drawn_part(tickets.ModelFile("k", None, key, {}, facts)) == drawn
+    spoil(facts)
+    with pytest.raises(UserError, match="--key k: its drawn part is damaged"):
+        key_masks.drawn_part(tickets.ModelFile("k", None, key, {}, facts))
+
+
+@pytest.mark.parametrize("words, complaint", [
+    (("--owner", "o"), "needs --type and --key_ratio"), (("--drawn", "5"), "--drawn: needs --owner"),
+    (("--owner", "/nonexistent", "--type", "omp", "--key_ratio", "0.05"), "/nonexistent: no such file"),
+    (("--owner", "KEY", "--type", "omp", "--key_ratio", "0.001"), "--drawn 256: the key has")])
+def test_what_can_not_be_drawn_is_one_line(run_main, refused, ticket, tmp_path, words, complaint):
+    commitment.new_owner_key(tmp_path / "KEY")
+    words = [tmp_path / word if word == "KEY" else word for word in words]
+    assert complaint in refused(run_main("main_eval_all.py", *SHORT, "--mask_dir", ticket[0], *words, "--save_dir", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

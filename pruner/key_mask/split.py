@@ -20,6 +20,7 @@ from pruner.key_mask.scores import Scores
 from utils.errors import UserError
 
 WHOLE = "identity"
+LABEL = "lottery-verification/drawn-key/1"  # no digest that was made for another purpose can be taken for one of these
 
 
 @dataclass(frozen=True)
@@ -68,20 +69,23 @@ def load_ticket(mask_path: str, key_path: str | None, weights_path: str | None, 
     return Ticket(mask, weights, missing, split_by)
 
 
-def split(mask: Mask, scores: Scores, ratio: float) -> tuple[Mask, Mask]:
+def split(mask: Mask, scores: Scores, ratio: float, less: int = 0) -> tuple[Mask, Mask]:
     """Split a mask into key and locked mask by the highest scores over all layers together (Algorithm 1).
 
     Args:
         mask: the ticket's.
         scores: as of `pruner.key_mask.scores`, -inf where pruned.
         ratio: relative sparsity of the key, rspar(key, ticket).
+        less: so many weights of it are left to be drawn (see `draw`).
     Returns:
-        (key, locked): the key holds exactly round(ratio * nonzeros) weights, locked the others. Of equal scores the
+        (key, locked): the key holds exactly round(ratio * nonzeros) - less weights, locked the others. Of equal scores the
         ones first in the mask's order go into the key.
     Raises:
-        UserError: see `key_size`.
+        UserError: see `key_size`; or the score would pick none.
     """
-    count = key_size(mask, ratio)
+    count = key_size(mask, ratio) - less
+    if count < 1:
+        raise UserError(f"--drawn {less}: the key has {count + less} weights in all; draw fewer, or choose a higher --key_ratio")
     survivors = np.concatenate([scores[name][kept].numpy() for name, kept in mask.items()])
     threshold = np.partition(survivors, len(survivors) - count)[len(survivors) - count]
     chosen = survivors > threshold
@@ -106,6 +110,93 @@ def key_size(mask: Mask, ratio: float) -> int:
     return count
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """The part of a key that nobody chose: so many weights of the ticket, beside those that the score picked, as a hash says.
+
+    That a key completes a mask proves nothing where the rest could be foreseen, as of a public network that anybody prunes alike.
+    owner_key: Ed25519, public, 32 bytes. positions: which of the key's weights, counted in the mask's order.
+    """
+
+    owner_key: bytes
+    nonce: bytes
+    positions: tuple[int, ...]
+
+    def facts(self) -> dict[str, str]:
+        """What the key's file says of it."""
+        return {"drawn_for": self.owner_key.hex(), "drawn_nonce": self.nonce.hex(), "drawn": " ".join(map(str, self.positions))}
+
+
+def draw(ticket: Mask, ticket_sha256: str, scored: Mask, count: int, owner_key: bytes, nonce: bytes) -> tuple[Mask, Drawn]:
+    """Add so many weights of the ticket to those that a score picked: (the key, what of it was drawn).
+
+    All choices of `count` of the others are equally probable, to anybody who has to try nonces or tickets to get another one.
+
+    Args:
+        ticket_sha256: its `fingerprint`, with weights.
+        scored: a part of the ticket.
+    Raises:
+        UserError: nothing would be left of the ticket.
+    """
+    left = [int((ticket[name] & ~scored[name]).sum()) for name in ticket]
+    if not 0 < count < sum(left):
+        raise UserError(f"--drawn {count}: of a ticket of {ticket.nonzeros} weights, of which {scored.nonzeros} are in the key, no "
+                        "so many can be drawn; choose fewer")
+    seed = hashlib.sha256()
+    for part in (LABEL.encode(), bytes.fromhex(ticket_sha256), owner_key, nonce, bytes.fromhex(fingerprint(scored))):
+        seed.update(len(part).to_bytes(8, "big") + part)  # so no two lists of parts read the same
+    picked = np.zeros(sum(left), dtype=bool)
+    picked[_distinct(seed.digest(), count, len(picked))] = True
+    key, drawn = {}, {}
+    for name, part in zip(ticket, np.split(picked, np.cumsum(left)[:-1])):
+        drawn[name] = torch.zeros_like(ticket[name])
+        drawn[name][ticket[name] & ~scored[name]] = torch.from_numpy(part)
+        key[name] = scored[name] | drawn[name]
+    among_key = np.concatenate([drawn[name][key[name]].numpy() for name in key])
+    return Mask(key), Drawn(owner_key, nonce, tuple(np.flatnonzero(among_key).tolist()))
+
+
+def _distinct(seed: bytes, count: int, bound: int) -> list[int]:
+    """So many different numbers below `bound`, each as probable as any other; the same on every machine."""
+    numbers: dict[int, None] = {}
+    limit, block = (1 << 64) // bound * bound, 0  # words past the last whole multiple are thrown away
+    while len(numbers) < count:
+        digest = hashlib.sha256(seed + block.to_bytes(8, "big")).digest()
+        for at in range(0, 32, 8):
+            word = int.from_bytes(digest[at:at + 8], "big")
+            if word < limit and len(numbers) < count:
+                numbers[word % bound] = None
+        block += 1
+    return list(numbers)
+
+
+def drawn_part(key: tickets.ModelFile) -> Drawn | None:
+    """What a key's file says was drawn, None where nothing was. Raises UserError for anything else."""
+    texts = [key.facts.get(name) for name in ("drawn_for", "drawn_nonce", "drawn")]
+    if texts == [None] * 3:
+        return None
+    try:
+        drawn = Drawn(bytes.fromhex(texts[0]), bytes.fromhex(texts[1]), tuple(map(int, texts[2].split(" "))))
+    except (TypeError, ValueError, AttributeError):
+        drawn = None
+    in_order = drawn and all(low < high for low, high in zip((-1, *drawn.positions), (*drawn.positions, key.mask.nonzeros)))
+    if not in_order or list(drawn.facts().values()) != texts:
+        raise UserError(f"--key {key.path}: its drawn part is damaged; give the file that main_eval_all.py wrote")
+    return drawn
+
+
+def follows(drawn: Drawn, key: Mask, ticket: Mask, ticket_sha256: str) -> bool:
+    """Whether that part of the key is what the hash draws."""
+    flags = np.ones(key.nonzeros, dtype=bool)
+    flags[list(drawn.positions)] = False
+    scored = {}
+    for name, part in zip(key, np.split(flags, np.cumsum([int(layer.sum()) for layer in key.values()])[:-1])):
+        scored[name] = torch.zeros_like(key[name])
+        scored[name][key[name]] = torch.from_numpy(part)
+    again, _ = draw(ticket, ticket_sha256, Mask(scored), len(drawn.positions), drawn.owner_key, drawn.nonce)
+    return all(torch.equal(again[name], key[name]) for name in key)
+
+
 def split_visited(mask: Mask, counts: Scores) -> tuple[Mask, Mask]:
     """Split off every weight that scores above zero: with the scores of drawn paths, all that they run through.
 
@@ -117,28 +208,33 @@ def split_visited(mask: Mask, counts: Scores) -> tuple[Mask, Mask]:
     return key, Mask({name: mask[name] & ~key[name] for name in mask})
 
 
-def fingerprint(mask: Mask, weights: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256, in hex, of a mask and of the weights it keeps, layer by layer."""
+def fingerprint(mask: Mask, weights: Mapping[str, torch.Tensor] | None = None, drawn: Drawn | None = None) -> str:
+    """SHA-256, in hex, of a mask and, where they are given, of the weights it keeps, layer by layer, and a key's drawn part."""
     digest = hashlib.sha256()
     for name, kept in mask.items():
         digest.update(f"{name} {tuple(kept.shape)}\n".encode())
         digest.update(np.packbits(kept.numpy()).tobytes())
-        digest.update(weights[f"{name}.weight"].detach().cpu()[kept].float().numpy().astype("<f4").tobytes())
+        if weights is not None:
+            digest.update(weights[f"{name}.weight"].detach().cpu()[kept].float().numpy().astype("<f4").tobytes())
+    if drawn is not None:
+        digest.update("\n".join(drawn.facts().values()).encode())
     return digest.hexdigest()
 
 
 def write_split(key_path: str | Path, locked_path: str | Path, key: Mask, locked: Mask,
-                weights: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+                weights: Mapping[str, torch.Tensor], facts: Mapping[str, Any], drawn: Drawn | None = None) -> None:
     """Write both parts as tickets: the key with the weights W0 * Ms, the locked one with W0 * (M - Ms).
 
-    Weights outside the masks' layers (stem, batch norm, classifier) go into both files, so that each reads as a ticket.
+    Weights outside the masks' layers (stem, batch norm, classifier) go into both files, so that each reads as a ticket. What of
+    the key was drawn is for the key's file alone.
     """
     whole = Mask({name: key[name] | locked[name] for name in key})
-    facts = {**facts, "ticket_sha256": fingerprint(whole, weights), "key_sha256": fingerprint(key, weights),
+    facts = {**facts, "ticket_sha256": fingerprint(whole, weights), "key_sha256": fingerprint(key, weights, drawn),
              "key_nonzeros": key.nonzeros, "key_ratio": key.nonzeros / whole.nonzeros}
     for path, part, role in ((key_path, key, "key"), (locked_path, locked, "locked")):
         tickets.write_ticket(path, part, {**weights, **{f"{name}.weight": weights[f"{name}.weight"].cpu() * kept
-                                                        for name, kept in part.items()}}, {**facts, "part": role})
+                                                        for name, kept in part.items()}}, {**facts, "part": role,
+                                                        **(drawn.facts() if drawn and role == "key" else {})})
 
 
 def merge(locked: tickets.ModelFile, key: tickets.ModelFile,
@@ -157,7 +253,7 @@ def merge(locked: tickets.ModelFile, key: tickets.ModelFile,
         raise UserError(f"--key {key.path}: is the key of another ticket than {locked.path}")
     if list(key.mask) != list(locked.mask):
         raise UserError(f"--key {key.path}: covers other layers than {locked.path}")
-    if fingerprint(key.mask, key.initial) != locked.facts.get("key_sha256"):
+    if fingerprint(key.mask, key.initial, drawn_part(key)) != locked.facts.get("key_sha256"):
         raise UserError(f"--key {key.path}: was changed after the split")
     if any((key.mask[name] & locked.mask[name]).any() for name in key.mask):
         raise UserError(f"--key {key.path}: overlaps with {locked.path}; one of the two was changed")
