@@ -69,8 +69,8 @@ def thief(run_main, owner, digits, tmp_path_factory):
     made_up = forge(own, budget=600, length=11, version=3, error_correction="H", seed=1)
     forged = claim_of(own, made_up.signature, made_up.place, made_up.code_format)
     commit("forged", forged)
-    trigger.export(trigger.keyed(OTHER_KEY.encode(), TRIGGERS, 10, 8), folder / "triggers")
-    commit("triggers", forged, "--v3", folder / "triggers", "--dataset", "digits", "--fidelity", 50)
+    trigger.export(trigger.keyed(OTHER_KEY.encode(), TRIGGERS, 10, 8), folder / "trigger_set")
+    commit("triggers", forged, "--v3", folder / "trigger_set", "--dataset", "digits", "--fidelity", 50)
     return folder
 
 
@@ -341,7 +341,7 @@ def test_claims_about_another_network_are_refused(run_main, owner, thief, tmp_pa
 @pytest.mark.parametrize("turned", [False, True])
 def test_keys_and_sets_go_to_the_claim_that_names_them(dispute, owner, thief, tmp_path, turned):
     words = [("--trigger_key", owner / "trigger.key"), ("--trigger_key", owner / "other.key"),
-             ("--trigger_dir", thief / "triggers"), ("--key", owner / "key.pth.tar")]
+             ("--trigger_dir", thief / "trigger_set"), ("--key", owner / "key.pth.tar")]
     done = dispute("jane", "triggers", *itertools.chain(*(words[::-1] if turned else words)), "--json", tmp_path / "out.json",
                    suspect=owner / "own.pth.tar")
     assert done.returncode == 0, done.stderr
@@ -644,7 +644,7 @@ def test_bad_input_is_one_line(run_main, owner, thief, refused, tmp_path, words,
              "again": thief / "again/claim.json", "again.public": thief / "again/commitment.json",
              "forged": thief / "forged/claim.json", "own": owner / "own.pth.tar", "key": owner / "key.pth.tar",
              "wrong_key": owner / "wrong_key.pth.tar", "other.key": owner / "other.key", "trigger.key": owner / "trigger.key",
-             "triggers": thief / "triggers", "text": tmp_path / "text", "none": tmp_path / "none"}
+             "triggers": thief / "trigger_set", "text": tmp_path / "text", "none": tmp_path / "none"}
     done = run_main("main_verify.py", *(names.get(word, word) for word in words[0].split()), "--suspect", owner / "own.pth.tar",
                     "--restarts", 0, "--json", tmp_path / "out.json", "--report", tmp_path / "page.html")
     assert message.replace("{jane}", str(names["jane"])) in refused(done) and "verdict" not in done.stdout
