@@ -31,7 +31,8 @@ def parse_args(argv: Sequence[str] | None):
     parser.add_argument("sweeps", nargs="+", type=cli.path, metavar="DIR", help="folders of sweeps, each with its attack.csv")
     parser.add_argument("--cell", type=cli.text, default="res20s/cifar10", metavar="NETWORK/DATASET",
                         help="whose numbers of the paper stand beside")
-    parser.add_argument("--out", type=cli.Output(files={"attacks.csv": rb"attack,", "attacks.md": rb"\| attack "}), default="runs/attacks", metavar="DIR", help="where attacks.md and attacks.csv go")
+    parser.add_argument("--out", type=cli.Output(files={"attacks.csv": rb"attack,", "attacks.md": rb"\| attack "}),
+                        default="runs/attacks", metavar="DIR", help="where attacks.md and attacks.csv go")
     return parser.parse_args(argv)
 
 

@@ -1,5 +1,6 @@
 """Scripts of tables and figures: their plans, the launcher that runs them, and the tables made of what they leave."""
 
+import contextlib
 import csv
 import importlib
 import json
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis
 import numpy as np
@@ -452,6 +454,93 @@ def test_every_plan_comes_to_its_end(data):
         assert (job.name in left) == any(name in failed | left for name in job.needs)
 
 
+class Cluster:
+    """A Slurm whose users may have `limit` jobs in the queue, `others` of them not of this plan; one ends at each look at it."""
+
+    def __init__(self, limit: int, others: int, largest_array: int):
+        self.limit, self.largest_array, self.number = limit, largest_array, 0
+        self.queue, self.sizes, self.most, self.others = {}, [], 0, [f"other_{index}" for index in range(others)]
+
+    def AutoExecutor(self, **words):
+        return self
+
+    def update_parameters(self, **words):
+        assert "slurm_array_parallelism" not in words
+
+    @contextlib.contextmanager
+    def batch(self):
+        self.collected = []
+        yield
+        if len(self.collected) > self.largest_array:
+            raise FailedJobError("sbatch: error: Invalid job array specification")
+        if len(self.queue) + len(self.others) + len(self.collected) > self.limit:
+            raise FailedJobError("sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed: Job violates "
+                                 "accounting/QOS policy (job submit limit, user's size and/or time limits)")
+        self.sizes.append(len(self.collected))
+        self.queue |= {handle.job_id: handle.command for handle in self.collected}
+        self.most = max(self.most, len(self.queue))
+
+    def submit(self, command):
+        self.number += 1
+        self.collected.append(SimpleNamespace(job_id=f"4242_{self.number}", command=command))
+        return self.collected[-1]
+
+    def run(self, words, **more):
+        if words[0] == "scontrol":
+            assert words[1:] == ["show", "config"]
+            return SimpleNamespace(stdout=f"MaxArraySize            = {self.largest_array}\nMaxJobCount = 10000\n", returncode=0)
+        assert words[:2] == ["squeue", "--me"]
+        if self.queue:
+            command = self.queue.pop(next(iter(self.queue)))
+            command.began = time.time()
+            command.finish(0)
+        return SimpleNamespace(stdout="\n".join([*self.queue, *self.others]), returncode=0)
+
+
+class FailedJobError(Exception):
+    pass
+
+
+@pytest.fixture
+def submitted_to(tmp_path, monkeypatch):
+    """submitted_to(cluster, *flags) -> 30 jobs, and what came of them there."""
+    from scripts.lib import slurm_runner
+    from scripts.lib.plans import Logs, read_plan
+    from scripts.lib.progress import run_plan
+
+    def run(cluster: Cluster, *flags):
+        for name, stand_in in (("submitit", cluster), ("FailedJobError", FailedJobError),
+                               ("cloudpickle", SimpleNamespace(register_pickle_by_value=lambda module: None))):
+            monkeypatch.setattr(slurm_runner, name, stand_in, raising=False)
+        monkeypatch.setattr(subprocess, "run", cluster.run)
+        monkeypatch.setattr(slurm_runner.SlurmRunner, "pause", 0)
+        args = importlib.import_module("launch").parse_args(["--launch", "slurm", *map(str, flags)])
+        logs, plan = Logs(tmp_path), read_plan([f"true {index}" for index in range(30)], tmp_path)
+        return plan, run_plan(plan, slurm_runner.SlurmRunner(logs, args), logs)
+
+    return run
+
+
+@pytest.mark.parametrize("jobs, limit, others, largest_array, flag, most", [
+    (30, 100, 0, 1001, None, 30),  # all at once
+    (4, 100, 0, 1001, None, 4),  # --jobs bounds it
+    (30, 20, 0, 1001, None, 20), (30, 20, 15, 1001, None, 5), (30, 1, 0, 1001, None, 1),  # as many as the site lets in
+    (30, 100, 0, 1001, 7, 7), (30, 100, 5, 1001, 7, 2),  # or as its user says
+    (30, 100, 0, 8, None, 30), (30, 13, 0, 1, None, 13)])
+def test_a_plan_larger_than_a_sites_limits_is_submitted_bit_by_bit(submitted_to, jobs, limit, others, largest_array, flag, most):
+    cluster = Cluster(limit, others, largest_array)
+    plan, outcome = submitted_to(cluster, "--jobs", jobs, *(() if flag is None else ("--max_submitted", flag)))
+    assert sorted(job.name for job in outcome.ran) == sorted(job.name for job in plan) and not outcome.failed
+    assert cluster.most == most and max(cluster.sizes) <= largest_array and sum(cluster.sizes) == 30
+
+
+def test_a_site_that_takes_no_job_at_all_is_one_line(submitted_to):
+    from utils.errors import UserError
+
+    with pytest.raises(UserError, match="QOSMaxSubmitJobPerUserLimit"):
+        submitted_to(Cluster(0, 0, 1001), "--jobs", 9)
+
+
 @pytest.mark.parametrize("cluster", ["local", "slurm"])
 def test_on_a_cluster(launch, tmp_path, cluster):
     pytest.importorskip("submitit")
@@ -470,7 +559,7 @@ def test_on_a_cluster(launch, tmp_path, cluster):
 
 def test_a_job_that_has_to_make_room_is_queued_again(tmp_path):
     submitit = pytest.importorskip("submitit")
-    from launch import Command
+    from scripts.lib.commands import Command
 
     command = Command("echo begun; sleep 100", str(tmp_path / "log"), str(tmp_path / "record"), {}, str(tmp_path))
     command.start()
