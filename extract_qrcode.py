@@ -105,17 +105,14 @@ def parse_args(argv: Sequence[str] | None):
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
-    from dataclasses import asdict, replace
+    from dataclasses import replace
 
     from models import build_model
     from ownership.qr_code.claim import read_claim
-    from ownership.qr_code.evidence import places_for
-    from ownership.qr_code.extraction import candidate_formats, extract, extract_claimed, search_everywhere
     from ownership.qr_code.readers import write_code
     from ownership.qr_code.window import align_claimed
     from ownership.suspects.alignment import read_reference
     from ownership.suspects.reading import read_suspect
-    from pruner.qr_code.embedding import Place
     from utils import checkpoint
     from utils.errors import UserError
 
@@ -136,54 +133,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         suspect = alignment.suspect
         print(in_words(alignment))
 
-    if claim:
-        signature, places = claim.signature, claim.places
-        found = extract_claimed(suspect, claim, args.max_false, args.restarts)
-    elif args.max_name is not None:
-        signature, places = args.signature, [Place(args.max_name, args.start_x, args.start_y)]
-        formats = candidate_formats(suspect.mask, args.max_name, args.start_x, args.start_y, args.version,
-                                    args.error_correction or "H", args.mask_pattern)
-        found = extract(suspect, places, formats, signature, places_for(suspect.mask, formats[0].version), args.max_false,
-                        args.restarts)
-    else:
-        signature = args.signature
-        places, found = search_everywhere(suspect, args.version, args.error_correction or "H", args.mask_pattern, signature,
-                                          args.max_false, args.restarts)
+    signature = claim.signature if claim else args.signature
+    places, reading = read_code(args, claim, suspect)
+    match = reading.text is not None if signature is None else reading.shows(signature)
+    agrees = reading.evidence is not None and args.max_false >= (reading.evidence.p_corrected if args.committed
+                                                                 else reading.evidence.p_any_text)
+    print("place:   " + "; ".join(f"{place.layer}, start_x {place.start_x}, start_y {place.start_y}" for place in places))
+    print_reading(reading)
 
-    match = found.text is not None if signature is None else found.shows(signature)
-    agrees = found.evidence is not None and args.max_false >= (found.evidence.p_corrected if args.committed
-                                                               else found.evidence.p_any_text)
-    result = {
-        "match": match or agrees, "signature": signature, "readers": found.texts, "layer": places[0].layer,
+    files = ExtractionFiles(args.save_dir)
+    write_code(reading.modules, files.code)
+    checkpoint.save_json({
+        "match": match or agrees, "signature": signature, "readers": reading.texts, "layer": places[0].layer,
         "start_x": places[0].start_x, "start_y": places[0].start_y,
         "copies": [[place.layer, place.start_x, place.start_y] for place in places[1:]],
-        "version": found.code_format.version, "error_correction": found.code_format.error_correction,
-        "mask_pattern": found.code_format.mask_pattern, "density": suspect.mask.density, "threshold": threshold,
-    }
-    if alignment:
-        result |= {"aligned_to": args.aligned_to, "channels": len(alignment.order), "moved": alignment.moved,
-                   "before": asdict(alignment.before), "after": asdict(alignment.after)}
-    print("place:   " + "; ".join(f"{place.layer}, start_x {place.start_x}, start_y {place.start_y}" for place in places))
-    for reader, text in found.texts.items():
-        print(f"{reader + ':':<8} {'nothing read' if text is None else repr(text)}")
-    if found.soft is not None:
-        result |= {"soft_weights": found.soft.weights, "false_probability": found.soft.false_probability}
-        print(f"         (ordered statistics: weights {found.soft.weights}, by chance at most "
-              f"{found.soft.false_probability:.1e})")
-    if found.flips is not None:
-        flips, evidence = found.flips, found.evidence
-        result |= {"flipped": flips.count, "lost": flips.lost, "added": flips.added, "data_modules": flips.data_modules,
-                   "p_value": evidence.p_value, "searched": evidence.searched, "p_corrected": evidence.p_corrected,
-                   "p_any_text": evidence.p_any_text}
-        print(f"flipped: {flips.count} of {flips.data_modules} data modules ({100 * flips.share:.2f}%): "
-              f"{flips.lost} of the code's ones are empty, {flips.added} of its zeros are occupied\n"
-              f"p-value: {evidence.p_value:.1e} that the code's {evidence.modules} parity modules agree as well by chance; "
-              f"{evidence.p_corrected:.1e} corrected for {evidence.searched} places and patterns\n"
-              f"         {evidence.p_any_text:.1e} even if the text was made up after a look at the suspect (one of "
-              f"2^{evidence.log2_texts:.0f} of its kind)")
-    files = ExtractionFiles(args.save_dir)
-    write_code(found.modules, files.code)
-    checkpoint.save_json(result, files.result)
+        "version": reading.code_format.version, "error_correction": reading.code_format.error_correction,
+        "mask_pattern": reading.code_format.mask_pattern, "density": suspect.mask.density, "threshold": threshold,
+        **({"aligned_to": args.aligned_to, **alignment_as_json(alignment)} if alignment else {}),
+        **reading_as_json(reading)}, files.result)
     print(f"code:    {files.code}")
     if signature is None:
         print("verdict: a text was read" if match else "verdict: no text was read")
@@ -191,6 +158,59 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("verdict: match" if match else "verdict: match by agreement; the text was not read" if agrees
               else "verdict: no match")
     return cli.EXIT_OK if match or agrees else cli.EXIT_NO_MATCH
+
+
+def read_code(args, claim, suspect):
+    """Places and reading: where the claim says, or the flags, or else wherever something is."""
+    from ownership.qr_code.evidence import places_for
+    from ownership.qr_code.extraction import candidate_formats, extract, extract_claimed, search_everywhere
+    from pruner.qr_code.embedding import Place, Wish
+
+    if claim:
+        return claim.places, extract_claimed(suspect, claim, args.max_false, args.restarts)
+    wish = Wish(args.max_name, args.start_x, args.start_y, args.version, args.error_correction or "H", args.mask_pattern)
+    if wish.layer is None:
+        return search_everywhere(suspect, wish, args.signature, args.max_false, args.restarts)
+    places, formats = [Place(wish.layer, wish.start_x, wish.start_y)], candidate_formats(suspect.mask, wish)
+    return places, extract(suspect, places, formats, args.signature, places_for(suspect.mask, formats[0].version), args.max_false,
+                           args.restarts)
+
+
+def print_reading(reading) -> None:
+    """What each reader read, and how well the code agrees with a signature."""
+    for reader, text in reading.texts.items():
+        print(f"{reader + ':':<8} {'nothing read' if text is None else repr(text)}")
+    if reading.soft is not None:
+        print(f"         (ordered statistics: weights {reading.soft.weights}, by chance at most "
+              f"{reading.soft.false_probability:.1e})")
+    if reading.flips is not None:
+        flips, evidence = reading.flips, reading.evidence
+        print(f"flipped: {flips.count} of {flips.data_modules} data modules ({100 * flips.share:.2f}%): "
+              f"{flips.lost} of the code's ones are empty, {flips.added} of its zeros are occupied\n"
+              f"p-value: {evidence.p_value:.1e} that the code's {evidence.modules} parity modules agree as well by chance; "
+              f"{evidence.p_corrected:.1e} corrected for {evidence.searched} places and patterns\n"
+              f"         {evidence.p_any_text:.1e} even if the text was made up after a look at the suspect (one of "
+              f"2^{evidence.log2_texts:.0f} of its kind)")
+
+
+def reading_as_json(reading) -> dict:
+    """The same, but for the texts."""
+    table = {}
+    if reading.soft is not None:
+        table |= {"soft_weights": reading.soft.weights, "false_probability": reading.soft.false_probability}
+    if reading.flips is not None:
+        flips, evidence = reading.flips, reading.evidence
+        table |= {"flipped": flips.count, "lost": flips.lost, "added": flips.added, "data_modules": flips.data_modules,
+                  "p_value": evidence.p_value, "searched": evidence.searched, "p_corrected": evidence.p_corrected,
+                  "p_any_text": evidence.p_any_text}
+    return table
+
+
+def alignment_as_json(alignment) -> dict:
+    from dataclasses import asdict
+
+    return {"channels": len(alignment.order), "moved": alignment.moved, "before": asdict(alignment.before),
+            "after": asdict(alignment.after)}
 
 
 def in_words(alignment) -> str:

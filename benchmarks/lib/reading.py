@@ -25,7 +25,7 @@ from ownership.suspects.reading import Suspect
 from pruner import tickets
 from pruner.qr_code import geometry as qr_code
 from pruner.channel_groups import channel_groups
-from pruner.qr_code.embedding import Place, embed, find_region
+from pruner.qr_code.embedding import Place, Wish, embed, find_region
 from pruner.qr_code.linear_code import linear_code
 from pruner.qr_code.placement import best_place
 from pruner.qr_code.geometry import CodeFormat
@@ -120,7 +120,7 @@ def scan(args, random: np.random.Generator):
         mask = embed(mask, TEXTS[0], find_region(mask, TEXTS[0]), random)
         for signature in (TEXTS[0], None):
             start = time.perf_counter()
-            _, found = search_everywhere(Suspect(mask), None, "H", None, signature)
+            _, found = search_everywhere(Suspect(mask), Wish(), signature)
             what = f"search {arch}, signature {'known' if signature else 'unknown'}"
             yield {"what": what, "value": found.text, "seconds": time.perf_counter() - start}
         start = time.perf_counter()

@@ -14,7 +14,7 @@ from ownership.qr_code.soft_decoding import SoftReading, read_softly
 from ownership.qr_code.window import Window, cleaned, window_of
 from ownership.suspects.reading import Suspect
 from pruner.qr_code import geometry as qr_code
-from pruner.qr_code.embedding import Place, named_layer
+from pruner.qr_code.embedding import Place, Wish, named_layer
 from pruner.masks import Mask
 from pruner.qr_code.geometry import CodeFormat
 from utils.errors import UserError
@@ -82,20 +82,18 @@ def count_flips(modules: np.ndarray, signature: str, code_format: CodeFormat) ->
                  int((code & is_data).sum()), int((~code & is_data).sum()))
 
 
-def candidate_formats(mask: Mask, layer: str, start_x: int, start_y: int, version: int | None,
-                      error_correction: str, mask_pattern: int | None) -> list[CodeFormat]:
-    """All formats that a code at this place could have, where a claim does not say.
+def candidate_formats(mask: Mask, wish: Wish) -> list[CodeFormat]:
+    """All formats that a code at the wished place could have.
 
     Raises UserError if there is no such layer, or no code fits there.
     """
-    rows, columns = named_layer(mask, layer).shape[:2]
-    room = min(rows - start_x, columns - start_y)
-    versions = [v for v in qr_code.VERSIONS if qr_code.code_size(v) <= room] if version is None else [version]
+    rows, columns = named_layer(mask, wish.layer).shape[:2]
+    room = min(rows - wish.start_x, columns - wish.start_y)
+    versions = [v for v in qr_code.VERSIONS if qr_code.code_size(v) <= room] if wish.version is None else [wish.version]
     if not versions:
-        raise UserError(f"--start_x {start_x} --start_y {start_y}: no code fits there into layer {layer} "
+        raise UserError(f"--start_x {wish.start_x} --start_y {wish.start_y}: no code fits there into layer {wish.layer} "
                         f"({rows}x{columns})")
-    return [CodeFormat(v, error_correction, pattern) for v in versions
-            for pattern in (qr_code.MASK_PATTERNS if mask_pattern is None else [mask_pattern])]
+    return [code_format for version in versions for code_format in wish.formats(version)]
 
 
 def extract(suspect: Suspect, places: Sequence[Place], formats: Sequence[CodeFormat], signature: str | None = None,
@@ -164,25 +162,25 @@ def _show(windows: Sequence[Window], code_format: CodeFormat, signature: str | N
     return Extraction(code_format, qr_code.restore_patterns(most, code_format), texts, here, flips, evidence)
 
 
-def search_everywhere(suspect: Suspect, version: int | None, error_correction: str, mask_pattern: int | None,
-                      signature: str | None = None, max_false: float = soft_decoding.MAX_FALSE,
+def search_everywhere(suspect: Suspect, wish: Wish, signature: str | None = None, max_false: float = soft_decoding.MAX_FALSE,
                       restarts: int = soft_decoding.RESTARTS) -> tuple[list[Place], Extraction]:
     """Find the place by correlation (see `ownership.qr_code.scan`) and read there.
 
     Args:
-        version: None for those of SEARCHED_VERSIONS that fit, smallest first, up to the first that is read.
+        wish: of which the form of the code counts; without a version, those of SEARCHED_VERSIONS that fit are tried, smallest
+            first, up to the first that is read.
     Returns:
         the place, and what it shows: the best one of those where something was read, else the most similar one.
     Raises:
         UserError: no layer has room for a code, or for one that holds the signature.
     """
-    versions = [v for v in (SEARCHED_VERSIONS if version is None else [version])
+    versions = [v for v in (SEARCHED_VERSIONS if wish.version is None else [wish.version])
                 if any(min(layer.shape[:2]) >= qr_code.code_size(v) for layer in suspect.mask.values())]
     if not versions:
-        raise UserError(f"--version: no layer has room for a code of version {version or SEARCHED_VERSIONS[0]}")
+        raise UserError(f"--version: no layer has room for a code of version {wish.version or SEARCHED_VERSIONS[0]}")
     most_similar, searched = None, 0
     for version in versions:
-        seen = scan(suspect.mask, [version], error_correction, signature, mask_pattern)
+        seen = scan(suspect.mask, [version], wish.error_correction, signature, wish.mask_pattern)
         searched += seen.searched
         for index, candidate in enumerate(seen.candidates):
             if index and candidate.deviations < STANDS_OUT:

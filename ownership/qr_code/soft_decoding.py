@@ -5,8 +5,9 @@ agrees best with them.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from scipy.stats import binom, rankdata
@@ -167,14 +168,6 @@ WEIGHTS: dict[str, Callable[[Window, LinearCode, np.ndarray], np.ndarray]] = {
 }
 
 
-def usable_weights(windows: Sequence[Window], code: LinearCode) -> list[str]:
-    """Names in WEIGHTS that what is known allows."""
-    known = int((~code.depends_on_text).sum())
-    return [name for name in WEIGHTS
-            if (name != "learned" or known >= ENOUGH_KNOWN)
-            and (name != "by magnitude" or all(window.largest is not None for window in windows))]
-
-
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +186,67 @@ class SoftReading:
     restarts: int
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A form that the code may have, of a format and a length of text.
+
+    fit: how well what is known of it agrees, in standard deviations. tried_bits: log2 of how much is searched, this form being
+    one of it, which what chance gives is multiplied by.
+    """
+
+    code_format: CodeFormat
+    code: LinearCode
+    fit: float
+    tried_bits: float
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A text to be judged. weights: the name in WEIGHTS that it was found with. restarts: that it took."""
+
+    candidate: _Candidate
+    weights: str
+    bits: np.ndarray
+    restarts: int = 0
+
+
+@dataclass(frozen=True)
+class _Copies:
+    """What the copies of one code show. windows: one per copy. is_data: bool [size, size], the data modules."""
+
+    windows: Sequence[Window]
+    is_data: np.ndarray
+
+    def weigh(self, code: LinearCode, name: str) -> np.ndarray:
+        """float [modules], of all copies together."""
+        return sum(WEIGHTS[name](window, code, self.is_data) for window in self.windows)
+
+    def usable_weights(self, code: LinearCode) -> list[str]:
+        """Names in WEIGHTS that what is known allows."""
+        known = int((~code.depends_on_text).sum())
+        return [name for name in WEIGHTS
+                if (name != "learned" or known >= ENOUGH_KNOWN)
+                and (name != "by magnitude" or all(window.largest is not None for window in self.windows))]
+
+    def one_sided(self, code: LinearCode) -> list[str]:
+        """Names in WEIGHTS that trust ones, or zeros, if hardly any module that is known speaks against it."""
+        known = ~code.depends_on_text
+        wrong = sum(window.occupied[self.is_data][known] != code.offset[known] for window in self.windows)
+        share = {name: wrong[code.offset[known] == bit].mean() / len(self.windows) if (code.offset[known] == bit).any() else 1.0
+                 for name, bit in (("pruned", False), ("added", True))}
+        return [name for name, wrongly in share.items() if wrongly < TRUSTED]
+
+    def known_agreement(self, code: LinearCode) -> float:
+        """How well occupancy agrees with the modules that are the same for all texts of this length, in standard deviations."""
+        fixed = ~code.depends_on_text
+        ones = code.offset[fixed]
+        agreement = sum(window.occupied[self.is_data][fixed].astype(float) for window in self.windows)
+        if not ones.any() or ones.all() or np.ptp(agreement) == 0:
+            return 0.0
+        deviation = agreement.std() * math.sqrt(1 / ones.sum() + 1 / (~ones).sum())
+        return float((agreement[ones].mean() - agreement[~ones].mean()) / deviation)
+
+
 def read_softly(windows: Sequence[Window], formats: Sequence[CodeFormat], places: int = 1, max_false: float = MAX_FALSE,
                 restarts: int = RESTARTS, lengths: Sequence[int] | None = None) -> SoftReading | None:
     """Decode the copies of one code, of any text and length.
@@ -205,84 +259,78 @@ def read_softly(windows: Sequence[Window], formats: Sequence[CodeFormat], places
         restarts: with random reliabilities, if nothing was read without.
         lengths: of texts to look for, in bytes (default: all up to LONGEST).
     """
-    is_data = qr_code.data_modules(formats[0].version)
-    codes = [(code_format, linear_code(code_format, length)) for code_format in formats
-             for length in lengths or range(1, LONGEST + 1)
-             if length <= qr_code.capacity(code_format.version, code_format.error_correction)]
-    if not codes:
-        return None
-    # header and padding differ with pattern and length: where they fit, the text is looked for first; where enough is known
-    # and does not fit, not at all
-    fits = {item: _known_agreement(windows, item[1], is_data) for item in codes}
-    fitting = [item for item in codes if fits[item] > SHOWS]
-    unknown = [item for item in codes if item not in fitting and (~item[1].depends_on_text).sum() < ENOUGH_KNOWN]
-    codes = sorted(fitting + unknown, key=lambda item: -fits[item])
-    # What is accepted falsely is shared half and half: few of the many codes fit by chance, so those that do need not make
-    # up for all. (Whether a code fits, and whether its text agrees, are matters of different modules.)
-    searched = {item: math.log2(places) + 1 + math.log2(len(group)) + math.log2(len(WEIGHTS))
-                for group in (fitting, unknown) for item in group}
-
-    def weigh(code: LinearCode, name: str) -> np.ndarray:
-        return sum(WEIGHTS[name](window, code, is_data) for window in windows)
-
-    def accept(code_format: CodeFormat, code: LinearCode, name: str, bits: np.ndarray, tries: int) -> SoftReading | None:
-        text = code.text(bits)
-        # the bound is one for all texts at once, so it does not matter how many of them were looked at
-        false = searched[code_format, code] + log2_chance(weigh(code, name), code, bits)
-        if 0 < false - math.log2(max_false) < WORTH_SUMMING:
-            false = searched[code_format, code] + log2_chance(weigh(code, name), code, bits, exact=True)
-        if text is None or false > math.log2(max_false) \
-                or not np.array_equal(qr_code.encode(text, code_format)[is_data], code.encode(bits)):
-            return None
-        return SoftReading(text, code_format, name, 2.0 ** max(false, -1000.0), tries)
-
-    for order in (2, 3):
-        for code_format, code in codes[:None if order == 2 else 3]:
-            for name in usable_weights(windows, code):
-                if found := accept(code_format, code, name, decode(weigh(code, name), code, order), 0):
-                    return found
-    close = [item for item in codes[:3] if fits[item] > max(fits[codes[0]] - 3, WORTH_RESTARTS)]
-    for code_format, code in close:
-        for name in _one_sided(windows, code, is_data):
-            if found := _restart([(code_format, code)], name, weigh, accept, min(restarts, ONE_SIDED_RESTARTS)):
-                return found
-    return _restart(close, "alike", weigh, accept, restarts) if close else None
-
-
-def _one_sided(windows: Sequence[Window], code: LinearCode, is_data: np.ndarray) -> list[str]:
-    """Names in WEIGHTS that trust ones, or zeros, if hardly any module that is known speaks against it."""
-    known = ~code.depends_on_text
-    wrong = sum(window.occupied[is_data][known] != code.offset[known] for window in windows)
-    share = {name: wrong[code.offset[known] == bit].mean() / len(windows) if (code.offset[known] == bit).any() else 1.0
-             for name, bit in (("pruned", False), ("added", True))}
-    return [name for name, wrongly in share.items() if wrongly < TRUSTED]
-
-
-def _restart(codes: list[tuple[CodeFormat, LinearCode]], name: str, weigh: Callable[[LinearCode, str], np.ndarray],
-             accept: Callable[..., SoftReading | None], restarts: int) -> SoftReading | None:
-    """Decode with one of WEIGHTS and reliabilities drawn at random, keeping the best that was found for each part."""
-    noise = np.random.default_rng(0)
-    settings = [(code_format, code, weigh(code, name), np.zeros(code.generator.shape[1], dtype=bool),
-                 [0.0] * len(code.parts)) for code_format, code in codes]
-    for tries in range(1, restarts + 1):
-        code_format, code, weights, best, tails = settings[tries % len(settings)]
-        improved = False
-        for index, part in enumerate(code.parts):
-            bits = decode_part(weights, code, part, 2, noise)
-            tail = _log2_tail(weights, code, part, bits)
-            if tail < tails[index]:
-                best[part[1]], tails[index], improved = bits, tail, True
-        if improved and (found := accept(code_format, code, name, best, tries)):
-            return found
+    copies = _Copies(windows, qr_code.data_modules(formats[0].version))
+    candidates = _candidates(copies, formats, lengths or range(1, LONGEST + 1), places)
+    close = [candidate for candidate in candidates[:3] if candidate.fit > max(candidates[0].fit - 3, WORTH_RESTARTS)]
+    for trial in chain(_in_order(copies, candidates), _with_restarts(copies, close, restarts)):
+        if reading := _accepted(copies, trial, max_false):
+            return reading
     return None
 
 
-def _known_agreement(windows: Sequence[Window], code: LinearCode, is_data: np.ndarray) -> float:
-    """How well occupancy agrees with the modules that are the same for all texts of this length, in standard deviations."""
-    fixed = ~code.depends_on_text
-    ones = code.offset[fixed]
-    agreement = sum(window.occupied[is_data][fixed].astype(float) for window in windows)
-    if not ones.any() or ones.all() or np.ptp(agreement) == 0:
-        return 0.0
-    deviation = agreement.std() * math.sqrt(1 / ones.sum() + 1 / (~ones).sum())
-    return float((agreement[ones].mean() - agreement[~ones].mean()) / deviation)
+def _candidates(copies: _Copies, formats: Sequence[CodeFormat], lengths: Sequence[int], places: int) -> list[_Candidate]:
+    """The forms to look for, best fit first: header and padding differ with pattern and length, so where enough of a form is
+    known and does not fit, it is not looked for at all.
+
+    What is accepted falsely is shared half and half between those that fit and those of which too little is known: few of the
+    many forms fit by chance, so those that do need not make up for all. (Whether a form fits, and whether its text agrees, are
+    matters of different modules.)
+    """
+    fits = [(code_format, code, copies.known_agreement(code))
+            for code_format in formats for length in lengths
+            if length <= qr_code.capacity(code_format.version, code_format.error_correction)
+            for code in [linear_code(code_format, length)]]
+    fitting = [form for form in fits if form[2] > SHOWS]
+    unknown = [form for form in fits if form[2] <= SHOWS and (~form[1].depends_on_text).sum() < ENOUGH_KNOWN]
+    candidates = [_Candidate(*form, math.log2(places) + 1 + math.log2(len(group)) + math.log2(len(WEIGHTS)))
+                  for group in (fitting, unknown) for form in group]
+    return sorted(candidates, key=lambda candidate: -candidate.fit)
+
+
+def _in_order(copies: _Copies, candidates: Sequence[_Candidate]) -> Iterator[_Trial]:
+    """The text that agrees best with each kind of weights; then, of the best few forms, with more work."""
+    for order, worth_it in ((2, candidates), (3, candidates[:3])):
+        for candidate in worth_it:
+            for name in copies.usable_weights(candidate.code):
+                yield _Trial(candidate, name, decode(copies.weigh(candidate.code, name), candidate.code, order))
+
+
+def _with_restarts(copies: _Copies, close: Sequence[_Candidate], restarts: int) -> Iterator[_Trial]:
+    """Texts found with random reliabilities: first by weights that trust one kind of module, where what is known allows that."""
+    for candidate in close:
+        for name in copies.one_sided(candidate.code):
+            yield from _restart(copies, [candidate], name, min(restarts, ONE_SIDED_RESTARTS))
+    if close:
+        yield from _restart(copies, close, "alike", restarts)
+
+
+def _restart(copies: _Copies, candidates: Sequence[_Candidate], name: str, restarts: int) -> Iterator[_Trial]:
+    """Decode with one of WEIGHTS and reliabilities drawn at random, in turn for each candidate, keeping the best that was found
+    for each part; each improvement is a trial."""
+    noise = np.random.default_rng(0)
+    settings = [(candidate, copies.weigh(candidate.code, name), np.zeros(candidate.code.generator.shape[1], dtype=bool),
+                 [0.0] * len(candidate.code.parts)) for candidate in candidates]
+    for count in range(1, restarts + 1):
+        candidate, weights, best, tails = settings[count % len(settings)]
+        improved = False
+        for index, part in enumerate(candidate.code.parts):
+            bits = decode_part(weights, candidate.code, part, 2, noise)
+            tail = _log2_tail(weights, candidate.code, part, bits)
+            if tail < tails[index]:
+                best[part[1]], tails[index], improved = bits, tail, True
+        if improved:
+            yield _Trial(candidate, name, best, count)
+
+
+def _accepted(copies: _Copies, trial: _Trial, max_false: float) -> SoftReading | None:
+    """The reading, if the text is one, is laid out as the standard says, and is no matter of chance."""
+    candidate, code, most = trial.candidate, trial.candidate.code, math.log2(max_false)
+    text, weights = code.text(trial.bits), copies.weigh(code, trial.weights)
+    # the bound is one for all texts at once, so it does not matter how many of them were looked at
+    false = candidate.tried_bits + log2_chance(weights, code, trial.bits)
+    if 0 < false - most < WORTH_SUMMING:
+        false = candidate.tried_bits + log2_chance(weights, code, trial.bits, exact=True)
+    if text is None or false > most \
+            or not np.array_equal(qr_code.encode(text, candidate.code_format)[copies.is_data], code.encode(trial.bits)):
+        return None
+    return SoftReading(text, candidate.code_format, trial.weights, 2.0 ** max(false, -1000.0), trial.restarts)
