@@ -15,6 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice, product
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -169,38 +170,65 @@ def _rows(tensor: torch.Tensor, dimension: int) -> torch.Tensor:
     return tensor.transpose(0, dimension).flatten(1).float()
 
 
+class _Occurrence(NamedTuple):
+    """A group's channels in a layer: in which dimension, and int64 [channels of the group there], the index of each."""
+
+    layer: _Layer
+    dimension: int
+    indices: np.ndarray
+
+
 def _best_order(layers: Sequence[_Layer], groups: ChannelGroups) -> np.ndarray:
     """int64 [channels], the suspect's channel to stand where the owner's is."""
-    order, members = np.arange(len(groups.group)), groups.members()
-    # for each group: the layers and dimensions its channels are in, and the index of each channel there
-    places: list[list[tuple[_Layer, int, np.ndarray]]] = [[] for _ in members]
-    for layer in (layer for layer in layers if layer.features):
-        for dimension, number in product((0, 1), range(len(members))):
-            if layer.channels[dimension] is not None:
-                here = np.flatnonzero(np.isin(layer.channels[dimension], members[number]))
-                if len(here):
-                    places[number].append((layer, dimension, here[np.argsort(layer.channels[dimension][here])]))
-
-    def solve(number: int, score: np.ndarray) -> None:
-        channels, rows = members[number], np.arange(len(members[number]))
-        score = np.broadcast_to(score, (len(rows), len(rows)))  # 0 where no layer tells
-        now, best = np.searchsorted(channels, order[channels]), linear_sum_assignment(score, maximize=True)[1]
-        if score[rows, best].sum() - score[rows, now].sum() > SMALLEST_GAIN * np.abs(score[rows, best]).sum():
-            order[channels] = channels[best]
-
-    for number, here in enumerate(places):
-        parts = [(layer.spreads(dimension), indices) for layer, dimension, indices in here]
-        solve(number, sum((own[indices] @ theirs[indices].T for (own, theirs), indices in parts), np.zeros(1)))
+    members = groups.members()
+    occurrences = [_occurrences(channels, layers) for channels in members]
+    order = np.arange(len(groups.group))
+    for channels, here in zip(members, occurrences):  # by what does not depend on other groups
+        order[channels] = _assigned(channels, order[channels], [_similarity(occurrence) for occurrence in here])
     # a group is looked at again once one that shares a layer with it has changed
-    waiting = [True] * len(places)
-    for number, here in islice(cycle(enumerate(places)), PASSES * len(places)):
+    neighbours, waiting = _sharing_a_layer(occurrences), [True] * len(members)
+    for number in islice(cycle(range(len(members))), PASSES * len(members)):
         if waiting[number]:
-            waiting[number], before = False, order.copy()
-            solve(number, sum((layer.scores(dimension, indices, order, groups) for layer, dimension, indices in here),
-                              np.zeros(1)))
-            if (order != before).any():
-                touched = [layer for layer, _, _ in here]
-                itself = len(set(touched)) < len(touched)  # on both sides of a layer
-                waiting = [wait or (other != number or itself) and any(layer in touched for layer, _, _ in others)
-                           for other, (wait, others) in enumerate(zip(waiting, places))]
+            waiting[number], channels = False, members[number]
+            better = _assigned(channels, order[channels], [layer.scores(dimension, indices, order, groups)
+                                                           for layer, dimension, indices in occurrences[number]])
+            if (better != order[channels]).any():
+                order[channels] = better
+                for neighbour in neighbours[number]:
+                    waiting[neighbour] = True
     return order
+
+
+def _occurrences(channels: np.ndarray, layers: Sequence[_Layer]) -> list[_Occurrence]:
+    """Where a group's channels are, in layers that tell something."""
+    found = []
+    for layer, dimension in product((layer for layer in layers if layer.features), (0, 1)):
+        if layer.channels[dimension] is not None:
+            indices = np.flatnonzero(np.isin(layer.channels[dimension], channels))
+            if len(indices):
+                found.append(_Occurrence(layer, dimension, indices[np.argsort(layer.channels[dimension][indices])]))
+    return found
+
+
+def _sharing_a_layer(occurrences: Sequence[Sequence[_Occurrence]]) -> list[list[int]]:
+    """For each group the numbers of those that are in one of its layers too; its own, if it is on both sides of a layer."""
+    layers = [[occurrence.layer for occurrence in here] for here in occurrences]
+    return [[other for other, theirs in enumerate(layers)
+             if (other != number or len(set(own)) < len(own)) and not set(own).isdisjoint(theirs)]
+            for number, own in enumerate(layers)]
+
+
+def _similarity(occurrence: _Occurrence) -> np.ndarray:
+    """float64 [channels] * 2, how alike the weights of the owner's and the suspect's channels are spread over the kernels."""
+    own, theirs = occurrence.layer.spreads(occurrence.dimension)
+    return own[occurrence.indices] @ theirs[occurrence.indices].T
+
+
+def _assigned(channels: np.ndarray, now: np.ndarray, scores: Sequence[np.ndarray]) -> np.ndarray:
+    """The suspect's channels for the owner's `channels` with the largest sum of all scores [channels] * 2; `now`, where that is no
+    better."""
+    rows = np.arange(len(channels))
+    score = np.broadcast_to(sum(scores, np.zeros(1)), (len(rows), len(rows)))  # 0 where no layer tells
+    best, before = linear_sum_assignment(score, maximize=True)[1], np.searchsorted(channels, now)
+    gain = score[rows, best].sum() - score[rows, before].sum()
+    return channels[best] if gain > SMALLEST_GAIN * np.abs(score[rows, best]).sum() else now
