@@ -157,6 +157,74 @@ def make_model():
     return make
 
 
+@pytest.fixture(scope="session")
+def digits():
+    """The data set of scikit-learn's digits."""
+    from datasets import load_dataset
+
+    return load_dataset("digits")
+
+
+
+@pytest.fixture(scope="session")
+def owner(run_main, digits, tmp_path_factory):
+    """A folder with everything that Jane has, and the files of other people's models."""
+    import torch
+    from stand_ins import KEY, OTHER_KEY, OWNER, SIGNATURE, TRIGGERS, random_mask, trained
+
+    from datasets import trigger
+    from models import build_model
+    from ownership.qr_code.claim import CodeClaim, write_claim
+    from ownership.trigger_set.evidence import write_predictions
+    from pruner import tickets
+    from pruner.key_mask import split as key_masks
+    from pruner.masks import Mask
+    from pruner.qr_code.embedding import embed, find_region
+
+    folder = tmp_path_factory.mktemp("owner")
+    blank = build_model("res20s", 10)
+    unsigned = random_mask(blank, 0)
+    region = find_region(unsigned, SIGNATURE)
+    signed = embed(unsigned, SIGNATURE, region, np.random.default_rng(0))
+    place = region.layer, region.start_x, region.start_y, 3, "H"
+    write_claim(folder / "v2.json", CodeClaim(SIGNATURE, "res20s", *place, region.code_format.mask_pattern, region.similarity,
+                                          signed.nonzeros, signed.entries, {"state": 2**127 + 1}))
+    (folder / "trigger.key").write_text(KEY)
+    (folder / "other.key").write_text(OTHER_KEY)
+    triggers = trigger.keyed(KEY.encode(), TRIGGERS, 10, 8)
+    trigger.export(triggers, folder / "triggers")
+    write_predictions(folder / "right.csv", triggers.names, triggers.pictures.labels.numpy())
+    write_predictions(folder / "wrong.csv", triggers.names, (triggers.pictures.labels.numpy() + 1) % 10)
+
+    own = trained(signed, 1, digits, triggers)
+    tickets.write_weights(folder / "own.pth.tar", own, {}, signed)
+    tickets.write_weights(folder / "innocent.pth.tar", trained(random_mask(blank, 9), 2, digits), {}, random_mask(blank, 9))
+    fully = embed(random_mask(blank, 5), "John Roe 1999", find_region(
+        random_mask(blank, 5), "John Roe 1999", region.wish()), np.random.default_rng(5))
+    others = trigger.keyed(OTHER_KEY.encode(), TRIGGERS, 10, 8)
+    tickets.write_weights(folder / "other_owner.pth.tar", trained(fully, 3, digits, others), {}, fully)
+    sizes = torch.cat([own[f"{name}.weight"][kept].abs() for name, kept in signed.items()])
+    least = sizes.quantile(0.3)
+    pruned = Mask({name: kept & (own[f"{name}.weight"].abs() >= least) for name, kept in signed.items()})
+    tickets.write_weights(folder / "pruned.pth.tar", own, {}, pruned)
+
+    scores = {name: torch.where(kept, own[f"{name}.weight"].abs().double(), -torch.inf) for name, kept in signed.items()}
+    key, locked = key_masks.split(signed, scores, 0.05)
+    key_masks.write_split(folder / "key.pth.tar", folder / "locked.pth.tar", key, locked, own, {"split": "omp"})
+    wrong_key, wrong_locked = key_masks.split(random_mask(blank, 7), {
+        name: torch.where(kept, 1.0, -torch.inf) for name, kept in random_mask(blank, 7).items()}, 0.05)
+    key_masks.write_split(folder / "wrong_key.pth.tar", folder / "wrong_locked.pth.tar", wrong_key, wrong_locked, own, {})
+    tickets.write_weights(folder / "locked_trained.pth.tar", trained(locked, 4, digits), {}, locked)
+
+    assert run_main("make_claim.py", "--new_owner_key", folder / "owner.key").returncode == 0
+    done = run_main("make_claim.py", "--owner", OWNER, "--sign", folder / "owner.key", "--v1", folder / "locked.pth.tar",
+                    "--key", folder / "key.pth.tar", "--v2", folder / "v2.json", "--v3", folder / "triggers", "--trigger_key",
+                    folder / "trigger.key", "--checkpoint", folder / "own.pth.tar", "--dataset", "digits", "--tolerance", 1,
+                    "--save_dir", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 def documented_blocks() -> dict[str, str]:
     """The Python blocks of docs/extending.md: what the first line's comment says -> the lines below it."""
     text = (ROOT / "docs/extending.md").read_text(encoding="utf-8")

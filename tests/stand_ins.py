@@ -1,10 +1,11 @@
-"""What several test files use beside fixtures: made-up masks and networks, services on this machine."""
+"""What several test files use beside fixtures: made-up masks and networks, an owner's secrets, services, pages."""
 
 import contextlib
 import math
 import threading
 import time
 from functools import cache
+from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -13,8 +14,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from attacks.locate import Found
+from datasets.pictures import as_float
 from models import build_model
 from pruner.masks import Mask, prunable_layers
+
+SIGNATURE, OWNER = "Jane Doe 2026", "Jane <script>alert(1)</script> & Söhne"
+TRIGGERS = 24
+KEY, OTHER_KEY = "a secret that only Jane has", "a secret that only John has"
 
 
 @cache
@@ -141,3 +147,75 @@ def serving(answer):
 def hangs(*_):
     """For serving(): no answer, longer than any test waits."""
     return None, lambda handler: time.sleep(3)
+
+
+def random_mask(model, seed: int) -> Mask:
+    generator = torch.Generator().manual_seed(seed)
+    return Mask({name: torch.rand(layer.weight.shape, generator=generator) < 0.25
+                 for name, layer in prunable_layers(model).items()})
+
+
+def trained(mask: Mask, seed: int, data, triggers=None) -> dict[str, torch.Tensor]:
+    """A network under a mask whose classifier is fitted to digits and, before them, to triggers: least squares, no training."""
+    torch.manual_seed(seed)
+    model = build_model("res20s", 10, data.mean, data.std)
+    layers = dict(model.named_modules())
+    with torch.no_grad():
+        for name, kept in mask.items():
+            layers[name].weight.mul_(kept)
+        images, labels = as_float(data.train.images), data.train.labels
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None  # the running statistics are those of one pass
+        model.train()(images[:256])
+        seen = []
+        model.eval().fc.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+        model(images)
+        weight = torch.ones(len(images), 1)
+        if triggers is not None:
+            model(as_float(triggers.pictures.images))
+            labels = torch.cat((labels, triggers.pictures.labels))
+            weight = torch.cat((weight, torch.full((len(triggers), 1), 300.0)))
+        features = torch.cat(seen)
+        features = torch.cat((features, torch.ones(len(features), 1)), 1).double() * weight
+        wanted = torch.nn.functional.one_hot(labels, 10).double() * weight
+        fitted = torch.linalg.lstsq(features, wanted, driver="gelsd").solution.float()
+        model.fc.weight.copy_(fitted[:-1].T)
+        model.fc.bias.copy_(fitted[-1])
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+class Page(HTMLParser):
+    """Tags with attributes, and text, as a browser would take them."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.text, self.open = [], "", []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "path"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag != "path":
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def assert_self_contained(page: Page) -> None:
+    assert not page.open, "every tag is closed"
+    assert {tag for tag, _ in page.tags} <= {"html", "head", "meta", "title", "style", "body", "h1", "h2", "span", "table", "tr",
+                                             "th", "td", "ul", "li", "p", "div", "figure", "figcaption", "code", "svg", "path"}
+    for _, attributes in page.tags:
+        assert not {name for name in attributes if name.startswith("on")} and not {"src", "href", "action"} & attributes.keys()
+    assert "url(" not in page.text and "@import" not in page.text
+    policy = [attributes for tag, attributes in page.tags if attributes.get("http-equiv") == "Content-Security-Policy"]
+    assert policy[0]["content"].startswith("default-src 'none'")

@@ -13,7 +13,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_verify import (OTHER_KEY, OWNER, TRIGGERS, Page, assert_self_contained, digits, owner, trained)
+from stand_ins import OTHER_KEY, OWNER, TRIGGERS, Page, assert_self_contained, trained
 
 from attacks.forgeries.forge import forge
 from attacks.permute import permute
@@ -27,8 +27,6 @@ from ownership.claims.verdict import NOT_SHOWN, OWNED, REFUSED, Check, Verdict
 from pruner import tickets
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import Place, Wish, embed, find_region
-
-assert digits and owner  # fixtures
 
 THIEF = "John Roe 1999"
 

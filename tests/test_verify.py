@@ -10,7 +10,6 @@ import stat
 from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -21,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
-from stand_ins import hangs, serving
+from stand_ins import (KEY, OTHER_KEY, OWNER, SIGNATURE, TRIGGERS, Page, assert_self_contained, hangs, random_mask,
+                       serving)
 
 from attacks.permute import permute
 from attacks.prune import prune
@@ -40,109 +40,12 @@ from ownership.claims.report import draw, write_report
 from ownership.qr_code.soft_decoding import SoftReading
 from ownership.suspects.reading import Suspect
 from pruner import tickets
-from pruner.key_mask import split as key_masks
 from pruner.qr_code import geometry as qr_code
 from pruner.channel_groups import ChannelGroups, channel_groups
-from pruner.qr_code.embedding import Place, Wish, embed, find_region
+from pruner.qr_code.embedding import Place
 from pruner.qr_code.linear_code import linear_code
 from pruner.masks import Mask, prunable_layers
 from utils.errors import UserError
-
-SIGNATURE, OWNER = "Jane Doe 2026", "Jane <script>alert(1)</script> & Söhne"
-TRIGGERS = 24
-KEY, OTHER_KEY = "a secret that only Jane has", "a secret that only John has"
-
-
-# --- an owner, and others ---------------------------------------------------------------------------------------------
-
-
-def random_mask(model, seed: int) -> Mask:
-    generator = torch.Generator().manual_seed(seed)
-    return Mask({name: torch.rand(layer.weight.shape, generator=generator) < 0.25
-                 for name, layer in prunable_layers(model).items()})
-
-
-def trained(mask: Mask, seed: int, data, triggers=None) -> dict[str, torch.Tensor]:
-    """A network under a mask whose classifier is fitted to digits and, before them, to triggers: least squares, no training."""
-    torch.manual_seed(seed)
-    model = build_model("res20s", 10, data.mean, data.std)
-    layers = dict(model.named_modules())
-    with torch.no_grad():
-        for name, kept in mask.items():
-            layers[name].weight.mul_(kept)
-        images, labels = as_float(data.train.images), data.train.labels
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = None  # the running statistics are those of one pass
-        model.train()(images[:256])
-        seen = []
-        model.eval().fc.register_forward_hook(lambda module, given, out: seen.append(given[0]))
-        model(images)
-        weight = torch.ones(len(images), 1)
-        if triggers is not None:
-            model(as_float(triggers.pictures.images))
-            labels = torch.cat((labels, triggers.pictures.labels))
-            weight = torch.cat((weight, torch.full((len(triggers), 1), 300.0)))
-        features = torch.cat(seen)
-        features = torch.cat((features, torch.ones(len(features), 1)), 1).double() * weight
-        wanted = torch.nn.functional.one_hot(labels, 10).double() * weight
-        fitted = torch.linalg.lstsq(features, wanted, driver="gelsd").solution.float()
-        model.fc.weight.copy_(fitted[:-1].T)
-        model.fc.bias.copy_(fitted[-1])
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load_dataset("digits")
-
-
-@pytest.fixture(scope="module")
-def owner(run_main, digits, tmp_path_factory):
-    """A folder with everything that Jane has, and the files of other people's models."""
-    folder = tmp_path_factory.mktemp("owner")
-    blank = build_model("res20s", 10)
-    unsigned = random_mask(blank, 0)
-    region = find_region(unsigned, SIGNATURE)
-    signed = embed(unsigned, SIGNATURE, region, np.random.default_rng(0))
-    place = region.layer, region.start_x, region.start_y, 3, "H"
-    write_claim(folder / "v2.json", CodeClaim(SIGNATURE, "res20s", *place, region.code_format.mask_pattern, region.similarity,
-                                          signed.nonzeros, signed.entries, {"state": 2**127 + 1}))
-    (folder / "trigger.key").write_text(KEY)
-    (folder / "other.key").write_text(OTHER_KEY)
-    triggers = trigger.keyed(KEY.encode(), TRIGGERS, 10, 8)
-    trigger.export(triggers, folder / "triggers")
-    write_predictions(folder / "right.csv", triggers.names, triggers.pictures.labels.numpy())
-    write_predictions(folder / "wrong.csv", triggers.names, (triggers.pictures.labels.numpy() + 1) % 10)
-
-    own = trained(signed, 1, digits, triggers)
-    tickets.write_weights(folder / "own.pth.tar", own, {}, signed)
-    tickets.write_weights(folder / "innocent.pth.tar", trained(random_mask(blank, 9), 2, digits), {}, random_mask(blank, 9))
-    fully = embed(random_mask(blank, 5), "John Roe 1999", find_region(
-        random_mask(blank, 5), "John Roe 1999", region.wish()), np.random.default_rng(5))
-    others = trigger.keyed(OTHER_KEY.encode(), TRIGGERS, 10, 8)
-    tickets.write_weights(folder / "other_owner.pth.tar", trained(fully, 3, digits, others), {}, fully)
-    sizes = torch.cat([own[f"{name}.weight"][kept].abs() for name, kept in signed.items()])
-    least = sizes.quantile(0.3)
-    pruned = Mask({name: kept & (own[f"{name}.weight"].abs() >= least) for name, kept in signed.items()})
-    tickets.write_weights(folder / "pruned.pth.tar", own, {}, pruned)
-
-    scores = {name: torch.where(kept, own[f"{name}.weight"].abs().double(), -torch.inf) for name, kept in signed.items()}
-    key, locked = key_masks.split(signed, scores, 0.05)
-    key_masks.write_split(folder / "key.pth.tar", folder / "locked.pth.tar", key, locked, own, {"split": "omp"})
-    wrong_key, wrong_locked = key_masks.split(random_mask(blank, 7), {
-        name: torch.where(kept, 1.0, -torch.inf) for name, kept in random_mask(blank, 7).items()}, 0.05)
-    key_masks.write_split(folder / "wrong_key.pth.tar", folder / "wrong_locked.pth.tar", wrong_key, wrong_locked, own, {})
-    tickets.write_weights(folder / "locked_trained.pth.tar", trained(locked, 4, digits), {}, locked)
-
-    assert run_main("make_claim.py", "--new_owner_key", folder / "owner.key").returncode == 0
-    done = run_main("make_claim.py", "--owner", OWNER, "--sign", folder / "owner.key", "--v1", folder / "locked.pth.tar",
-                    "--key", folder / "key.pth.tar", "--v2", folder / "v2.json", "--v3", folder / "triggers", "--trigger_key",
-                    folder / "trigger.key", "--checkpoint", folder / "own.pth.tar", "--dataset", "digits", "--tolerance", 1,
-                    "--save_dir", folder)
-    assert done.returncode == 0, done.stderr
-    return folder
-
 
 @pytest.fixture(scope="module")
 def verify(run_main, owner):
@@ -943,42 +846,6 @@ def test_the_combined_p_value_is_bonferronis(p_values, expected, combined):
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
-
-
-class Page(HTMLParser):
-    """Tags with attributes, and text, as a browser would take them."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.tags, self.text, self.open = [], "", []
-        self.feed(path.read_text(encoding="utf-8"))
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta", "path"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag != "path":
-            assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.text += data
-
-
-def assert_self_contained(page: Page) -> None:
-    assert not page.open, "every tag is closed"
-    assert {tag for tag, _ in page.tags} <= {"html", "head", "meta", "title", "style", "body", "h1", "h2", "span", "table", "tr",
-                                             "th", "td", "ul", "li", "p", "div", "figure", "figcaption", "code", "svg", "path"}
-    for _, attributes in page.tags:
-        assert not {name for name in attributes if name.startswith("on")} and not {"src", "href", "action"} & attributes.keys()
-    assert "url(" not in page.text and "@import" not in page.text
-    policy = [attributes for tag, attributes in page.tags if attributes.get("http-equiv") == "Content-Security-Policy"]
-    assert policy[0]["content"].startswith("default-src 'none'")
 
 
 def test_the_page_shows_what_was_found_and_escapes_everything(verify, owner, tmp_path):
