@@ -43,7 +43,7 @@ def parse_args(argv: Sequence[str] | None):
     cli.add_ticket_flags(parser)
     cli.add_trigger_flags(parser, TRIGGER_SETS, default="adi")
     parser.add_argument("--trigger_per_batch", type=cli.positive_int, default=2, metavar="N",
-                        help="trigger pictures among the --batch_size pictures of every step")
+                        help="trigger pictures among the --batch_size pictures of every step (the paper gives no number, its code shows 1)")
     args = parser.parse_args(argv)
     args.dataset = args.dataset.removesuffix(WITH_TRIGGERS)
     cli.check_trigger_flags(parser, args, TRIGGER_SETS)

@@ -1,4 +1,4 @@
-"""Add-on attack, fake2: a thief who does not know what is embedded contaminates it (paper, Table 8, Appendix A1)."""
+"""Add-on attack, fake2: a thief who does not know what is embedded contaminates it (paper, section 4.4, Table 8)."""
 
 from collections.abc import Mapping
 

@@ -1,6 +1,6 @@
 """locate: a thief who knows the scheme but not the place looks for a code in the mask, then clears or fills it.
 
-The paper (section 4.3) takes it that a code without its finder patterns can't be seen. It can, where it breaks what
+The paper (sections 3.3.2 and 4.4) takes it that a code without its finder patterns can't be seen. It can, where it breaks what
 pruning leaves behind; `locate` says how well, and `clear` and `fill` do to the place what a thief would.
 """
 

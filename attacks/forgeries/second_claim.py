@@ -1,6 +1,6 @@
 """A thief's second claim on a stolen model: ways to a key or a text of his own that verifies (the invert process I).
 
-(Paper, sections 3.2 and 4.4, Appendix A1.) Some of them change nothing and look for what seems to be there; the others write
+(Paper, sections 3.2 and 4.4.) Some of them change nothing and look for what seems to be there; the others write
 into a copy, which then truly bears the thief's code: what it costs is accuracy, and that it came second.
 """
 
