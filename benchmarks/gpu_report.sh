@@ -89,12 +89,11 @@ benchmark() { # benchmark NAME SCRIPT WORDS...
 }
 
 benchmark res20s train_loop.py --arch res20s --sections loop,epoch,parts,roofline,memory
-benchmark many_tickets many_tickets.py --arch res20s
 benchmark res18 train_loop.py --arch res18 --sections loop,roofline,memory
 benchmark res20s_uncompiled train_loop.py --arch res20s --sections loop,epoch --no_compile
 benchmark res50 train_loop.py --arch res50 --sections loop,roofline
 if [ "$TINY" != 1 ]; then
-    part tests "$PYTHON" -m pytest -q tests/test_engine.py tests/test_many.py -k cuda
+    part tests "$PYTHON" -m pytest -q tests/test_engine.py -k cuda
     if grep -qs skipped "$OUT/tests.log"; then
         echo "== tests: not finished, those that need CUDA were skipped, see $OUT/tests.log" >&2
         rm -f "$OUT/tests.done"

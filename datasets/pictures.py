@@ -27,7 +27,11 @@ class Pictures:
         return Pictures(self.images.to(device), self.labels.to(device))
 
     def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """All pictures in order: float [B, 3, H, W] on the scale 0 to 1, channels last, with labels [B]."""
+        """All pictures in order: float [B, 3, H, W] on the scale 0 to 1, channels last, with labels [B].
+
+        size: pictures of up to 32x32 in a batch; of larger ones there are fewer, which take as much memory.
+        """
+        size = max(1, size * 32**2 // max(32**2, self.images[0, ..., 0].numel())) if len(self) else size
         for start in range(0, len(self), size):
             yield as_float(self.images[start:start + size]), self.labels[start:start + size]
 
@@ -71,25 +75,23 @@ class Dataset:
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.train), generator=generator)
         # position of each picture among those of its class: taking the lowest positions balances the classes
-        labels = self.train.labels[order]
+        labels = self.train.labels.cpu()[order]
         rank = torch.empty_like(order)
         for label in range(self.num_classes):
             members = (labels == label).nonzero().squeeze(1)
             rank[members] = torch.arange(len(members))
         chosen = order[torch.argsort(rank, stable=True)[:size]]
-        return replace(self, train=self.train[chosen.sort().values])
+        return replace(self, train=self.train[chosen.sort().values.to(self.train.labels.device)])
 
     def train_batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """One epoch in random order, each picture cropped (and mirrored) at random, on the pictures' device.
 
         All draws of the epoch come from the CPU `generator` at once, so they are the same on every device and cost
-        one transfer; each batch is then a single gather. Yields like `Pictures.batches`.
+        one transfer; each batch is then two gathers. Yields like `Pictures.batches`.
         """
         images, labels = self.train.images, self.train.labels
         count, height, width, _ = images.shape
         pad, device = height // 8, images.device
-        padded = F.pad(images, (0, 0, pad, pad, pad, pad))
-
         order = torch.randperm(count, generator=generator).to(device)
         corner = torch.randint(0, 2 * pad + 1, (2, count), generator=generator).to(device)
         mirror = (torch.rand(count, generator=generator) < 0.5 if self.flip else torch.zeros(count, dtype=torch.bool))
@@ -102,7 +104,9 @@ class Dataset:
         for start in range(0, count - 1 if count > 1 else count, size):
             batch = slice(start, start + size + (count - start == size + 1))
             which = order[batch]
-            cropped = padded[which[:, None, None], rows[batch][:, :, None], columns[batch][:, None, :]]
+            padded = F.pad(images[which], (0, 0, pad, pad, pad, pad))  # of the batch alone: the data set may fill the device
+            position = torch.arange(len(which), device=device)
+            cropped = padded[position[:, None, None], rows[batch][:, :, None], columns[batch][:, None, :]]
             yield as_float(cropped), labels[which]
 
 

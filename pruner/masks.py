@@ -86,13 +86,15 @@ class MaskedWeights:
         self.mask = mask
         layers = dict(model.named_modules())
         self.weights = [layers[name].weight for name in mask]
-        # in the weight's own dtype, device and strides, so that all layers are multiplied in one fused call
-        self.factors = [torch.empty_like(weight, requires_grad=False).copy_(factor)
-                        for factor, weight in zip(mask.values(), self.weights)]
+        self.factors: list[torch.Tensor] = []
 
     @torch.no_grad()
     def apply(self) -> None:
         """Set pruned weights to zero."""
+        if [*map(_layout, self.factors)] != [*map(_layout, self.weights)]:  # the first time, and after the model has moved
+            # in the weight's own dtype, device and strides, so that all layers are multiplied in one fused call
+            self.factors = [torch.empty_like(weight, requires_grad=False).copy_(factor)
+                            for factor, weight in zip(self.mask.values(), self.weights)]
         torch._foreach_mul_(self.weights, self.factors)
 
     def pack(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -109,6 +111,10 @@ class MaskedWeights:
             elif kind != "weight_mask":
                 weights[name] = tensor
         return weights
+
+
+def _layout(tensor: torch.Tensor) -> tuple:
+    return tensor.dtype, tensor.device, tensor.stride()
 
 
 def pack_state(state: Mapping[str, torch.Tensor], mask: Mask) -> dict[str, torch.Tensor]:

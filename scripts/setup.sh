@@ -32,6 +32,11 @@ if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
     fi
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt ||
         { echo "setup: pip failed; mend what it says and run this again" >&2; exit 2; }
+    # what --compile needs on a GPU: Triton builds its launchers with a C compiler and Python's headers
+    if [ -e /dev/nvidiactl ]; then
+        { command -v "${CC:-gcc}" && [ -e "$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; } \
+            >/dev/null 2>&1 || apt_install gcc python3-dev || true # a run with --compile says what is missing
+    fi
     ldconfig -p 2>/dev/null | grep -q libzbar || apt_install libzbar0 || true # without it ZXing reads alone
     echo "$wanted" >.venv/installed
 fi

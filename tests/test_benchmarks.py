@@ -62,8 +62,6 @@ def test_every_section_is_a_function(module, registry):
     ("reading --only foo", "--only"), ("reading --only ,", "--only"), ("reading --trials 0", "--trials"),
     ("reading --arch res99", "--arch"), ("reading --only hidden --ticket FOLDER/none", "FOLDER/none"),
     ("reading --csv FOLDER", "FOLDER"),
-    ("many_tickets --counts a", "--counts"), ("many_tickets --counts 1,0", "--counts"),
-    ("many_tickets --pictures 64 --device cpu", "--pictures 64"), ("many_tickets --device cuda", "--device cuda"),
     ("verdicts --only innocent --owners 0", "--owners"), ("verdicts --only innocent --count 0", "--count"),
     ("verdicts --only innocent --level 0", "--level"), ("verdicts --only innocent FOLDER", "RUNS"),
     ("verdicts --only innocent --ticket FOLDER/none --out FOLDER/out", "FOLDER/none"),
@@ -88,11 +86,11 @@ def test_rows_name_the_device_that_was_asked_for(monkeypatch):
 
     import torch
 
-    from benchmarks.lib import many_tickets, train_loop
+    from benchmarks.lib import train_loop
 
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"chip of {device}")
     device = torch.device("cuda:1")
-    assert many_tickets.chip_of(device) == train_loop.Setting.chip.fget(SimpleNamespace(device=device)) == "chip of cuda:1"
+    assert train_loop.Setting.chip.fget(SimpleNamespace(device=device)) == "chip of cuda:1"
 
 
 def test_innocent_tickets_are_aligned_with_the_region_and_without():

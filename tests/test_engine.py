@@ -5,6 +5,8 @@ import csv
 import dataclasses
 import math
 import random
+import re
+import sysconfig
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from pruner.masks import Mask, MaskedWeights, prunable_layers
 from utils import checkpoint, engine
 from utils.engine import Engine, TrainingProtocol
 from utils.errors import UserError
-from utils.run_dir import TrainingFiles
+from utils.run_dir import TrainingFiles, versions
 
 CPU = torch.device("cpu")
 # so short that a mistake which goes unnoticed does not hold up the tests
@@ -323,15 +325,47 @@ def test_devices_this_machine_lacks_are_refused(name):
         engine.resolve_device(name)
 
 
-def test_auto_takes_cuda_where_there_is_one(monkeypatch):
+@pytest.fixture
+def first_sum(monkeypatch):
+    """first_sum(error) -> what CUDA answers when it is first used, on a machine with two devices."""
+    ones = torch.ones
+
+    def answer(error: Exception | None) -> None:
+        def on_device(*words, device=None, **more):
+            if torch.device(device or "cpu").type == "cuda" and error is not None:
+                raise error
+            return ones(*words, **more)
+
+        monkeypatch.setattr(torch, "ones", on_device)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+    return answer
+
+
+def test_auto_takes_cuda_where_there_is_one(monkeypatch, first_sum):
     assert engine.resolve_device("auto") == engine.resolve_device("cpu") == CPU
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    assert engine.resolve_device("auto").type == "cuda"
+    first_sum(None)
+    assert engine.resolve_device("auto") == engine.resolve_device("cuda") == torch.device("cuda:0")
     assert engine.resolve_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(UserError, match="--device cuda:2: this machine has 2"):
         engine.resolve_device("cuda:2")
+
+
+@pytest.mark.parametrize(("error", "named"), [
+    ("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be", "Old GPU.*6[.]1.*install"),
+    ("The NVIDIA driver on your system is too old (found version 11040).", "too old")])
+def test_a_gpu_that_can_not_be_used_is_one_line(monkeypatch, capsys, tmp_path, first_sum, error, named):
+    first_sum(RuntimeError(error))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    with pytest.raises(UserError, match=f"--device cuda: .*{named}") as refusal:
+        engine.resolve_device("cuda")
+    assert "\n" not in str(refusal.value)
+    monkeypatch.setattr(engine, "GPU_DRIVER", str(tmp_path))  # there is a GPU, so the fall-back is worth a line
+    assert engine.resolve_device("auto") == CPU
+    assert re.search(named, capsys.readouterr().err)
+    monkeypatch.setattr(engine, "GPU_DRIVER", str(tmp_path / "none"))
+    assert engine.resolve_device("auto") == CPU and capsys.readouterr().err == ""
 
 
 def test_amp_on_cpu_is_refused(make_model, run_main, refused, tmp_path):
@@ -345,6 +379,34 @@ def test_compile_without_a_compiler_is_one_line(run_script, refused, tmp_path):
     message = refused(run_script("main_imp.py", *SHORT, "--compile", "--device", "cpu", "--save_dir", tmp_path / "run",
                                  env={"PATH": "", "CXX": "/nowhere/g++"}))
     assert "--compile" in message
+
+
+def test_compile_on_cuda_needs_a_c_compiler_and_pythons_headers(monkeypatch, tmp_path):
+    for name, content in (("gcc", "#!/bin/sh\n"),):
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(0o755)
+    cuda = torch.device("cuda", 0)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="--compile: needs a C compiler.*gcc"):
+        engine.check_can_compile(cuda)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="--compile: needs .*Python.h.*python3-dev"):
+        engine.check_can_compile(cuda)
+    (tmp_path / "Python.h").touch()
+    engine.check_can_compile(cuda)
+
+
+def test_a_record_of_a_cpu_run_does_not_start_cuda(monkeypatch):
+    """It would take memory on the device, and put its random state into the checkpoints of a CPU run."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    def start():
+        raise AssertionError("CUDA was started")
+
+    monkeypatch.setattr(torch.cuda, "_lazy_init", start)
+    assert "thread" in versions()["machine"]
 
 
 @pytest.mark.parametrize("arch", ["res20s", "res18", "res50"])
@@ -485,3 +547,90 @@ torch.testing.assert_close(torch.tensor(losses[0][:2]), torch.tensor(losses[1][:
 """
     done = run_script("-c", program, env=cuda_env)
     assert done.returncode == 0, done.stderr
+
+
+# --- other objectives, and data that are no pictures ------------------------------------------------------------------
+
+
+class Sequences:
+    """Series of numbers [N, 12] with labels, in three splits; what the engine asks of data and nothing else."""
+
+    class Split:
+        def __init__(self, count: int, seed: int):
+            generator = torch.Generator().manual_seed(seed)
+            self.labels = torch.arange(count) % 3
+            self.series = torch.randn(count, 12, generator=generator) + 3 * F.one_hot(self.labels, 12)
+
+        def __len__(self) -> int:
+            return len(self.labels)
+
+        def batches(self, size: int):
+            return zip(self.series.split(size), self.labels.split(size))
+
+    def __init__(self, probes=()):
+        self.train, self.val, self.test = self.Split(96, 1), self.Split(30, 2), self.Split(30, 3)
+        self.probes = dict(probes)
+
+    def train_batches(self, size: int, generator: torch.Generator):
+        order = torch.randperm(len(self.train), generator=generator)
+        for part in order.split(size):
+            yield self.train.series[part], self.train.labels[part]
+
+
+class Large:
+    """A probe that is no set of examples: how large the first weights are."""
+
+    def evaluate(self, trainer: Engine) -> tuple[float, float]:
+        size = trainer.model[0].weight.abs().mean().item()
+        return size, 100 * min(1.0, size)
+
+
+def small_weights(network, inputs, labels):
+    """Two forward passes that should agree, and a further term."""
+    logits, again = network(inputs), network(inputs + 0.1)
+    loss = F.cross_entropy(logits, labels) + 0.5 * F.mse_loss(logits, again) + 0.1 * network[0].weight.square().sum()
+    return loss, (logits.detach().argmax(1) == labels).sum()
+
+
+def tower() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
+
+
+def test_another_objective_trains_resumes_with_the_same_bits_and_follows_its_own_probe(tmp_path):
+    protocol, data = dataclasses.replace(PROTOCOL, epochs=5, lr=0.1), Sequences({"large": Large()})
+    whole, parts = TrainingFiles(tmp_path / "whole"), TrainingFiles(tmp_path / "parts")
+    expected = Engine(tower(), CPU, objective=small_weights).fit(data, protocol, whole, 1)
+
+    def kill(epoch: int) -> None:
+        if epoch == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        Engine(tower(), CPU, objective=small_weights).fit(data, protocol, parts, 1, after_epoch=kill)
+    done = Engine(tower(), CPU, objective=small_weights).fit(data, protocol, parts, 1)
+    assert dataclasses.replace(done, seconds=0) == dataclasses.replace(expected, seconds=0)
+    states = [torch.load(files.last, weights_only=True)["state_dict"] for files in (whole, parts)]
+    assert_same(*states)
+    assert done.probes["large_acc_last"] == pytest.approx(100 * states[0]["0.weight"].abs().mean().item())
+    usual = Engine(tower(), CPU).fit(data, protocol, TrainingFiles(tmp_path / "usual"), 1)
+    assert done.probes["large_acc_last"] < 0.7 * usual.probes["large_acc_last"]  # the further term is in force
+
+
+def test_the_loss_of_an_objective_is_its_own_mean(tmp_path):
+    """By hand: one epoch at a rate of (almost) zero sees the same weights in every step."""
+    data, model = Sequences(), tower()
+    model[3].p = 0.0
+    files = TrainingFiles(tmp_path)
+    Engine(model, CPU, objective=lambda network, inputs, labels: (inputs.mean(), (labels == 0).sum())
+           if not network.training else (0 * network(inputs).sum() + inputs.mean(), (labels == 0).sum())).fit(
+        data, dataclasses.replace(PROTOCOL, epochs=1), files, 1)
+    row, = metrics(files)
+    assert row["train_loss"] == pytest.approx(data.train.series.mean().item(), rel=1e-5)
+    assert row["train_acc"] == pytest.approx(100 / 3)
+
+
+def test_data_that_are_no_pictures_train(tmp_path):
+    done = Engine(tower(), CPU).fit(Sequences(), dataclasses.replace(PROTOCOL, epochs=12, lr=0.1, milestones=(8,)),
+                                    TrainingFiles(tmp_path), 1)
+    assert done.test_acc > 60 and done.epochs == 12  # chance is 33

@@ -167,11 +167,3 @@ def test_a_tiny_run_of_the_benchmark(run_script, tmp_path):
     assert 0 < float(ratio["low"]) <= float(ratio["value"]) <= float(ratio["high"])
     shares = [float(row["share"]) for what, row in values.items() if what.startswith("step: ")]
     assert len(shares) == 4 and sum(shares) == pytest.approx(1)
-
-
-def test_a_tiny_run_of_many_tickets(run_script, tmp_path):
-    done = run_script("benchmarks/many_tickets.py", *TINY, "--out", tmp_path)
-    assert done.returncode == 0, done.stderr
-    with open(tmp_path / "many_tickets.csv", newline="", encoding="utf-8") as file:
-        rows = [row["what"] for row in csv.DictReader(file)]
-    assert "1 at once / one after the other" in rows and "2 at once / one after the other" in rows

@@ -1,12 +1,16 @@
 """The one training loop of all scripts. It knows nothing of pruning: a `WeightConstraint` keeps masks in force."""
 
+import contextlib
 import math
 import os
 import shutil
+import sys
+import sysconfig
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +24,7 @@ from utils.run_dir import TrainingFiles
 
 EVAL_BATCH = {"cpu": 125, "cuda": 1000}  # what fits the caches of a CPU, and what fills a GPU
 SPLITS = ("train", "val", "test")
+GPU_DRIVER = "/dev/nvidiactl"  # there is a GPU, or was to be one
 
 
 class WeightConstraint(Protocol):
@@ -36,14 +41,17 @@ class WeightConstraint(Protocol):
 
 
 class Batches(Protocol):
-    """A data set the engine can train on (`datasets.pictures.Dataset`), already on the device."""
+    """A data set the engine can train on (`datasets.pictures.Dataset`), already on the device.
+
+    Splits have a length and `batches(size)`, which yields inputs and labels [B]. Inputs are whatever the model takes.
+    """
 
     train: Any
     val: Any
     test: Any
-    probes: Mapping[str, Any]  # further pictures, by name, whose accuracy is followed
+    probes: Mapping[str, Any]  # further splits, by name, that are followed; see `Engine.evaluate`
 
-    def train_batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]: ...
+    def train_batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Any, torch.Tensor]]: ...
 
 
 @dataclass(frozen=True)
@@ -96,18 +104,61 @@ class Trained:
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one. Raises UserError for a device this machine lacks."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """`auto` is CUDA where it works; why it does not, where there is a GPU, goes to stderr. CUDA devices have an index.
+
+    Raises UserError for a device that this machine lacks or that can't compute.
+    """
     try:
-        device = torch.device(name)
+        device = torch.device("cuda" if name == "auto" else name)
     except RuntimeError:
-        raise UserError(f"--device {name}: must be auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name}: must be auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device auto")
-    return device
+    if device.type == "cpu":
+        return device
+    device = torch.device("cuda", device.index or 0)
+    fault = cuda_fault(device)
+    if fault is None:
+        return device
+    if name != "auto":
+        raise UserError(f"--device {name}: {fault}; use --device auto or cpu")
+    if os.path.exists(GPU_DRIVER):
+        print(f"--device auto: goes on with the CPU, since the GPU can't be used: {fault}", file=sys.stderr)
+    return torch.device("cpu")
+
+
+def cuda_fault(device: torch.device) -> str | None:
+    """Why nothing can be computed on a CUDA device, and the way out; None where a tiny sum can."""
+    if (device.index or 0) >= torch.cuda.device_count() and torch.cuda.device_count():
+        return f"this machine has {torch.cuda.device_count()} CUDA devices"
+    try:
+        return None if torch.ones(2, device=device).sum().item() == 2 else "it computes wrong sums"
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    if "no kernel image" in reason:
+        major, minor = torch.cuda.get_device_capability(device)
+        return (f"PyTorch {torch.__version__} has no kernels for {torch.cuda.get_device_name(device)} (compute capability "
+                f"{major}.{minor}); install a build of PyTorch that has")
+    return reason
+
+
+def check_can_compile(device: torch.device) -> None:
+    """Raise UserError, saying what to install, where torch.compile would fail for want of a compiler."""
+    if device.type == "cpu":
+        if not any(map(shutil.which, _compilers("CXX", "g++", "clang++", "c++"))):
+            raise UserError("--compile: needs a C++ compiler on CPU (Debian/Ubuntu: apt-get install g++); leave the flag out")
+        return
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not any(map(shutil.which, _compilers("CC", "gcc", "clang"))):
+        raise UserError("--compile: needs a C compiler for Triton on CUDA (Debian/Ubuntu: apt-get install gcc); leave the flag out")
+    if not header.is_file():
+        raise UserError(f"--compile: needs {header} for Triton on CUDA (Debian/Ubuntu: apt-get install python3-dev); "
+                        "leave the flag out")
+
+
+def _compilers(variable: str, *usual: str) -> tuple[str, ...]:
+    """What torch.compile would call: the one that the environment names, or the usual ones."""
+    return (os.environ[variable],) if os.environ.get(variable) else usual
 
 
 class Record:
@@ -205,33 +256,43 @@ def make_schedule(optimizer: torch.optim.Optimizer, protocol: TrainingProtocol) 
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, list(protocol.milestones), gamma=0.1)
 
 
-class StepLoop:
-    """Training steps on one device, for one model or for a stack of them; a subclass says what `loss` is.
+Objective = Callable[[Callable[[Any], torch.Tensor], Any, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""What a training minimises: (network, inputs, labels) -> mean loss of the batch, and how many of it are right (int64).
+
+The network may be called more than once. What it returns may be bfloat16.
+"""
+
+
+def cross_entropy(network: Callable[[Any], torch.Tensor], inputs: Any, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The usual `Objective` of a classifier; labels: int64 [B]."""
+    logits = network(inputs).float()
+    return F.cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).sum()
+
+
+class Engine:
+    """Trains and evaluates one model on one device. The model is moved in place, to channels-last memory.
 
     With compile_step a CUDA device replays a recorded graph for every full batch: one launch instead of some hundred.
     Recorded is the size of an epoch's first batch; the last one of an epoch, mostly shorter, runs uncompiled there.
 
     Args:
-        model: on `device` by the first step.
-        compile_step: run the forward and backward pass through torch.compile; needs a C++ compiler on CPU.
-        amp: bf16 autocast; None means where the GPU does it in hardware.
-        shape: of the loss: () for one model, (k,) for k.
+        compile_step: run the forward and backward pass through torch.compile; needs a C++ compiler on CPU, a C compiler and
+            Python's headers on CUDA.
+        amp: bf16 autocast; None means where the GPU does it in hardware. Without it, CUDA computes in true float32, not TF32.
+        objective: what `fit` minimises.
     Raises:
-        UserError: amp on CPU, where it can kill the process (illegal instruction), or compile_step there without a
-            compiler.
+        UserError: amp on CPU, where it can kill the process (illegal instruction), or compile_step without what it needs.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, compile_step: bool, amp: bool | None,
-                 shape: tuple[int, ...] = ()):
+    def __init__(self, model: nn.Module, device: torch.device, compile_step: bool = False, amp: bool | None = None,
+                 objective: Objective = cross_entropy):
         if amp and device.type != "cuda":
             raise UserError("--amp: bf16 needs a CUDA device; leave the flag out on CPU")
-        if compile_step and device.type == "cpu" and not any(map(shutil.which, _compilers())):
-            raise UserError("--compile: needs a C++ compiler on CPU (Debian/Ubuntu: apt-get install g++); "
-                            "leave the flag out")
-        self.model, self.device, self.shape = model, device, shape
-        if device.type == "cuda":
+        if compile_step:
+            check_can_compile(device)
+        self.model, self.device, self.objective = model, device, objective
+        if device.index is not None and device.type == "cuda":  # a device without an index is the current one
             torch.cuda.set_device(device)
-            torch.backends.cudnn.benchmark = True  # shapes are static: the search for the fastest kernels is paid once
         if amp is None:  # older GPUs only emulate bf16, slowly
             amp = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         self.amp = amp
@@ -241,76 +302,82 @@ class StepLoop:
         self.forward = torch.compile(model, dynamic=False) if compile_step and not self.records_graphs else model
         self.recorded_loss = (torch.compile(self.loss, dynamic=False, mode="reduce-overhead") if self.records_graphs
                               else self.loss)
+        model.to(device, memory_format=torch.channels_last)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp)
 
-    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean cross-entropy of a training batch, and how many of it are right (int64); both of the loop's shape."""
-        raise NotImplementedError
+    def kernels(self, search: bool) -> contextlib.AbstractContextManager:
+        """Which convolutions CUDA may take: float32 means float32 (cuDNN's default is TF32, 10 bits), and with `search` the
+        fastest of all that do, which pays where shapes repeat."""
+        return torch.backends.cudnn.flags(enabled=True, benchmark=search, allow_tf32=False)
 
-    def run(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], optimizer: torch.optim.Optimizer,
+    def loss(self, inputs: Any, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The objective on a training batch."""
+        return self.objective(self.forward, inputs, labels)
+
+    def predict(self, inputs: Any) -> torch.Tensor:
+        """The model's float32 scores [B, classes], as evaluation reads them."""
+        return self.model(inputs).float()
+
+    def run(self, batches: Iterable[tuple[Any, torch.Tensor]], optimizer: torch.optim.Optimizer,
             constraint: WeightConstraint | None = None,
             rates: Callable[[int], float] | None = None) -> tuple[torch.Tensor, torch.Tensor, int]:
         """One step per batch, without waiting for the device.
 
         Args:
-            batches: of the same size, all but the last.
+            batches: inputs and labels [B], of the same size, all but the last.
             rates: the learning rate of each step, counted from 0 (default: the optimizer's). The optimizer's own is
                 back afterwards.
         Returns:
-            sum of losses over the pictures and how many of them were right, on the device; how many there were.
+            sum of losses over the examples and how many of them were right, on the device; how many there were.
         """
         self.model.train()
-        loss_sum = torch.zeros(self.shape, device=self.device)
-        correct = torch.zeros(self.shape, dtype=torch.int64, device=self.device)
+        loss_sum = torch.zeros((), device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
         seen, size, rate = 0, None, optimizer.param_groups[0]["lr"]
-        for step, (images, labels) in enumerate(batches):
-            count = labels.shape[-1]
-            size = size or count
-            if rates:
-                optimizer.param_groups[0]["lr"] = rates(step)
-            optimizer.zero_grad(set_to_none=True)  # before the forward pass: a replay writes over recorded gradients
-            recorded = self.records_graphs and count == size
-            if recorded:
-                torch.compiler.cudagraph_mark_step_begin()
-            with self.autocast():
-                loss, hits = (self.recorded_loss if recorded else self.loss)(images, labels)
-            loss.sum().backward()
-            optimizer.step()
-            if constraint:
-                constraint.apply()
-            loss_sum += loss.detach() * count  # copied out before the next replay
-            correct += hits
-            seen += count
+        with self.kernels(search=True):
+            for step, (inputs, labels) in enumerate(batches):
+                count = len(labels)
+                size = size or count
+                if rates:
+                    optimizer.param_groups[0]["lr"] = rates(step)
+                optimizer.zero_grad(set_to_none=True)  # before the forward pass: a replay writes over recorded gradients
+                recorded = self.records_graphs and count == size
+                if recorded:
+                    torch.compiler.cudagraph_mark_step_begin()
+                with self.autocast():
+                    loss, hits = (self.recorded_loss if recorded else self.loss)(inputs, labels)
+                loss.backward()
+                optimizer.step()
+                if constraint:
+                    constraint.apply()
+                loss_sum += loss.detach() * count  # copied out before the next replay
+                correct += hits
+                seen += count
         optimizer.param_groups[0]["lr"] = rate
         return loss_sum, correct, seen
 
+    def evaluate(self, split: Any) -> tuple[float, float]:
+        """Mean cross-entropy and accuracy in percent over a split; leaves the model's mode as it was.
 
-class Engine(StepLoop):
-    """Trains and evaluates one model on one device; see `StepLoop`. The model is moved in place, to channels-last memory."""
-
-    def __init__(self, model: nn.Module, device: torch.device, compile_step: bool = False, amp: bool | None = None):
-        super().__init__(model, device, compile_step, amp)
-        model.to(device, memory_format=torch.channels_last)
-
-    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = self.forward(images).float()
-        return F.cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).sum()
-
-    def evaluate(self, pictures: Any) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy in percent over a split; leaves the model's mode as it was."""
+        A split that has `evaluate(engine)` of its own, such as a probe for something else than classes, says both itself.
+        """
         training = self.model.training
         self.model.eval()
-        loss = torch.zeros((), device=self.device)
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        with torch.no_grad(), self.autocast():
-            for images, labels in pictures.batches(EVAL_BATCH[self.device.type]):
-                logits = self.model(images).float()
-                loss += F.cross_entropy(logits, labels, reduction="sum")
-                correct += (logits.argmax(1) == labels).sum()
-        self.model.train(training)
-        return loss.item() / len(pictures), 100 * correct.item() / len(pictures)
+        try:
+            with torch.no_grad(), self.kernels(search=False), self.autocast():
+                if hasattr(split, "evaluate"):
+                    return split.evaluate(self)
+                loss = torch.zeros((), device=self.device)
+                correct = torch.zeros((), dtype=torch.int64, device=self.device)
+                for inputs, labels in split.batches(EVAL_BATCH[self.device.type]):
+                    logits = self.predict(inputs)
+                    loss += F.cross_entropy(logits, labels, reduction="sum")
+                    correct += (logits.argmax(1) == labels).sum()
+                return loss.item() / len(split), 100 * correct.item() / len(split)
+        finally:
+            self.model.train(training)
 
     def fit(self, data: Batches, protocol: TrainingProtocol, files: TrainingFiles, seed: int,
             constraint: WeightConstraint | None = None, after_epoch: Callable[[int], None] | None = None,
@@ -391,8 +458,3 @@ def warmup_rates(data: Batches, protocol: TrainingProtocol, optimizer: torch.opt
     rate = optimizer.param_groups[0]["lr"]
     before = (epoch - 1) * -(-len(data.train) // protocol.batch_size)
     return lambda step: rate * min(1.0, (before + step + 1) / protocol.warmup)
-
-
-def _compilers() -> tuple[str, ...]:
-    """What torch.compile would call on a CPU."""
-    return (os.environ["CXX"],) if os.environ.get("CXX") else ("g++", "clang++", "c++")

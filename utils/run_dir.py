@@ -199,7 +199,7 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "machine": f"{processor()}, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
-                   + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+                   + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_initialized() else ""),
     }
 
 

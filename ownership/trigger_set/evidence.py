@@ -239,10 +239,10 @@ def predict(path: str | Path, arch: str, num_classes: int, pictures: Pictures, n
         if given and not torch.equal(held, torch.tensor(given)):
             raise UserError(f"--checkpoint {path}: has its own normalize.{flag}; leave out --{flag}")
     model.load_state_dict(weights)
-    model.eval()
+    model.double().eval()  # so that no machine's rounding decides between two classes
     with torch.no_grad():
-        scores = torch.cat([model(images) for images, _ in pictures.batches(EVAL_BATCH)])
-    return surest(scores.double().numpy(), names, f"--checkpoint {path}")
+        scores = torch.cat([model(images.double()) for images, _ in pictures.batches(EVAL_BATCH)])
+    return surest(scores.numpy(), names, f"--checkpoint {path}")
 
 
 def surest(scores: np.ndarray, names: Sequence[str], where: str) -> np.ndarray:

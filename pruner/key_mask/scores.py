@@ -5,7 +5,7 @@ into the key. Pruned weights score -inf, all others are finite. To add one, writ
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,6 +21,7 @@ from pruner.masks import Mask
 from utils.errors import UserError
 
 Scores = dict[str, torch.Tensor]
+PART = 1000  # scoring pictures of 32x32 that are differentiated at once
 LONG_SEARCH = 2 * 10**10  # channels times kernels: half a minute of one core or more
 MOST_PATHS = 200_000  # that are drawn for one key: some kernels lie on hardly any path, or on none
 WALKS_AT_ONCE = 64
@@ -381,13 +382,13 @@ def taylor1_abs(scoring: Scoring) -> Scores:
 def hessian_abs(scoring: Scoring) -> Scores:
     """Second-order Taylor: |w * (H w)|, H the Hessian of the same loss in the masked layers, exact by differentiating
     twice."""
-    weights = _masked_weights(scoring)
-    loss = _loss(scoring, weights)
-    first = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
-    along = sum((gradient * weight.detach()).sum() for gradient, weight in zip(first, weights.values()))
-    second = torch.autograd.grad(along, list(weights.values()))
-    return scoring.finish({name: (weight.detach() * product).abs().cpu()
-                           for (name, weight), product in zip(weights.items(), second)})
+    weights, products = _masked_weights(scoring), []
+    for loss in _losses(scoring, weights):
+        first = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+        along = sum((gradient * weight.detach()).sum() for gradient, weight in zip(first, weights.values()))
+        products.append(torch.autograd.grad(along, list(weights.values())))
+    return scoring.finish({name: (weight.detach() * sum(parts)).abs().cpu()
+                           for (name, weight), *parts in zip(weights.items(), *products)})
 
 
 def intgrads(scoring: Scoring, steps: int = 20) -> Scores:
@@ -404,23 +405,25 @@ def _masked_weights(scoring: Scoring, scale: float = 1.0) -> dict[str, torch.Ten
     return {name: (scale * scoring.weight(name)).to(device).requires_grad_() for name in scoring.mask}
 
 
-def _loss(scoring: Scoring, weights: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Mean cross-entropy of the scoring pictures under these weights, batch statistics as they are stored."""
+def _losses(scoring: Scoring, weights: dict[str, torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Parts that sum up to the mean cross-entropy of the scoring pictures under these weights, batch statistics as they are
+    stored. Each part is of as many pictures as memory should take; it is to be differentiated before the next is asked for."""
     if scoring.pictures is None:
         raise UserError("this score needs pictures; give --dataset and --data")
     was_training = scoring.model.training
     scoring.model.eval()
-    logits = torch.func.functional_call(scoring.model, {f"{name}.weight": w for name, w in weights.items()},
-                                        (scoring.pictures,))
+    size = max(1, PART * 32**2 // max(32**2, scoring.pictures[0, 0].numel()))
+    for pictures, labels in zip(scoring.pictures.split(size), scoring.labels.split(size)):
+        logits = torch.func.functional_call(scoring.model, {f"{name}.weight": w for name, w in weights.items()}, (pictures,))
+        yield F.cross_entropy(logits, labels) * (len(labels) / len(scoring.labels))
     scoring.model.train(was_training)
-    return F.cross_entropy(logits, scoring.labels)
 
 
 def _gradients(scoring: Scoring, scale: float = 1.0) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
     """(layer, weight, dL/dweight at scale * weight) of all masked layers, on the CPU."""
     weights = _masked_weights(scoring, scale)
-    gradients = torch.autograd.grad(_loss(scoring, weights), list(weights.values()))
-    return [(name, scoring.weight(name), gradient.cpu()) for name, gradient in zip(weights, gradients)]
+    parts = [torch.autograd.grad(loss, list(weights.values())) for loss in _losses(scoring, weights)]
+    return [(name, scoring.weight(name), sum(gradients).cpu()) for name, *gradients in zip(weights, *parts)]
 
 
 SCORES: dict[str, Callable[[Scoring], Scores]] = {
