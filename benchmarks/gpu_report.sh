@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures everything about speed on a CUDA machine, in under 9 minutes:
+# Does everything run on a CUDA machine (every script, once, in a minute), and how fast? In under 9 minutes:
 #
 #     bash benchmarks/gpu_report.sh runs/gpu_report
 #
@@ -66,6 +66,7 @@ part() { # part NAME COMMAND...: runs it unless it is done; its output goes to N
     else
         echo "== $name"
         rm -rf "${OUT:?}/$name"
+        # a part that fails or takes too long keeps none of the others from running
         if timeout "$left" "$@" 2>"$OUT/$name.err" | tee "$OUT/$name.log"; then
             touch "$OUT/$name.done"
         else
@@ -88,12 +89,13 @@ benchmark() { # benchmark NAME SCRIPT WORDS...
     part "$name" "$PYTHON" "benchmarks/$script" "$@" "${words[@]}" --out "$OUT/$name"
 }
 
+part smoke "$PYTHON" benchmarks/smoke.py --device "$DEVICE" --out "$OUT/smoke"
 benchmark res20s train_loop.py --arch res20s --sections loop,epoch,parts,roofline,memory
 benchmark res18 train_loop.py --arch res18 --sections loop,roofline,memory
 benchmark res20s_uncompiled train_loop.py --arch res20s --sections loop,epoch --no_compile
 benchmark res50 train_loop.py --arch res50 --sections loop,roofline
 if [ "$TINY" != 1 ]; then
-    part tests "$PYTHON" -m pytest -q tests/test_engine.py -k cuda
+    part tests "$PYTHON" -m pytest -q tests/test_engine.py -k on_cuda
     if grep -qs skipped "$OUT/tests.log"; then
         echo "== tests: not finished, those that need CUDA were skipped, see $OUT/tests.log" >&2
         rm -f "$OUT/tests.done"

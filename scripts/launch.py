@@ -43,7 +43,8 @@ def parse_args(argv: Sequence[str] | None):
                         help="commands at a time; on Slurm, those that wait there among them")
     parser.add_argument("--logs", type=cli.Output(files={}), default="runs/logs", metavar="DIR", help="where logs and records go")
     parser.add_argument("--devices", type=cli.listed(str), default=(), metavar="D,D",
-                        help="local: CUDA devices that the commands share, in turn (default: all see all)")
+                        help="local: CUDA devices that the commands share, in turn, counted among those that CUDA_VISIBLE_DEVICES "
+                             "shows (default: all see all)")
 
     group = parser.add_argument_group("slurm")
     group.add_argument("--partition", type=cli.text, default=None, metavar="NAME", help="partition")

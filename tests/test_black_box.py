@@ -985,3 +985,18 @@ def test_a_list_that_is_not_of_the_set_proves_nothing(run_main, refused, exporte
     (["--checkpoint", "/nonexistent"], "/nonexistent")])
 def test_flags_that_do_not_go_together(run_main, refused, exported, words, message):
     assert message in refused(run_main("check_triggers.py", "--trigger_dir", exported[0] / "known", *words))
+
+
+def test_a_model_answers_in_double_precision(make_model, tmp_path):
+    """Two scores that float32 can't tell apart: rounding, which differs from machine to machine, must not decide."""
+    model = make_model()
+    state = model.state_dict()
+    for name, tensor in state.items():
+        if name.endswith(("conv1.weight", "conv2.weight", "fc.weight", "bn1.weight", "bn2.weight")):
+            tensor.zero_()
+    state["layer3.2.bn2.bias"].fill_(1.0)  # so every feature is at least 1
+    state["fc.bias"].copy_(torch.tensor([1.0, 1.0, 0.0]))
+    state["fc.weight"][1, 63] = 1e-9
+    torch.save({**state, "normalize.mean": torch.full((3,), 0.5), "normalize.std": torch.full((3,), 0.2)}, tmp_path / "model.pth.tar")
+    pictures = Pictures(torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
+    assert predict(str(tmp_path / "model.pth.tar"), "res20s", 3, pictures, ("a", "b")).tolist() == [1, 1]

@@ -16,6 +16,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -875,3 +876,29 @@ def test_pillows_remarks_stay_silent_and_the_filters_as_they_were(tmp_path, monk
         warnings.simplefilter("always")
         load_dataset("imagefolder", str(tmp_path))
     assert not heard and warnings.filters == before
+
+
+@pytest.mark.parametrize(("side", "batch"), [(8, 100), (32, 100), (64, 25), (224, 2), (700, 1)])
+def test_large_pictures_come_in_smaller_batches(side, batch):
+    """As much memory as 100 of 32x32 take, and at least one."""
+    count = min(batch + 1, 101)
+    pictures = Pictures(torch.zeros(count, side, side, 3, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64))
+    assert [len(labels) for _, labels in pictures.batches(100)] == [batch, 1]
+
+
+def test_augmentation_takes_the_memory_of_a_batch(monkeypatch, make_dataset):
+    """A padded copy of all training pictures would be 2.6 times their bytes at 32x32; none is made."""
+    largest = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.dtype == torch.uint8:
+                largest.append(out.numel())
+            return out
+
+    data = make_dataset(train=640, size=16)
+    with Sizes():
+        for _ in data.train_batches(32, torch.Generator().manual_seed(1)):
+            pass
+    assert max(largest) == 32 * 20 * 20 * 3

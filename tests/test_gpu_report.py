@@ -48,8 +48,9 @@ def refusal(done: subprocess.CompletedProcess) -> str:
 def test_it_goes_on_where_it_failed(report, tmp_path):
     done, calls = report(FAIL="res18")
     assert done.returncode == 1 and "broken" in done.stderr
-    *benchmarks, tests = calls
-    assert len(benchmarks) == 5 and tests.startswith("-m pytest")
+    smoke, *benchmarks, tests = calls
+    assert smoke.startswith("benchmarks/smoke.py --device cuda")
+    assert len(benchmarks) == 4 and tests.startswith("-m pytest")
     assert all("--device cuda" in call and f"--out {tmp_path}/report/" in call for call in benchmarks)
     leftover = tmp_path / "report/res18/train_loop.csv"
     leftover.parent.mkdir()
@@ -70,7 +71,8 @@ def test_a_tiny_run_measures_everything_but_the_tests(report):
     from benchmarks import train_loop
 
     done, calls = report(TINY="1")
-    assert done.returncode == 0 and len(calls) == 5
+    smoke, *calls = calls
+    assert done.returncode == 0 and smoke.startswith("benchmarks/smoke.py --device cpu") and len(calls) == 4
     for call in calls:
         assert "--device cpu" in call and "--tiny --no_compile" in call  # as in test_train_loop.py
         if "train_loop" in call:

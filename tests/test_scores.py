@@ -368,3 +368,19 @@ def test_published_betweenness_sees_layer_sizes_alone(monkeypatch):
     loud.model.c2.weight.data *= 100
     assert all(torch.equal(scores, SCORES["betweenness_published"](loud)[layer])
                for layer, scores in SCORES["betweenness_published"](scoring).items())
+
+
+@pytest.mark.parametrize("score", ["taylor1_abs", "hessian_abs", "intgrads"])
+def test_pictures_in_parts_score_as_all_at_once(monkeypatch, make_model, make_dataset, score):
+    """Seven pictures at a time, the last part shorter; memory is what parts are for."""
+    pictures, labels = next(make_dataset(train=32).train.batches(32))
+    model = make_model()
+    mask = Mask.dense(model)
+    whole = SCORES[score](Scoring(model, mask, pictures, labels))
+    monkeypatch.setattr(score_functions, "PART", 7)
+    sizes = []
+    model.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+    parts = SCORES[score](Scoring(model, mask, pictures, labels))
+    assert set(sizes) == {7, 4}
+    for name in mask:
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-3, atol=1e-6 * float(whole[name].max()))

@@ -359,10 +359,25 @@ def test_printing_keeps_headings_and_drops_doubles(launch):
     assert launch(plan, "--launch", "print").stdout == "# stage: one\ntrue 1\ntrue 2\n# stage: two\ntrue 3\n"
 
 
-def test_devices_are_shared_in_turn(launch, tmp_path):
+def test_devices_are_shared_in_turn(launch, monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     plan = [f"sh -c 'echo $CUDA_VISIBLE_DEVICES > {number}; sleep 0.3'" for number in range(4)]
     assert launch(plan, "--jobs", 4, "--devices", "3,5").returncode == 0
     assert [(tmp_path / str(number)).read_text().strip() for number in range(4)] == ["3", "5", "3", "5"]
+
+
+def test_devices_count_among_those_that_are_shown(launch, refused, monkeypatch, tmp_path):
+    """On a shared machine the launcher was given some; jobs that share one share its memory and the cores for compiling."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-17,6")
+    words = "$CUDA_VISIBLE_DEVICES $PYTORCH_ALLOC_CONF $TORCHINDUCTOR_COMPILE_THREADS"
+    plan = [f"sh -c 'echo {words} > {number}; sleep 0.3'" for number in range(4)]
+    assert launch(plan, "--jobs", 4, "--devices", "1,0").returncode == 0
+    threads = max(1, len(os.sched_getaffinity(0)) // 4)
+    assert [(tmp_path / str(number)).read_text().split() for number in range(4)] == 2 * [
+        [device, "per_process_memory_fraction:0.475", str(threads)] for device in ("6", "GPU-17")]
+    done = launch(["true"], "--devices", "2")
+    done.args = [str(word) for word in done.args]
+    assert "--devices 2" in refused(done)
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])

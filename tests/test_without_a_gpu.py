@@ -227,11 +227,13 @@ def small_ticket(run_main, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_search(on_gpu, tmp_path):
     assert on_gpu("main_imp.py", *SHORT, "--rate", 0.5, "--pruning_times", 1, "--rewind_epoch", 1, "--save_dir", tmp_path) == 2 * 3
     assert json.loads((tmp_path / "result.json").read_text())["density"] == pytest.approx(0.5, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["identity", "omp", "taylor1_abs", "ewp"])
 def test_a_ticket(on_gpu, small_ticket, tmp_path, split):
     key = () if split == "identity" else ("--key_ratio", 0.1)
@@ -239,12 +241,14 @@ def test_a_ticket(on_gpu, small_ticket, tmp_path, split):
                   tmp_path) == 3
 
 
+@pytest.mark.slow
 def test_a_ticket_with_triggers(on_gpu, run_main, small_ticket, tmp_path):
     assert run_main("make_triggers.py", "--new_key", tmp_path / "key").returncode == 0
     assert on_gpu("main_eval_trigger.py", *SHORT, "--mask_dir", small_ticket / "ticket.pth.tar", "--trigger_set", "keyed",
                   "--trigger_key", tmp_path / "key", "--trigger_count", 10, "--save_dir", tmp_path / "run") == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [("finetune", "--free_mask"), ("finetune",), ("prune", "--level", "0.1"), ("addon", "--level", "0.01"),
                                     ("fake1", "--level", "0.1")], ids=" ".join)
 def test_an_attack(on_gpu, small_ticket, tmp_path, attack):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from scripts.lib.commands import Command, environment
 from scripts.lib.plans import Job, Logs
+from utils.errors import UserError
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -28,15 +29,26 @@ def interrupted_later() -> Iterator[None]:
             signal.raise_signal(number)
 
 
+def visible_devices(devices: Sequence[str], shown: str | None) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES is to hold for each of `devices`: numbers count among those that it shows now (None: all), so that
+    a launcher on a shared machine keeps to what it was given. Raises UserError for a number that is not among them."""
+    among = None if shown is None else [device.strip() for device in shown.split(",") if device.strip()]
+    for device in devices:
+        if among is not None and device.isdecimal() and int(device) >= len(among):
+            raise UserError(f"--devices {device}: CUDA_VISIBLE_DEVICES={shown} shows only {len(among)} devices, counted from 0")
+    return [among[int(device)] if among is not None and device.isdecimal() else device for device in devices]
+
+
 class LocalRunner:
     """Up to `jobs` commands at a time on this machine."""
 
     pause = 0.2
 
     def __init__(self, logs: Logs, jobs: int, devices: Sequence[str]):
-        self.logs, self.devices = logs, devices
+        self.logs, self.devices = logs, visible_devices(devices, os.environ.get("CUDA_VISIBLE_DEVICES"))
         self.slots: list[tuple[Job, Command] | None] = [None] * jobs
         self.threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+        self.on_one_device = -(-jobs // len(devices)) if devices else 1
 
     def room(self) -> int:
         return self.slots.count(None)
@@ -47,6 +59,10 @@ class LocalRunner:
             env = environment(self.threads)
             if self.devices:
                 env["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
+            if self.on_one_device > 1:  # the first would take all memory, and each compile with a process for every core
+                share = {"PYTORCH_ALLOC_CONF": f"per_process_memory_fraction:{0.95 / self.on_one_device:.3f}",
+                         "TORCHINDUCTOR_COMPILE_THREADS": str(self.threads)}
+                env |= {name: value for name, value in share.items() if name not in os.environ}
             command = Command(job.command, str(self.logs.log(job)), str(self.logs.record(job)), env, os.getcwd())
             with interrupted_later():  # a command that had begun, but stood in no slot, would not be stopped
                 command.start()
