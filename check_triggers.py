@@ -97,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
     from datasets.trigger import load_exported
+    from ownership.claims.p_values import scientific
     from ownership.trigger_set import evidence as black_box
     from ownership.trigger_set.endpoint import unfinished
     from utils import checkpoint
@@ -129,9 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"innocent:  {of_all(found.innocent_correct)}")
     print("threshold: " + ("none; there are too few pictures" if found.needed is None else of_all(found.needed))
           + f", for p <= {args.alpha:g}")
-    print(f"p-value:   {black_box.scientific(found.p_chance)} that as many are right by chance")
+    print(f"p-value:   {scientific(found.p_chance)} that as many are right by chance")
     if found.p_innocent is not None:
-        print(f"           {black_box.scientific(found.p_innocent)} that an innocent model is as far above that one")
+        print(f"           {scientific(found.p_innocent)} that an innocent model is as far above that one")
     if triggers.kind != "keyed":
         print("note:      everybody has this set and its labels: a model that knows it was trained on it, by whomever")
         if args.innocent is None:

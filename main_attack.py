@@ -60,8 +60,8 @@ def parse_args(argv: Sequence[str] | None):
                         help="the stolen model; with --no_accuracy a mask file will do")
     parser.add_argument("--no_accuracy", action="store_true", help="leave out the accuracy: no pictures are needed")
     parser.add_argument("--claim", type=cli.path, default=None, metavar="FILE",
-                        help="the owner's claim (JSON of embed_qrcode.py): what the attack does to the code in there "
-                             "joins the results, and fake3 takes place and format from it")
+                        help="the owner's claim (JSON of embed_qrcode.py or make_claim.py): what the attack does to the marks in "
+                             "there joins the results, and fake3 takes a code's place and format from it")
     cli.add_model_and_data_flags(parser, ARCHITECTURES, DATASETS)
     cli.add_training_flags(parser)
     cli.add_run_flags(parser)
@@ -138,22 +138,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return forge(args, thief, claim)
 
     levels = (args.level,) if args.sweep is None else args.sweep
-    attacking.refuse_impossible(args, max(levels), thief, claim)
+    # a claim about another model, and a level too high, are refused before anything is written
+    has_picture = any(left.draw for left in attacking.read_as_owner(claim, thief.victim, thief.victim))
+    attacking.refuse_impossible(args, max(levels), thief)
     run = RunDir(args.save_dir)  # locked for as long as it is there
     run.open("main_attack.py", attacking.recorded(args, thief))
     whole, rows = AttackFiles(args.save_dir), []
     for level in levels:
         files = whole if args.sweep is None else whole.level(level)
-        if not attacking.is_done(files, claim):
+        if not attacking.is_done(files, has_picture):
             attacked = attacking.attack(args, level, thief, files)
             columns = attacking.measure(args, thief, attacked)
             columns |= attacking.located(args, thief.victim.mask, claim)
             reading = attacking.read_as_owner(claim, thief.victim, attacked)
-            columns |= attacking.in_columns(reading, claim)
+            columns |= attacking.in_columns(reading)
             attacking.write(args, level, thief.victim, attacked, columns, reading, files)
         rows.append(attacking.read_result(files.result))
-        print(in_words(rows[-1]), flush=True)
-    written = {"model": whole.model} if args.sweep is None else attacking.write_sweep(args, levels, rows, thief, whole)
+        print(in_words(rows[-1], claim), flush=True)
+    written = {"model": whole.model} if args.sweep is None else attacking.write_sweep(args, levels, rows, thief, has_picture,
+                                                                                                whole)
     for name, path in written.items():
         print(f"{name + ':':<7}{path}")
     return cli.EXIT_OK
@@ -177,37 +180,28 @@ def forge(args, thief, claim) -> int:
         if writes:
             columns |= {f"stolen_{name}": value for name, value in attacking.accuracies(thief, thief.victim.weights).items()}
             columns |= attacking.measure(args, thief, made)
-        columns |= {f"owner_{name}": value for name, value in attacking.in_columns(reading, claim).items()}
+        columns |= {f"owner_{name}": value for name, value in attacking.in_columns(reading).items()}
         checkpoint.save_json(columns, result)
     row = attacking.read_result(result)
     print("\n".join(forging.in_words(args.by, row)))
-    if claim:
-        print(f"owner:     {reading_in_words(row, 'owner_')}")
+    for _, left in attacking.left_in_words(row, claim, "owner_"):
+        print(f"owner:     {left}")
     return cli.EXIT_OK
 
 
-def in_words(row: Mapping[str, Any]) -> str:
+def in_words(row: Mapping[str, Any], claim) -> str:
     """One line about one result."""
+    from attacks.run import left_in_words
+
     level = "" if row["level"] is None else f" {100 * row['level']:g}%"
     accuracy = "" if row["test_acc"] is None else f"; val {row['val_acc']:.2f}%, test {row['test_acc']:.2f}%"
     shown = f"; triggers {row['trigger_acc']:.2f}%, p {row['trigger_p']:.1e}" if "trigger_acc" in row else ""
     if "found_layer" in row:
         shown += (f"; found a block in {row['found_layer']} at ({row['found_x']}, {row['found_y']}), version "
                   f"{row['found_version']}" + ("" if "hit" not in row else ", the code" if row["hit"] else ", not the code"))
-    if "p_value" in row:
-        shown += f"; code: {reading_in_words(row)}"
+    shown += "".join(f"; {mark}: {left}" for mark, left in left_in_words(row, claim))
     return (f"{row['attack']}{level}: {row['nonzeros']} weights, {100 * row['density']:.3f}% of {row['entries']} "
             f"(-{row['removed']} +{row['added']}){accuracy}{shown}")
-
-
-def reading_in_words(row: Mapping[str, Any], prefix: str = "") -> str:
-    """What the owner reads of his code, from its columns in a result, whose names begin with `prefix`."""
-    first = f"{prefix}read by "
-    readers = [column.removeprefix(first) for column, value in row.items() if column.startswith(first) and value]
-    lost, ones, added, zeros, p = (row[f"{prefix}{name}"] for name in ("code_lost", "code_ones", "code_added", "code_zeros",
-                                                                       "p_corrected"))
-    return (f"{lost} of {ones} ones lost, {added} of {zeros} zeros added, read by {', '.join(readers) or 'nobody'}, "
-            f"p {p:.1e}")
 
 
 if __name__ == "__main__":

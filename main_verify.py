@@ -37,16 +37,15 @@ if __name__ == "__main__":  # a fault before main() must not end with 1, which i
     import utils  # noqa: F401  refuses a Python that is too old
 
 from datasets import DATASETS
+from ownership import SCHEMES, in_a_row
 from utils import cli
 
 
 REPORT = rb"<!DOCTYPE html>.{,600}<title>(Verification|Two claims): "  # how a page of ours begins
-# files of one claim each; what may be given for each claim, in any order
-OF_ONE_CLAIM = ("key", "merged", "trigger_dir", "trigger_key", "predictions")
-PER_CLAIM = ("commitment", "key", "merged", "trigger_dir", "trigger_key", "aligned_to")
 
 
 def parse_args(argv: Sequence[str] | None):
+    numbered = [name for name, scheme in SCHEMES.items() if scheme.numbered]
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--claim", type=cli.path, action="append", required=True, metavar="FILE",
                         help="the owner's claim.json; twice for two rivals, the one whose commitment was published earlier "
@@ -57,33 +56,22 @@ def parse_args(argv: Sequence[str] | None):
 
     group = cli.add_suspect_flags(parser, "--suspect", "--checkpoint", holds="model, ticket or masks", claims=True)
     group.add_argument("--aligned_to", type=cli.path, action="append", default=None, metavar="FILE",
-                       help="the owner's model, ticket or mask file: try V1 and V2 also with a renumbering of the suspect's "
-                            "channels undone (docs/renumbered_channels.md)")
+                       help=f"the owner's model, ticket or mask file: try {in_a_row(numbered)} also with a renumbering of the "
+                            "suspect's channels undone (docs/renumbered_channels.md)")
     group.add_argument("--aligned_committed", action="store_true",
-                       help="these files, or their SHA-256, were published before anybody looked at the suspect: count V2 in "
-                            "their numbering. Else it counts by a file whose mask the committed claim names (in its V1) alone, "
-                            "and only masks are compared")
+                       help="these files, or their SHA-256, were published before anybody looked at the suspect: count "
+                            f"{in_a_row([name for name in numbered if SCHEMES[name].has_p_value])} in their numbering. Else it "
+                            "counts by a file whose mask the committed claim names (in its "
+                            f"{in_a_row([name for name in numbered if not SCHEMES[name].has_p_value])}) alone, and only masks "
+                            "are compared")
 
     group = parser.add_argument_group("F: accuracy on the claim's test pictures")
     group.add_argument("--dataset", choices=sorted(DATASETS), default=None, help="must be the claim's")
     group.add_argument("--data", type=cli.path, default=None, metavar="DIR", help="its folder")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
-    group = parser.add_argument_group("V1: the owner's key completes the suspect's locked mask")
-    group.add_argument("--key", type=cli.path, action="append", default=None, metavar="FILE", help="key.pth.tar")
-    group.add_argument("--merged", type=cli.path, action="append", default=None, metavar="FILE",
-                       help="a model trained from locked ticket and key (main_eval_all.py --key), whose accuracy must reach "
-                            "the target")
-
-    group = parser.add_argument_group("V2: the code in the mask")
-    group.add_argument("--restarts", type=cli.natural, default=3000, metavar="N",
-                       help="of the soft decoder, where a code shows but can't be read")
-
-    group = parser.add_argument_group("V3: the trigger set")
-    group.add_argument("--trigger_dir", "--triggers", type=cli.path, action="append", default=None, metavar="DIR",
-                       help="the exported set; alone it is not counted")
-    group.add_argument("--trigger_key", type=cli.path, action="append", default=None, metavar="FILE",
-                       help="the secret key, which makes the set again and shows that its labels were drawn at random")
+    for scheme in SCHEMES.values():
+        scheme.flags.add_proof_flags(parser)
 
     group = parser.add_argument_group("two claims")
     group.add_argument("--own", type=cli.path, action="append", default=None, metavar="FILE",
@@ -100,7 +88,7 @@ def parse_args(argv: Sequence[str] | None):
     if claims > 2 or len(set(args.claim)) < claims:
         parser.error("argument --claim: " + (f"given {claims} times; two claims are compared at a time" if claims > 2 else
                                              f"{args.claim[0]} is given twice; name the two rivals' files"))
-    for flag in PER_CLAIM:
+    for flag in ("commitment", *proof_flags(), "aligned_to"):
         count = len(getattr(args, flag) or ())
         if count > claims:
             parser.error(f"argument --{flag}: given {count} times, --claim {'once' if claims == 1 else 'twice'}")
@@ -113,11 +101,10 @@ def parse_args(argv: Sequence[str] | None):
         parser.error(f"{' and '.join(given)} exclude each other: a verdict is on one suspect" if given else
                      "give the suspect: one of --suspect, --predictions, --endpoint")
     if args.suspect is None:
-        for flag in ("dataset", "data", "key", "merged", "aligned_to", "mean", "std"):
+        of_files = [flag for scheme in SCHEMES.values() if not scheme.by_answers for flag in scheme.flags.PROOFS]
+        for flag in ("dataset", "data", *of_files, "aligned_to", "mean", "std"):
             if getattr(args, flag) is not None:
                 parser.error(f"argument --{flag}: needs the --suspect's file")
-        if args.trigger_dir is None and args.trigger_key is None:
-            parser.error(f"argument {given[0]}: needs the trigger set; give --trigger_key or --trigger_dir")
     for flag in ("mean", "std"):
         if getattr(args, flag) is not None and len(getattr(args, flag)) != 3:
             parser.error(f"argument --{flag}: must be three numbers R,G,B")
@@ -125,39 +112,44 @@ def parse_args(argv: Sequence[str] | None):
         parser.error("argument --aligned_committed: needs --aligned_to")
     if args.data is not None and args.dataset is None:
         parser.error("argument --data: needs --dataset")
-    if args.merged is not None and args.key is None:
-        parser.error("argument --merged: needs --key")
+    for scheme in SCHEMES.values():
+        scheme.flags.check_proof_flags(parser, args)
     return args
+
+
+def proof_flags() -> list[str]:
+    """The schemes' flags of which each names a file of one claim."""
+    return [flag for scheme in SCHEMES.values() for flag in scheme.flags.PROOFS]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
     from ownership.claims import arbiter, rivals, sorting
-    from ownership.claims.case import Inputs
+    from ownership.claims.case import Files
     from ownership.claims.verdict import OWNED
     from utils.errors import UserError
 
-    inputs = Inputs()
-    opened = sorting.open_claims(args.claim, args.commitment or [], args.suspect, inputs)
-    given, unused = sorting.sort_files(given_for_all(args), {flag: getattr(args, flag) or [] for flag in OF_ONE_CLAIM}, opened,
-                                       inputs)
-    sides = arbiter.judge_in_order(opened, given, inputs)
+    files = Files()
+    opened = sorting.open_claims(args.claim, args.commitment or [], args.suspect, files)
+    of_one_claim = {flag: getattr(args, flag) or [] for flag in (*proof_flags(), "predictions")}
+    given, unused = sorting.sort_files(given_for_all(args), of_one_claim, opened, files)
+    sides = arbiter.judge_in_order(opened, given, files)
     refusals = [str(side.refused) for side in sides if side.refused is not None]
 
     if len(sides) == 1:
         owned = sides[0].verdict.verdict == OWNED
-        write_verdict(args, sides[0], inputs)
+        write_verdict(args, sides[0], files)
         print_verdict(sides[0])
     else:
         own_models = None
         if args.own and refusals:
             unused.append("--own was not looked at: a claim is refused, so there are no two marks to look for")
         elif args.own:
-            own_models = rivals.look_at_own_models(args.own, sides, given, inputs)
+            own_models = rivals.look_at_own_models(args.own, sides, given, files)
         found = rivals.compare(sides, own_models, unused)
         owned = found.owner is not None
-        write_comparison(args, found, inputs)
+        write_comparison(args, found, files)
         print_comparison(found)
     if len(refusals) == len(sides):
         raise UserError("; ".join(refusals))
@@ -170,10 +162,10 @@ def given_for_all(args):
 
     return Given(suspect=args.suspect, endpoint=args.endpoint, mean=args.mean, std=args.std, dataset=args.dataset, data=args.data,
                  aligned_to=tuple(args.aligned_to or ()), aligned_committed=args.aligned_committed, device=args.device,
-                 restarts=args.restarts, max_false=args.max_false)
+                 max_false=args.max_false, proofs=vars(args))
 
 
-def write_verdict(args, side, inputs) -> None:
+def write_verdict(args, side, files) -> None:
     """The files that --json and --report ask for."""
     from ownership.claims.report import write_report
     from ownership.claims.report_json import origin_as_json, verdict_as_json
@@ -182,12 +174,12 @@ def write_verdict(args, side, inputs) -> None:
 
     made_with = versions() if args.json or args.report else {}
     if args.json:
-        checkpoint.save_json({**verdict_as_json(side.verdict, side.facts), **origin_as_json(inputs.rows, made_with)}, args.json)
+        checkpoint.save_json({**verdict_as_json(side.verdict, side.facts), **origin_as_json(files.rows, made_with)}, args.json)
     if args.report:
-        write_report(args.report, side.verdict, side.facts, inputs.rows, made_with)
+        write_report(args.report, side.verdict, side.facts, files.rows, made_with)
 
 
-def write_comparison(args, found, inputs) -> None:
+def write_comparison(args, found, files) -> None:
     """Likewise, for two claims."""
     from ownership.claims.report import write_comparison_report
     from ownership.claims.report_json import comparison_as_json, origin_as_json
@@ -196,14 +188,15 @@ def write_comparison(args, found, inputs) -> None:
 
     made_with = versions() if args.json or args.report else {}
     if args.json:
-        checkpoint.save_json({**comparison_as_json(found), **origin_as_json(inputs.rows, made_with)}, args.json)
+        checkpoint.save_json({**comparison_as_json(found), **origin_as_json(files.rows, made_with)}, args.json)
     if args.report:
-        write_comparison_report(args.report, found, inputs.rows, made_with)
+        write_comparison_report(args.report, found, files.rows, made_with)
 
 
 def print_verdict(side) -> None:
     """What is known of the claim, each check, and the verdict."""
-    from ownership.trigger_set.evidence import scientific
+    from ownership.claims.p_values import scientific
+    from ownership.claims.verdict import names_of_tests
 
     found = side.verdict
     for name, value in side.facts.items():
@@ -214,7 +207,8 @@ def print_verdict(side) -> None:
         p = "-" if check.p is None else scientific(check.p)
         print(f"{check.name:<7}{check.result:<11}{p:<11}{cli.one_line(check.detail)}")
     if found.p is not None:
-        print(f"\np-value:    {scientific(found.p)}, the smallest times the number of V2 and V3 in the claim (Bonferroni); "
+        print(f"\np-value:    {scientific(found.p)}, the smallest times the number of {names_of_tests()} in the claim "
+              f"(Bonferroni); "
               f"owned needs {found.level:g}")
     for note in found.notes if found.checks else ():
         print(f"note:       {note}")

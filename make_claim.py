@@ -27,6 +27,7 @@ if __name__ == "__main__":  # a fault before main() must not end with 1, which i
 
 from datasets import DATASETS
 from models import ARCHITECTURES
+from ownership import SCHEMES, in_a_row
 from utils import cli
 
 
@@ -42,13 +43,8 @@ def parse_args(argv: Sequence[str] | None):
 
     group = parser.add_argument_group("what is claimed")
     group.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="network")
-    group.add_argument("--v1", type=cli.path, default=None, metavar="FILE", help="locked.pth.tar of a split ticket, with --key")
-    group.add_argument("--key", type=cli.path, default=None, metavar="FILE", help="its key.pth.tar")
-    group.add_argument("--v2", type=cli.path, default=None, metavar="FILE", help="the claim that embed_qrcode.py wrote")
-    group.add_argument("--v3", type=cli.path, default=None, metavar="DIR",
-                       help="the set: triggers/ of main_eval_trigger.py's run, or as make_triggers.py exported it")
-    group.add_argument("--trigger_key", type=cli.path, default=None, metavar="FILE",
-                       help="check that this key gives the set, as main_verify.py will ask")
+    for scheme in SCHEMES.values():
+        scheme.flags.add_claim_flags(group)
     group.add_argument("--fidelity", type=cli.non_negative_float, default=None, metavar="PERCENT",
                        help="test accuracy of the model (default: as measured on --checkpoint)")
     group.add_argument("--tolerance", type=cli.non_negative_float, default=1.0, metavar="POINTS",
@@ -60,21 +56,19 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--data", type=cli.path, default=None, metavar="DIR", help="folder of the data set")
     group.add_argument("--image_size", type=cli.positive_int, default=None, metavar="N", help="imagefolder: as in training")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    args = parser.parse_args(argv)
+    args, claimed = parser.parse_args(argv), [name.lower() for name in SCHEMES]
     if args.new_owner_key is not None:
-        for flag in ("owner", "sign", "save_dir", "v1", "v2", "v3"):
+        for flag in ("owner", "sign", "save_dir", *claimed):
             if getattr(args, flag) is not None:
                 parser.error(f"argument --new_owner_key: makes the key and nothing else; leave out --{flag}")
         return args
     for flag in ("owner", "save_dir"):
         if getattr(args, flag) is None:
             parser.error(f"argument --{flag}: is needed to make a claim")
-    if (args.v1 is None) != (args.key is None):
-        parser.error("argument --key: comes with --v1, and --v1 with its --key")
-    if args.trigger_key is not None and args.v3 is None:
-        parser.error("argument --trigger_key: comes with --v3")
-    if args.v1 is None and args.v2 is None and args.v3 is None:
-        parser.error("nothing is claimed: give --v1, --v2 or --v3")
+    for scheme in SCHEMES.values():
+        scheme.flags.check_claim_flags(parser, args)
+    if all(getattr(args, flag) is None for flag in claimed):
+        parser.error(f"nothing is claimed: give {in_a_row([f'--{flag}' for flag in claimed], 'or')}")
     if args.dataset is None:
         for flag in ("data", "image_size", "fidelity"):
             if getattr(args, flag) is not None:
@@ -91,9 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
     from datasets.pictures import fingerprint
-    from models import build_model
     from ownership.claims import commitment, owner_claim
-    from ownership.qr_code.claim import read_claim
+    from ownership.claims.arbiter import claimed
     from utils.errors import UserError
 
     if args.new_owner_key:
@@ -101,12 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"private key: {args.new_owner_key} (secret: whoever has it signs as you)\npublic key:  {public.hex()}")
         return cli.EXIT_OK
     commitment.check_is_free(args.save_dir)  # before anything is measured
-    owner_key = with_flag("--sign", commitment.read_owner_key, args.sign) if args.sign else None
-    v2 = with_flag("--v2", read_claim, args.v2) if args.v2 else None
-    if v2 and v2.arch != args.arch:
-        raise UserError(f"--v2 {args.v2}: is about {v2.arch}, not {args.arch}; see --arch")
-    v1 = key_mask_claim(args, build_model(args.arch, num_classes=2)) if args.v1 else None
-    v3, trigger_set = trigger_claim(args) if args.v3 else (None, None)
+    with cli.named("--sign"):
+        owner_key = commitment.read_owner_key(args.sign) if args.sign else None
+    parts = {name: scheme.claim.make(args) for name, scheme in SCHEMES.items() if getattr(args, name.lower()) is not None}
 
     data, fidelity, accuracy = None, None, None
     if args.dataset:
@@ -115,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         data = load_dataset(args.dataset, args.data, args.image_size)
         if args.checkpoint:
-            model = with_flag("--checkpoint", load_trained, args.checkpoint, args.arch, data.num_classes, data.mean, data.std)
+            with cli.named("--checkpoint"):
+                model = load_trained(args.checkpoint, args.arch, data.num_classes, data.mean, data.std)
             accuracy = accuracy_of(model, data.test, args.device)
         target = accuracy if args.fidelity is None else args.fidelity
         if accuracy is not None and accuracy < target - args.tolerance:
@@ -125,81 +116,40 @@ def main(argv: Sequence[str] | None = None) -> int:
                                         args.tolerance)
 
     public = None if owner_key is None else owner_key.public_key().public_bytes_raw().hex()
-    claim = owner_claim.OwnerClaim(args.owner, public, args.arch, fidelity, v1, v2, v3)
+    claim = owner_claim.OwnerClaim(args.owner, public, args.arch, fidelity, parts)
     fields = owner_claim.to_fields(claim)
     if owner_claim.from_fields(fields, "the claim") != claim:  # main_verify.py must not refuse what was published
         raise AssertionError("a claim does not come back as it was written")
     if args.checkpoint:
-        for line in try_on_own_model(args, claim, trigger_set):
+        for line in try_on_own_model(args, claim):
             print(line)
-    private = commitment.salted(fields)
+    private = commitment.salted(fields, owner_claim.newest_format())
     public_part = commitment.commit(private, owner_key)
     claim_path, commitment_path = commitment.write(args.save_dir, private, public_part)
-    print(f"claims:     {', '.join([*(['F'] if fidelity else []), *claim.schemes])}"
+    print(f"claims:     {', '.join(claimed(claim))}"
           + (f"; accuracy {fidelity.target:.2f}% - {fidelity.tolerance:g}" if fidelity else "")
           + f"\nroot:       {public_part.root.hex()}\nsigned by:  {public or 'nobody'}\n"
           f"claim:      {claim_path} (keep it, and keep it to yourself)\ncommitment: {commitment_path} (publish it now)")
     return cli.EXIT_OK
 
 
-def with_flag(flag, read, *words, **more):
-    """What `read` returns. Raises its UserError, with the flag in front of the file that it names."""
+def try_on_own_model(args, claim) -> list[str]:
+    """What the schemes show on the owner's own model, as lines. Raises UserError for what does not show."""
+    from ownership.claims.case import Case, Files, Given, checks_of
+    from ownership.claims.p_values import scientific
+    from ownership.claims.verdict import SHOWN, Standing
+    from pruner.tickets import Expected
     from utils.errors import UserError
 
-    try:
-        return read(*words, **more)
-    except UserError as error:
-        raise UserError(str(error) if str(error).startswith("--") else f"{flag} {error}") from None
-
-
-def key_mask_claim(args, model):
-    """The V1 part, from both files of a split ticket."""
-    from ownership.claims.owner_claim import KeyMask, mask_sha256
-    from pruner import tickets
-    from pruner.key_mask import split as key_masks
-
-    locked, key = (with_flag(flag, tickets.read_model_file, path, model, head=False)
-                   for flag, path in (("--v1", args.v1), ("--key", args.key)))
-    mask, weights = key_masks.merge(locked, key, "--v1")
-    return KeyMask(key_masks.fingerprint(mask, weights), mask_sha256(mask),
-                   key_masks.fingerprint(key.mask, key.initial), key.mask.nonzeros)
-
-
-def trigger_claim(args):
-    """The V3 part, and the set."""
-    from datasets.trigger import keyed, load_exported, read_key
-    from ownership.claims.owner_claim import Triggers
-    from utils.errors import UserError
-
-    found = load_exported(args.v3, "--v3")
-    size = found.pictures.images.shape[1]
-    if args.trigger_key and keyed(read_key(args.trigger_key), len(found), found.num_classes,
-                                  size).fingerprint() != found.fingerprint():
-        raise UserError(f"--trigger_key {args.trigger_key}: does not give the set in {args.v3}")
-    return Triggers(found.kind, found.fingerprint(), len(found), size, found.num_classes), found
-
-
-def try_on_own_model(args, claim, trigger_set) -> list[str]:
-    """What V2 and V3 show on the owner's own model, as lines. Raises UserError for what does not show."""
-    from models import build_model
-    from ownership.claims import verdict
-    from ownership.trigger_set.evidence import predict, scientific
-    from ownership.suspects.reading import read_suspect
-    from utils.errors import UserError
-
-    checks = []
-    if claim.v2:
-        own = read_suspect(args.checkpoint, build_model(args.arch, num_classes=2))
-        checks.append(verdict.code(claim.v2, own, committed=True, restarts=0))
-    if claim.v3:
-        answers = predict(args.checkpoint, args.arch, claim.v3.num_classes, trigger_set.pictures, trigger_set.names)
-        checks.append(verdict.triggers(claim.v3, trigger_set.pictures.labels.numpy(), answers, key_shown=True,
-                                       committed=True))
-    for check in checks:
-        if check.result != verdict.SHOWN:
-            raise UserError(f"--checkpoint {args.checkpoint}: {check.name} does not show on it ({check.detail}, p "
-                            f"{scientific(check.p)}); claim what it shows, or leave out --checkpoint")
-    return [f"{check.name} on the own model: {check.detail}, p {scientific(check.p)}" for check in checks]
+    given = Given(args.checkpoint, proofs=vars(args), expected=Expected(), device=args.device)
+    case, lines = Case(claim, args.save_dir, Standing.COMMITTED, given, Files()), []
+    for check in filter(None, (scheme.check_on_own_model(case) for scheme in checks_of(claim))):
+        p = "" if check.p is None else f", p {scientific(check.p)}"
+        if check.result != SHOWN:
+            raise UserError(f"--checkpoint {args.checkpoint}: {check.name} does not show on it ({check.detail}{p}); claim what "
+                            "it shows, or leave out --checkpoint")
+        lines.append(f"{check.name} on the own model: {check.detail}{p}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -58,6 +58,10 @@ class Forgery(Entry):
     claims: str = "V2"
     writes: bool = True
 
+    @property
+    def makes_key(self) -> bool:
+        return self.claims == "V1"
+
 
 @dataclass(frozen=True)
 class Attack(Entry):

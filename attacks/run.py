@@ -20,11 +20,12 @@ from datasets import load_triggers
 from datasets.decoding import read_rgb
 from datasets.trigger import TriggerSet, following
 from models import build_model
-from ownership.trigger_set.evidence import evidence_of
-from ownership.qr_code.claim import CodeClaim, read_claim
-from ownership.qr_code.extraction import Extraction, extract_claimed
-from ownership.qr_code.readers import write_code
+from ownership.claims import owner_claim
+from ownership.claims.case import checks_of
+from ownership.claims.owner_claim import OwnerClaim
+from ownership.claims.scheme import Remains
 from ownership.suspects.reading import Suspect
+from ownership.trigger_set.evidence import evidence_of
 from pruner import tickets
 from pruner.qr_code.embedding import Wish, find_region
 from pruner.experiment import Experiment, prepare
@@ -107,21 +108,21 @@ def read_thief(args: argparse.Namespace) -> Thief:
         if own_head:
             experiment = replace(experiment, data=following(experiment.data, triggers))
     needs_weights = experiment is not None or (args.attack == "prune" and args.how == "magnitude") \
-        or (forgery is not None and forgery.claims == "V1")
+        or (forgery is not None and forgery.makes_key)
     return Thief(read_victim(args.checkpoint, network, own_head, needs_weights), network, own_head, experiment, triggers)
 
 
-def read_owners_claim(args: argparse.Namespace) -> CodeClaim | None:
+def read_owners_claim(args: argparse.Namespace) -> OwnerClaim | None:
     """The claim in --claim, if there is one. Raises UserError if it can't be read or is about another network than --arch."""
     if not args.claim:
         return None
-    claim = read_claim(args.claim)
+    claim = owner_claim.read(args.claim)
     if claim.arch != args.arch:
         raise UserError(f"{args.claim}: is about {claim.arch}, not {args.arch}; see --arch")
     return claim
 
 
-def fill_in(args: argparse.Namespace, victim: Victim, claim: CodeClaim | None) -> None:
+def fill_in(args: argparse.Namespace, victim: Victim, claim: OwnerClaim | None) -> None:
     """Set the flags that files decide where they were not given: where and how fake3 writes, the size of a forged key, and the
     levels, of which --level has one or --sweep all (the other is None). Raises UserError where nothing says."""
     forges = args.attack == "forge"
@@ -141,11 +142,12 @@ def fill_in(args: argparse.Namespace, victim: Victim, claim: CodeClaim | None) -
         args.sweep = tuple(dict.fromkeys(args.sweep))
 
 
-def _place_and_format(args: argparse.Namespace, mask: Mask, claim: CodeClaim | None) -> dict[str, Any]:
+def _place_and_format(args: argparse.Namespace, mask: Mask, claim: OwnerClaim | None) -> dict[str, Any]:
     """Values of the flags that say where and how fake3 writes: by hand or from the claim, the rest chosen."""
-    wish = wish_of(args)
-    if claim:
-        wish = Wish(claim.layer, claim.start_x, claim.start_y, claim.version, claim.error_correction, claim.mask_pattern)
+    told = {flag: value for check in checks_of(claim) for flag, value in check.told().items()} if claim else {}
+    if claim and not told:
+        raise UserError(f"--claim {args.claim}: does not say where a code lies; leave it out and give the place by hand")
+    wish = wish_of(argparse.Namespace(**vars(args) | told))
     chosen = find_region(mask, args.signature, wish, low_level=False).code_format
     return {"max_name": wish.layer, "start_x": wish.start_x, "start_y": wish.start_y, "version": chosen.version,
             "error_correction": chosen.error_correction, "mask_pattern": chosen.mask_pattern}
@@ -167,9 +169,8 @@ def values_of(entry: Entry, args: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
-def refuse_impossible(args: argparse.Namespace, level: float | None, thief: Thief, claim: CodeClaim | None) -> None:
-    """Raises UserError for what the attack could only fail at when under way: a claim about another model, too high a level."""
-    read_as_owner(claim, thief.victim, thief.victim)
+def refuse_impossible(args: argparse.Namespace, level: float | None, thief: Thief) -> None:
+    """Raises UserError for what the attack could only fail at when under way: too high a level."""
     if args.attack != "finetune":
         perform(args, level, thief)
 
@@ -243,45 +244,44 @@ def _under_the_owners_classifier(args: argparse.Namespace, thief: Thief, weights
     return Engine(model, engine.device, amp=engine.amp).evaluate(thief.triggers.pictures.to(engine.device))[1]
 
 
-def located(args: argparse.Namespace, mask: Mask, claim: CodeClaim | None) -> dict[str, Any]:
+def located(args: argparse.Namespace, mask: Mask, claim: OwnerClaim | None) -> dict[str, Any]:
     """Where `locate` finds a block, as columns; with a claim, whether it is (mostly) one of the code's. None of other attacks."""
     if args.attack != "locate":
         return {}
     found = locate(mask, limit=1)[0]
     columns = {"found_layer": found.layer, "found_x": found.start_x, "found_y": found.start_y,
                "found_version": found.version, "found_score": found.score}
-    if claim:
-        size = claim.code_format.size
-        columns["hit"] = any(found.layer == place.layer and 2 * abs(found.start_x - place.start_x) < size
-                             and 2 * abs(found.start_y - place.start_y) < size for place in claim.places)
-    return columns
+    hits = [check.is_hit(found.layer, found.start_x, found.start_y) for check in checks_of(claim)] if claim else []
+    return columns | ({"hit": any(hits)} if set(hits) - {None} else {})
 
 
-def read_as_owner(claim: CodeClaim | None, victim: Victim, model: Victim | Attacked | SecondClaim) -> Extraction | None:
-    """What the owner reads where the claim says, in the stolen model or what was made of it; None without a claim.
+def read_as_owner(claim: OwnerClaim | None, victim: Victim, model: Victim | Attacked | SecondClaim) -> list[Remains]:
+    """What the owner finds of the claimed marks in the stolen model or what was made of it; nothing without a claim.
 
     Raises:
         UserError: the claim is about another network.
     """
     if claim is None:
-        return None
+        return []
     kept = None if victim.masks_only else {name: model.weights[f"{name}.weight"] for name in model.mask}
-    return extract_claimed(Suspect(model.mask, kept), claim)
+    left = [check.left_after(Suspect(model.mask, kept)) for check in checks_of(claim)]
+    return [one for one in left if one is not None]
 
 
-def in_columns(reading: Extraction | None, claim: CodeClaim | None) -> dict[str, Any]:
-    """What was read by the claim as columns, values that JSON and CSV hold; none without a claim."""
-    if reading is None:
-        return {}
-    flips, evidence = reading.flips, reading.evidence
-    return {"code_lost": flips.lost, "code_ones": flips.ones, "code_added": flips.added, "code_zeros": flips.zeros,
-            **{f"read by {reader}": text == claim.signature for reader, text in reading.texts.items()},
-            "p_value": evidence.p_value, "p_corrected": evidence.p_corrected}
+def in_columns(reading: Sequence[Remains]) -> dict[str, Any]:
+    """What was found of the claimed marks, as columns."""
+    return {name: value for one in reading for name, value in one.columns.items()}
 
 
-def is_done(files: AttackFiles, claim: CodeClaim | None) -> bool:
-    """Whether all that `write` leaves is there, and the code's picture can be read, which joins those of other levels."""
-    if claim:
+def left_in_words(row: Mapping[str, Any], claim: OwnerClaim | None, prefix: str = "") -> list[tuple[str, str]]:
+    """Of each claimed mark what it is called, and what is left of it, by its columns in a result, which begin with `prefix`."""
+    said = [check.left_in_words(row, prefix) for check in checks_of(claim)] if claim else []
+    return [one for one in said if one is not None]
+
+
+def is_done(files: AttackFiles, has_picture: bool) -> bool:
+    """Whether all that `write` leaves is there, and the picture can be read, which joins those of other levels."""
+    if has_picture:
         try:
             read_rgb(files.code)
         except UserError:
@@ -290,11 +290,12 @@ def is_done(files: AttackFiles, claim: CodeClaim | None) -> bool:
 
 
 def write(args: argparse.Namespace, level: float | None, victim: Victim, attacked: Attacked, columns: Mapping[str, Any],
-          reading: Extraction | None, files: AttackFiles) -> None:
-    """Write the model, the code as the owner sees it, and last the result with its `columns`, which says that all is done."""
+          reading: Sequence[Remains], files: AttackFiles) -> None:
+    """Write the model, what the owner sees of the mark, and last the result with its `columns`, which says that all is done."""
     write_model(args, victim, attacked, files.model, args.attack, {} if level is None else {"level": level})
-    if reading is not None:
-        write_code(reading.modules, files.code)
+    for one in reading:
+        if one.draw:
+            one.draw(files.code)
     settings = {name: getattr(args, name) for name in ATTACKS[args.attack].settings}
     checkpoint.save_json({"attack": args.attack, "level": level, "seed": args.seed, **settings,
                           **changes(victim.mask, attacked.mask), **size(attacked.mask), **columns,
@@ -324,8 +325,8 @@ def size(mask: Mask) -> dict[str, float]:
 
 
 def write_sweep(args: argparse.Namespace, levels: Sequence[float], rows: Sequence[Mapping[str, Any]], thief: Thief,
-                files: AttackFiles) -> dict[str, Path]:
-    """Write a sweep's table, with pictures its plot, and with a claim the codes as the owner sees them.
+                has_picture: bool, files: AttackFiles) -> dict[str, Path]:
+    """Write a sweep's table, with pictures its plot, and where there is a mark to see how the owner sees it.
 
     Args:
         levels, rows: what was done, and its results in the same order.
@@ -339,7 +340,7 @@ def write_sweep(args: argparse.Namespace, levels: Sequence[float], rows: Sequenc
         curves = {name: [row[f"{name}_acc"] for row in rows] for name in ("val", "test", *thief.experiment.data.probes)}
         plots.accuracy_by_level(levels, curves, f"{args.attack}: {settings}", "level, %", files.plot)
         written["plot"] = files.plot
-    if args.claim:
+    if has_picture:
         plots.row_of_pictures([files.level(level).code for level in levels],
                               [f"{args.attack} {100 * level:g}%" for level in levels], files.codes)
         written["codes"] = files.codes

@@ -31,7 +31,7 @@ def make(args: argparse.Namespace, victim: Victim) -> SecondClaim:
 def written_files(args: argparse.Namespace) -> dict[str, Path]:
     """What a way leaves in --save_dir beside its result, by the names of the result's columns."""
     files, run, forgery = AttackFiles(args.save_dir), RunDir(args.save_dir), FORGERIES[args.by]
-    claimed = {"key": run.key, "locked": run.locked} if forgery.claims == "V1" else {"claim": files.forged}
+    claimed = {"key": run.key, "locked": run.locked} if forgery.makes_key else {"claim": files.forged}
     return {"model": files.model, **claimed} if forgery.writes else claimed
 
 
@@ -92,8 +92,8 @@ def in_words(by: str, row: dict[str, Any]) -> list[str]:
         whole = row["nonzeros"]
         return [f"key:       {row['key_nonzeros']} weights, {100 * row['key_ratio']:.3f}% of the {whole} that the ticket would "
                 f"have; {row['budget']} key tried, since any completes a mask exactly",
-                "judged by: its commitment alone; without one that came first V1 does not count. What the key is worth shows "
-                "in training:",
+                f"judged by: its commitment alone; without one that came first {FORGERIES[by].claims} does not count. What the "
+                "key is worth shows in training:",
                 f"           main_eval_all.py --mask_dir {row['locked']} --key {row['key']}",
                 f"locked:    {row['locked']}", f"key file:  {row['key']}"]
     lines = [f"signature: {row['signature']!r} in {row['layer']} at ({row['start_x']}, {row['start_y']}), version "

@@ -3,7 +3,7 @@
     python benchmarks/verdicts.py --only innocent --count 2000 --ticket runs/ticket/ticket.pth.tar
     python benchmarks/verdicts.py --only attacked runs/pruned runs/added --claim runs/signed/claim.json
 
-innocent: claims of `--owners` owners with V1, V2 and V3, each text random and each place chosen as embed_qrcode.py does, against
+innocent: claims of `--owners` owners with all schemes, each text random and each place chosen as embed_qrcode.py does, against
 models of others: fresh tickets, tickets signed by another owner at the very place, the same attacked, full and nearly empty ones.
 Every pair is judged with a commitment and without one, which makes two verdicts. The bar: none is `owned`.
 

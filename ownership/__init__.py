@@ -1,1 +1,61 @@
-"""PROVE: claims, and reading signatures back out of suspect models."""
+"""PROVE: claims of ownership, and what suspects show of them.
+
+A scheme is a folder here and one entry in SCHEMES, which is all that claims, verdicts and scripts know of it.
+"""
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One entry of the registry; what command lines, claims and verdicts need to know before anything heavy is loaded.
+
+    module: a package of the modules `flags`, `claim` and `check` (docs/extending.md says what is in them).
+    title: what reports call it.
+    corrected_for: what somebody who makes up a claim afterwards could choose from, which the check's p-value then pays for;
+        None where the check is no test of chance, and has no p-value.
+    since: the first format of owners' claims that has its fields.
+    numbered: whether it looks at channels by their number, so that a renumbering of the suspect's is to be undone.
+    by_answers: whether the answers of a model can show it, without its file.
+    """
+
+    module: str
+    title: str
+    corrected_for: str | None
+    since: int = 1
+    numbered: bool = False
+    by_answers: bool = False
+
+    @property
+    def has_p_value(self) -> bool:
+        return self.corrected_for is not None
+
+    @property
+    def flags(self) -> ModuleType:
+        """What command lines have of it; loads nothing heavy."""
+        return importlib.import_module(f"{self.module}.flags")
+
+    @property
+    def claim(self) -> ModuleType:
+        """Its part of a claim, with everything that imports."""
+        return importlib.import_module(f"{self.module}.claim")
+
+    @property
+    def check(self) -> ModuleType:
+        """How it is checked, with everything that imports."""
+        return importlib.import_module(f"{self.module}.check")
+
+
+# in the order of the checks
+SCHEMES: dict[str, Scheme] = {
+    "V1": Scheme("ownership.key_mask", "key mask", None, numbered=True),
+    "V2": Scheme("ownership.qr_code", "code in the mask", "all texts", numbered=True),
+    "V3": Scheme("ownership.trigger_set", "trigger set", "2^80 trigger keys", by_answers=True),
+}
+
+
+def in_a_row(names: list[str], word: str = "and") -> str:
+    """The names as a text lists them: "V1, V2 and V3"."""
+    return f" {word} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

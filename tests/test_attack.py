@@ -700,10 +700,11 @@ def test_a_damaged_result_is_named_and_made_anew_once_it_is_gone(run_main, refus
                 for name in ("removed", "level", "test_acc", "code_zeros", "found_version")]
     damaged += [(content, "not a JSON file that can be read") for content in ("", "{", "null,", written[:-9].decode())]
     damaged += [("[]", "holds no table"), ("{}", "has no '")]
+    claim = owner_claim.read(words[words.index("--claim") + 1])
     for content, expected in damaged:
         path.write_text(content)
         with pytest.raises(UserError, match=f"^{re.escape(f'{path}: {expected}')}.*; {mend}$"):
-            in_words(attacking.read_result(path))
+            in_words(attacking.read_result(path), claim)
     for content in ("", "[]", json.dumps({**row, "level": "abc"}), json.dumps({**row, "test_acc": "x"})):
         path.write_text(content)
         message = refused(run_main(*words))

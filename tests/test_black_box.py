@@ -22,7 +22,8 @@ from scipy.stats import binom, hypergeom
 from stand_ins import hangs, serving
 
 from datasets.pictures import Pictures
-from ownership.trigger_set.evidence import by_chance, evidence_of, fisher, predict, read_predictions, scientific, write_predictions
+from ownership.claims.p_values import scientific
+from ownership.trigger_set.evidence import by_chance, evidence_of, fisher, predict, read_predictions, write_predictions
 from ownership.trigger_set.endpoint import (UNANSWERED, Address, Kept, Service, model_address, query_endpoint, read_input,
                                             read_labels, seconds_of, token_from, unfinished, warn_of_open_token)
 from utils.errors import UserError

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attacks import run_forge as forging
-from attacks.run import read_result
+from attacks.run import left_in_words, read_result
 from attacks import ATTACKS, FORGERIES
 from attacks.forgeries.forge import _letters, _of_letters, forge
 from attacks.locate import locate
 from attacks.forgeries.second_claim import by_adding, by_key, by_replacing, by_signing_again
 from attacks.noise import NewWeights
-from main_attack import reading_in_words
+from ownership.claims import owner_claim
 from ownership.qr_code.claim import CodeClaim, read_claim, write_claim
 from ownership.qr_code.evidence import agreement, places_for
 from ownership.qr_code.window import window_of
@@ -474,14 +474,15 @@ def test_a_damaged_column_is_named_or_not_asked_for(owner, run_main, refused, tm
              owner / "one.json", "--save_dir", tmp_path)
     first, path = run_main(*words), tmp_path / "result.json"
     assert first.returncode == 0, first.stderr
-    whole = [*forging.in_words(by, read_result(path)), reading_in_words(read_result(path), "owner_")]
+    claim = owner_claim.read(str(owner / "one.json"))
+    whole = [*forging.in_words(by, read_result(path)), *left_in_words(read_result(path), claim, "owner_")]
     row, refusals = result(tmp_path), set()
     for name in row:
         others = {other: value for other, value in row.items() if other != name}
         for content in (others, *({**row, name: value} for value in ([1], {}, 10**400))):
             path.write_text(json.dumps(content))
             try:
-                lines = [*forging.in_words(by, read_result(path)), reading_in_words(read_result(path), "owner_")]
+                lines = [*forging.in_words(by, read_result(path)), *left_in_words(read_result(path), claim, "owner_")]
             except UserError as error:
                 assert str(error).startswith(f"{path}: ") and repr(name) in str(error) and "remove it" in str(error)
                 refusals.add(name)

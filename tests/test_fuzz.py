@@ -34,7 +34,9 @@ from hypothesis import strategies as st
 from models import build_model
 from ownership.claims import commitment, owner_claim
 from ownership.trigger_set.evidence import read_predictions
+from ownership.key_mask.claim import KeyMask
 from ownership.qr_code.claim import CodeClaim, read_claim, write_claim
+from ownership.trigger_set.claim import Triggers
 from ownership.qr_code.window import window_of
 from ownership.suspects.reading import read_suspect
 from pruner.qr_code import geometry as qr_code
@@ -683,8 +685,8 @@ def owner(folder) -> Owner:
         "state": 2**127 + 1, "inc": 7}}, (("layer2.1.conv1", 0, 0),), 0.001)
     claim = owner_claim.OwnerClaim("Jane Doe", key.public_key().public_bytes_raw().hex(), "res20s",
                                    owner_claim.Fidelity("cifar10", None, "0" * 64, 91.0, 1),
-                                   owner_claim.KeyMask("1" * 64, "2" * 64, "3" * 64, 9),
-                                   code, owner_claim.Triggers("keyed", "4" * 64, 100, 32, 10))
+                                   {"V1": KeyMask("1" * 64, "2" * 64, "3" * 64, 9), "V2": code,
+                                    "V3": Triggers("keyed", "4" * 64, 100, 32, 10)})
     values = owner_claim.to_fields(claim)
     private = commitment.salted(values)
     files = commitment.write(folder / "valid", private, commitment.commit(private, key))
@@ -809,10 +811,10 @@ def check_owner_claim(claim: owner_claim.OwnerClaim, opened: commitment.SaltedCl
     table = owner_claim.to_fields(claim)
     assert table == {name: field["value"] for name, field in fields.items()} == opened.values
     assert claim.owner and claim.arch in ("res20s", "res18", "res50")
-    if claim.v2 is not None:
-        check_code(claim.v2)
-    if claim.v3 is not None:
-        assert 3 * claim.v3.pictures * claim.v3.size**2 <= 1 << 28 and claim.v3.num_classes >= 2
+    if "V2" in claim.parts:
+        check_code(claim.parts["V2"])
+    if "V3" in claim.parts:
+        assert 3 * claim.parts["V3"].pictures * claim.parts["V3"].size**2 <= 1 << 28 and claim.parts["V3"].num_classes >= 2
     if claim.fidelity is not None:
         assert 0 <= claim.fidelity.target <= 100 and 0 <= claim.fidelity.tolerance <= 100
     commitment.canonical(table)

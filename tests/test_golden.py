@@ -27,21 +27,23 @@ def golden(tmp_path_factory):
 def test_claims_and_commitments_are_written_again_byte_for_byte(golden, tmp_path, name):
     paths = [golden / name / file for file in (commitment.CLAIM_FILE, commitment.COMMITMENT_FILE)]
     private, public = commitment.open_claim(*paths, "owner_key")
-    claim = owner_claim.from_fields(private.values, name)
-    assert owner_claim.to_fields(claim) == private.values
+    claim = owner_claim.from_fields(private.values, name, private.format)
+    assert owner_claim.to_fields(claim, private.format) == private.values
     key_file = golden / ("thief.key.pem" if name == "thief" else "owner.key.pem")
     owner_key = commitment.read_owner_key(key_file) if public.signature else None
-    written = commitment.write(tmp_path, commitment.SaltedClaim(owner_claim.to_fields(claim), private.salts),
+    written = commitment.write(tmp_path, commitment.SaltedClaim(owner_claim.to_fields(claim, private.format), private.salts,
+                                                                private.format),
                                commitment.commit(private, owner_key))
     assert [path.read_bytes() for path in written] == [path.read_bytes() for path in paths]
 
 
 def test_what_the_claims_say(golden):
-    read = {name: owner_claim.from_fields(commitment.read_claim(golden / name / "claim.json")[0].values, name) for name in CLAIMS}
+    private = {name: commitment.read_claim(golden / name / "claim.json")[0] for name in CLAIMS}
+    read = {name: owner_claim.from_fields(one.values, name, one.format) for name, one in private.items()}
     assert {name: claim.schemes for name, claim in read.items()} == {
         "all": ["V1", "V2", "V3"], "v1": ["V1"], "v2": ["V2"], "v3": ["V3"], "thief": ["V2", "V3"]}
     assert read["all"].owner == "Jane Doe & Söhne" and read["v3"].fidelity.target == 95
-    assert read["all"].v2 == read["v2"].v2 == read_claim(golden / "code.json")
+    assert read["all"].parts["V2"] == read["v2"].parts["V2"] == read_claim(golden / "code.json")
 
 
 def test_code_claims_of_both_formats(golden, tmp_path):
@@ -62,7 +64,8 @@ def test_key_and_locked_mask_make_the_claimed_ticket(golden):
     locked, key, signed = (tickets.read_model_file(golden / f"{name}.pth.tar", build_model("res20s", 10))
                            for name in ("locked", "key", "signed_mask"))
     mask, weights = split.merge(locked, key)
-    claimed = owner_claim.from_fields(commitment.read_claim(golden / "v1/claim.json")[0].values, "v1").v1
+    private, _ = commitment.read_claim(golden / "v1/claim.json")
+    claimed = owner_claim.from_fields(private.values, "v1", private.format).parts["V1"]
     assert split.fingerprint(mask, weights) == claimed.ticket_sha256
     assert split.fingerprint(key.mask, key.initial) == claimed.key_sha256
     assert all(torch.equal(mask[name], signed.mask[name]) for name in mask)

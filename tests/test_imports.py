@@ -2,10 +2,13 @@
 -> utils."""
 
 import ast
+import re
 from pathlib import Path
 
 import networkx
 import pytest
+
+from ownership import SCHEMES
 
 ROOT = Path(__file__).resolve().parent.parent
 MAY_IMPORT = {
@@ -46,6 +49,25 @@ def test_a_folder_imports_only_what_lies_below_it(path):
     folders = {name.split(".")[0] for name in imported((ROOT / path).read_text())}
     meets = {"ownership"} if path.match("attacks/run*.py") else set()  # the one place where a thief meets an owner
     assert folders <= MAY_IMPORT[own] | {own} | meets  # so neither the other of two on one level, nor an entry script
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "ownership"], ids=str)
+def test_schemes_are_known_by_their_registry_alone(path):
+    """So that a further one is a folder and a line; and a suspect's file is read without a look at what is claimed."""
+    folders = {scheme.module for scheme in SCHEMES.values()}
+    own = ".".join(path.parts[:2])
+    others = folders - {own} | ({"ownership.claims"} if own == "ownership.suspects" else set())
+    assert not [name for name in imported((ROOT / path).read_text()) if name in others or name.rpartition(".")[0] in others]
+
+
+@pytest.mark.parametrize("path", [*(path for path in FILES if path.match("ownership/claims/*.py") or path.match("attacks/run*.py")),
+                                  *(Path(f"{name}.py") for name in ("make_claim", "main_verify", "main_attack")),
+                                  Path("benchmarks/verdicts.py"), Path("benchmarks/lib/verdicts.py")], ids=str)
+def test_no_scheme_is_named(path):
+    """But in the examples of a script."""
+    tree, names = ast.parse((ROOT / path).read_text()), "|".join(SCHEMES)
+    assert isinstance(tree.body.pop(0).value, ast.Constant)
+    assert re.findall(rf"\b(?:{names}|{names.lower()})\b", ast.unparse(tree)) == []
 
 
 def test_every_folder_of_modules_has_its_place():

@@ -1,5 +1,6 @@
 """Two claims on one suspect: who owns what, which file is whose, what the codes and models say, and the page."""
 
+import importlib
 import itertools
 import json
 import re
@@ -19,11 +20,12 @@ from attacks.forgeries.forge import forge
 from attacks.permute import permute
 from datasets import trigger
 from models import build_model
-from ownership.claims import arbiter, case as inputs, commitment, rivals, sorting, verdict
+from ownership.claims import arbiter, commitment, rivals, sorting, verdict
 from ownership.qr_code.claim import CodeClaim, write_claim
 from ownership.claims.owner_claim import Fidelity, OwnerClaim
 from ownership.claims.report import write_comparison_report
-from ownership.claims.verdict import NOT_SHOWN, OWNED, REFUSED, Check, Verdict
+from ownership.claims.verdict import NOT_SHOWN, OWNED, REFUSED, Check, Standing, Verdict
+from ownership.qr_code.check import Regions, compare_regions
 from pruner import tickets
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import Place, Wish, embed, find_region
@@ -186,7 +188,7 @@ def side(found: str, name: str, committed: bool = True, fidelity=None, accuracy:
     checks = () if accuracy is None else (Check("F", "met", "", figures={"accuracy": accuracy}),)
     claim = OwnerClaim(name, None, "res20s", fidelity)
     return arbiter.Side(arbiter.Opened(name, None, claim, SimpleNamespace() if committed else None),
-                        Verdict(found, checks, None, 1e-9, ()), {})
+                        Verdict(found, checks, None, 1e-9, ()), {}, Standing.COMMITTED if committed else Standing.NONE)
 
 
 def test_without_commitments_nothing_tells_which_is_the_earlier(run_main, owner, thief):
@@ -354,17 +356,18 @@ def test_keys_and_sets_go_to_the_claim_that_names_them(dispute, owner, thief, tm
 def test_what_both_claims_need_is_read_once(dispute, owner, thief, monkeypatch):
     """The suspect by both claims; a key's file and a trigger set to tell whose they are, and to check them."""
     read = []
-    for name, original in (("read_suspect", inputs.read_suspect), ("tickets.read_model_file", tickets.read_model_file),
-                           ("trigger.load_exported", trigger.load_exported), ("trigger.keyed", trigger.keyed)):
-        monkeypatch.setattr(f"ownership.claims.case.{name}", lambda what, *words, name=name, original=original, **more: (
+    for module, name in (("ownership.claims.case", "read_suspect"), ("pruner.tickets", "read_model_file"),
+                         ("datasets.trigger", "load_exported"), ("datasets.trigger", "keyed")):
+        original = getattr(importlib.import_module(module), name)
+        monkeypatch.setattr(f"{module}.{name}", lambda what, *words, name=name, original=original, **more: (
             read.append((name, what)), original(what, *words, **more))[1])
     done = dispute("jane", "again", "--key", owner / "key.pth.tar", "--trigger_dir", owner / "triggers", "--trigger_key",
                    owner / "trigger.key")
     assert done.returncode == 0, done.stderr
-    of_key = [what for name, what in read if name == "tickets.read_model_file" and what == str(owner / "key.pth.tar")]
+    of_key = [what for name, what in read if name == "read_model_file" and what == str(owner / "key.pth.tar")]
     assert len(of_key) == 1
-    assert [(name, what) for name, what in read if name != "tickets.read_model_file"] == [
-        ("trigger.load_exported", str(owner / "triggers")), ("trigger.keyed", (owner / "trigger.key").read_bytes().strip()),
+    assert [(name, what) for name, what in read if name != "read_model_file"] == [
+        ("load_exported", str(owner / "triggers")), ("keyed", (owner / "trigger.key").read_bytes().strip()),
         ("read_suspect", str(thief / "again.pth.tar"))]
 
 
@@ -472,8 +475,8 @@ def test_overlaps_by_brute_force(first, second):
     one, other = kernels(first), kernels(second)
     both = one.keys() & other.keys()
     contested = sum(any(a != b for a in one[kernel] for b in other[kernel]) for kernel in both)
-    assert rivals.compare_regions(first, second) == rivals.Regions(len(both), contested)
-    assert rivals.compare_regions(second, first) == rivals.Regions(len(both), contested)
+    assert compare_regions(first, second) == Regions(len(both), contested)
+    assert compare_regions(second, first) == Regions(len(both), contested)
 
 
 def test_a_code_over_another_is_told_by_its_place(dispute, thief, tmp_path):

@@ -44,7 +44,7 @@ def owner(verdicts, random):
 
 @pytest.fixture(scope="module")
 def setting(owner) -> Namespace:
-    return Namespace(arch="res20s", model=build_model("res20s", 2), tickets=[owner.signed], classifiers=[], level=1e-9)
+    return Namespace(arch="res20s", model=build_model("res20s", 2), tickets=[owner.mask], classifiers=[], level=1e-9)
 
 
 @pytest.fixture
@@ -75,11 +75,11 @@ def test_innocent_models_are_what_they_are_called(verdicts, setting, owner, rand
         mask.check_fits(setting.model)
         for name, kept in mask.items():
             assert not weights[f"{name}.weight"][~kept].any() and torch.isfinite(weights[f"{name}.weight"]).all(), kind
-    assert all(occupied(made["all kernels occupied"][0], name).all() for name in owner.signed)
+    assert all(occupied(made["all kernels occupied"][0], name).all() for name in owner.mask)
     assert 0 < made["nearly empty"][0].density < 0.02
     channels = made["fresh, whole channels"][0]["layer3.0.conv1"].numpy()
     assert not channels.any((1, 2, 3)).all() and not channels.any((0, 2, 3)).all()
-    assert made["real ticket"][0].nonzeros == owner.signed.nonzeros
+    assert made["real ticket"][0].nonzeros == owner.mask.nonzeros
 
 
 def code_at_the_place(mask: Mask, owner) -> np.ndarray:
@@ -102,12 +102,12 @@ def test_another_owners_code_lies_at_the_very_place(verdicts, setting, owner, ra
 def test_owners_differ_and_their_own_models_are_owned(verdicts, setting, random):
     """Else no innocent model being owned would say nothing."""
     owners = [verdicts.new_owner("res20s", random) for _ in range(4)]
-    assert len({owner.claim.v2.signature for owner in owners}) == len({owner.claim.v3.sha256 for owner in owners}) == 4
+    assert len({owner.text for owner in owners}) == len({owner.parts["V3"].sha256 for owner in owners}) == 4
     for number, owner in enumerate(owners):
         for committed in (True, False):
-            row = verdicts.judged(owner.claim, Suspect(owner.signed), owner, np.zeros(100, dtype=np.int64), committed, setting)
+            row = verdicts.judged(Suspect(owner.mask), owner, np.zeros(100, dtype=np.int64), committed, setting)
             assert row["verdict"] == "owned" and row["p V2"] < 1e-9 < row["p V3"]
-        row = verdicts.judged(owner.claim, Suspect(owners[number - 1].signed), owner, owner.expected, True, setting)
+        row = verdicts.judged(Suspect(owners[number - 1].mask), owner, owner.expected, True, setting)
         assert row["verdict"] == "owned" and row["p V3"] < 1e-90 < row["p V2"]
 
 
@@ -187,7 +187,7 @@ def test_a_kill_while_rows_are_taken_over_costs_none(verdicts, tmp_path, monkeyp
 
 def test_an_owned_innocent_model_misses_the_bar(verdicts, run, monkeypatch):
     monkeypatch.setitem(verdicts.INNOCENT, "fresh, uniform", lambda args, owner, random: (
-        owner.signed, verdicts.drawn_weights(owner.signed, random)))
+        owner.mask, verdicts.drawn_weights(owner.mask, random)))
     code, printed = run("--only", "innocent", "--count", 2, "--owners", 1)
     assert code == 1 and "owned: 2 of 2" in printed
 

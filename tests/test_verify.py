@@ -28,11 +28,15 @@ from attacks.prune import prune
 from datasets import load_dataset, trigger
 from datasets.pictures import as_float
 from models import build_model
-from ownership.claims import commitment, owner_claim, verdict
+from ownership.claims import case, commitment, owner_claim, verdict
 from ownership.trigger_set import endpoint as open_inference
 from ownership.trigger_set.evidence import write_predictions
 from ownership.qr_code.claim import CodeClaim, write_claim
 from ownership.claims.commitment import Refused, open_claim
+from ownership.claims.verdict import Standing
+from ownership.key_mask.claim import KeyMask, mask_sha256
+from ownership.qr_code import check as code_check
+from ownership.trigger_set.claim import Triggers
 from ownership.qr_code.evidence import Evidence, p_value, parity_parts
 from ownership.qr_code.extraction import Extraction
 from ownership.trigger_set.endpoint import Service
@@ -42,7 +46,6 @@ from ownership.suspects.reading import Suspect
 from pruner import tickets
 from pruner.qr_code import geometry as qr_code
 from pruner.channel_groups import ChannelGroups, channel_groups
-from pruner.qr_code.embedding import Place
 from pruner.qr_code.linear_code import linear_code
 from pruner.masks import Mask, prunable_layers
 from utils.errors import UserError
@@ -81,9 +84,9 @@ def test_a_claim_comes_back_as_it_was_made(owner):
     private, public = open_claim(owner / "claim.json", owner / "commitment.json", "owner_key")
     claim = owner_claim.from_fields(private.values, "claim")
     assert claim.owner == OWNER and claim.schemes == ["V1", "V2", "V3"] and claim.arch == "res20s"
-    assert claim.v2.signature == SIGNATURE and claim.v2.random_state == {"state": 2**127 + 1}
-    assert claim.v3 == owner_claim.Triggers("keyed", trigger.keyed(KEY.encode(), TRIGGERS, 10, 8).fingerprint(), TRIGGERS, 8, 10)
-    assert claim.v1.key_nonzeros > 100 and claim.fidelity.tolerance == 1 and claim.fidelity.dataset == "digits"
+    assert claim.parts["V2"].signature == SIGNATURE and claim.parts["V2"].random_state == {"state": 2**127 + 1}
+    assert claim.parts["V3"] == Triggers("keyed", trigger.keyed(KEY.encode(), TRIGGERS, 10, 8).fingerprint(), TRIGGERS, 8, 10)
+    assert claim.parts["V1"].key_nonzeros > 100 and claim.fidelity.tolerance == 1 and claim.fidelity.dataset == "digits"
     assert owner_claim.to_fields(claim) == private.values
     assert public.owner_key.hex() == claim.owner_key
 
@@ -468,12 +471,12 @@ def test_one_weight_more_or_less_is_another_mask(verify, owner, key_alone, tmp_p
 
 def test_every_layer_counts_in_the_digest_of_a_mask():
     mask = random_mask(build_model("res20s", 10), 0)
-    digests = {owner_claim.mask_sha256(mask), owner_claim.mask_sha256(Mask(dict(reversed(mask.items()))))}
+    digests = {mask_sha256(mask), mask_sha256(Mask(dict(reversed(mask.items()))))}
     assert len(digests) == 1, "the order of layers is not what counts"
     for name, layer in mask.items():
         flipped = layer.clone()
         flipped[-1, -1, -1, -1] ^= True
-        digests.add(owner_claim.mask_sha256(Mask({**mask, name: flipped})))
+        digests.add(mask_sha256(Mask({**mask, name: flipped})))
     assert len(digests) == 1 + len(mask)
 
 
@@ -582,10 +585,10 @@ def test_agreement_with_a_text_that_was_made_up_afterwards_is_corrected_for_all_
     evidence = Evidence(176, 1.0, 1e-20, 50, 40.0)
     for committed, expected in ((True, 2 * 50 * 1e-20), (False, 2 * 50 * 1e-20 * 2**40)):
         found = Extraction(None, None, {}, None, None, evidence)
-        assert float(verdict._p_of_code(found, SIGNATURE, committed)) == pytest.approx(expected, rel=1e-6, abs=0)
+        assert float(code_check.p_of_code(found, SIGNATURE, committed)) == pytest.approx(expected, rel=1e-6, abs=0)
         read = replace(found, soft=SoftReading(SIGNATURE, None, "alike", 1e-40, 0))
-        assert float(verdict._p_of_code(read, SIGNATURE, committed)) == pytest.approx(2 * 50 * 1e-40, rel=1e-6, abs=0)
-        assert float(verdict._p_of_code(read, "another text", committed)) == pytest.approx(expected, rel=1e-6, abs=0)
+        assert float(code_check.p_of_code(read, SIGNATURE, committed)) == pytest.approx(2 * 50 * 1e-40, rel=1e-6, abs=0)
+        assert float(code_check.p_of_code(read, "another text", committed)) == pytest.approx(expected, rel=1e-6, abs=0)
 
 
 def test_a_model_with_another_classifier_is_judged_by_its_mask(verify, owner, tmp_path):
@@ -673,15 +676,22 @@ def test_a_copy_that_was_not_renumbered_is_shown_as_it_is(verify, owner, tmp_pat
     assert both["p"] == pytest.approx(2 * alone["p"], rel=1e-6, abs=0) and both["lost"] == alone["lost"]
 
 
+def align_to(path, suspect: Suspect, claim) -> case.Aligned:
+    """A suspect in the numbering of a file of the owner's, whose claim was committed to."""
+    judged = case.Case(claim, "claim.json", Standing.COMMITTED, case.Given("suspect", aligned_to=(str(path),)), case.Files())
+    judged.__dict__["suspect"] = suspect
+    return judged.aligned[0]
+
+
 def test_innocent_models_stay_innocent_when_they_are_aligned(verify, owner, renumbered):
     model = build_model("res20s", 10)
     claim = owner_claim.from_fields(open_claim(owner / "claim.json", None, "owner_key")[0].values, "claim")
     p_values = []
     for seed in range(20, 24):
         innocent = Suspect(random_mask(model, seed))
-        aligned = verdict.align_to(str(renumbered / "masks.pth.tar"), innocent, model, claim, committed=True)
+        aligned = align_to(renumbered / "masks.pth.tar", innocent, claim)
         assert aligned.counted and aligned.mask.nonzeros == innocent.mask.nonzeros and aligned.mask != innocent.mask
-        check = verdict.code(claim.v2, innocent, True, restarts=0, aligned=[aligned])
+        check = code_check.code(claim.parts["V2"], innocent, Standing.COMMITTED, restarts=0, aligned=[aligned])
         assert check.result == "not shown"
         p_values += [check.figures["p_agreement"]]
     assert min(p_values) > 1e-3, "nothing to be corrected away"
@@ -737,8 +747,8 @@ def test_signs_that_were_made_up_for_a_mask_that_the_claim_names_are_not_looked_
     weights = {f"{name}.weight": torch.from_numpy(random.standard_normal(kept.shape)).float() * kept
                for name, kept in innocent.items()}
     claim = CodeClaim("Adam Moe 1987", "res20s", "layer3.1.conv1", 10, 18, 3, "H", 2, 0.5, 1, 2, {"state": 1})
-    key = owner_claim.KeyMask("0" * 64, owner_claim.mask_sha256(named), "0" * 64, 10)
-    private = commitment.salted(owner_claim.to_fields(owner_claim.OwnerClaim("Adam", None, "res20s", None, key, claim)))
+    key = KeyMask("0" * 64, mask_sha256(named), "0" * 64, 10)
+    private = commitment.salted(owner_claim.to_fields(owner_claim.OwnerClaim("Adam", None, "res20s", None, {"V1": key, "V2": claim})))
     written, public = commitment.write(tmp_path, private, commitment.commit(private))
     # each channel of his ticket gets the signs of the innocent model's that is to come there
     wanted = groups.renumbered(weights, spelling(innocent, claim, groups))
@@ -805,8 +815,8 @@ def test_what_the_owner_cleans_for_the_code_is_still_there_for_the_key(owner, re
     given = tickets.read_model_file(renumbered / "locked.pth.tar", model)
     suspect = Suspect(given.mask, {name: given.weights[f"{name}.weight"] for name in given.mask})
     claim = owner_claim.from_fields(open_claim(owner / "claim.json", None, "owner_key")[0].values, "claim")
-    claim = replace(claim, v2=replace(claim.v2, threshold=suspect.magnitude_below(0.05)))
-    aligned = verdict.align_to(str(renumbered / "masks.pth.tar"), suspect, model, claim, committed=True)
+    claim = replace(claim, parts={**claim.parts, "V2": replace(claim.parts["V2"], threshold=suspect.magnitude_below(0.05))})
+    aligned = align_to(renumbered / "masks.pth.tar", suspect, claim)
     assert aligned.alignment.suspect.mask.nonzeros < 0.96 * given.mask.nonzeros
     assert aligned.mask == tickets.read_model_file(owner / "locked_trained.pth.tar", model).mask
 
@@ -839,9 +849,9 @@ def test_an_alignment_needs_a_file_and_something_to_align_for(run_main, verify, 
     ((Fraction(1), Fraction(1)), "not shown", Fraction(1)),
 ])
 def test_the_combined_p_value_is_bonferronis(p_values, expected, combined):
-    claim = owner_claim.OwnerClaim("x", None, "res20s", v2=object(), v3=object())
+    claim = owner_claim.OwnerClaim("x", None, "res20s", parts={"V2": object(), "V3": object()})
     checks = [verdict.Check(name, verdict.NOT_SHOWN, "", p) for name, p in zip(("V2", "V3"), p_values)]
-    found = verdict.decide(claim, checks, committed=True, signed=True, level=Fraction(1, 10**9))
+    found = verdict.decide(claim, checks, Standing.COMMITTED, signed=True, level=Fraction(1, 10**9))
     assert (found.verdict, found.p) == (expected, combined)
 
 
@@ -893,7 +903,7 @@ def test_the_page_of_a_claim_that_does_not_open_names_the_file(verify, owner, fi
 def test_every_module_is_drawn_once_in_its_colour():
     random = np.random.default_rng(0)
     modules, wrong = random.random((29, 29)) < 0.5, random.random((29, 29)) < 0.2
-    drawn = draw(verdict.Code(None, modules, wrong))
+    drawn = draw(verdict.Figure("", modules, wrong))
     colours = {fill: {(int(y) - 2, int(x) - 2) for x, y in re.findall(r"M(\d+) (\d+)h1v1h-1z", path)}
                for fill, path in re.findall(r'<path fill="(#\w+)" d="([^"]*)"/>', drawn)}
     for fill, chosen in (("#1a1a1a", modules & ~wrong), ("#c00000", modules & wrong), ("#f5a3a3", ~modules & wrong)):
@@ -903,8 +913,9 @@ def test_every_module_is_drawn_once_in_its_colour():
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7*7 }}", "{% raw %}",
                                   "&lt;b&gt;", "'; --", "</style></td>", "\ud800"])
 def test_no_text_of_anybody_becomes_a_tag(tmp_path, text):
-    code = verdict.Code(Place(text, 0, 0), np.eye(21, dtype=bool), np.zeros((21, 21), bool))
-    check = verdict.Check("V2", verdict.NOT_SHOWN, text, Fraction(1, 3), {"readers": {"zbar": text}}, (code,))
+    figure = verdict.Figure(text, np.eye(21, dtype=bool), np.zeros((21, 21), bool))
+    exhibit = verdict.Exhibit("the code", "the codes", "black and white", (figure,), (("zbar: ", text),))
+    check = verdict.Check("V2", verdict.NOT_SHOWN, text, Fraction(1, 3), {}, exhibit)
     found = verdict.Verdict(verdict.NOT_SHOWN, (check,), Fraction(1, 3), 1e-9, (text,))
     write_report(tmp_path / "page.html", found, {text: text}, [(text, text, text)], {text: text})
     page = Page(tmp_path / "page.html")

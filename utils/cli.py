@@ -1,6 +1,7 @@
 """Command-line habits shared by all entry scripts. Imports neither torch nor numpy, so `--help` answers at once."""
 
 import argparse
+import contextlib
 import fnmatch
 import os
 import pwd
@@ -106,6 +107,15 @@ class ArgumentParser(argparse.ArgumentParser):
 def one_line(message: str) -> str:
     """The message with everything that does not print escaped: names in it may be a stranger's."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in message)
+
+
+@contextlib.contextmanager
+def named(flag: str) -> Iterator[None]:
+    """Whatever is wrong with the file that is read here is wrong with what the flag names: a UserError says so."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error) if str(error).startswith("--") else f"{flag} {error}") from None
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:

@@ -18,90 +18,31 @@ from attacks.fake3 import replace_code
 from attacks.noise import NewWeights
 from attacks.permute import permute
 from attacks.prune import prune
+from benchmarks.lib.simulated_owners import (ASKED, CLASSES, TRIGGERS, Owner, Weights, classifier_of, drawn_weights, new_owner,
+                                             random_text)
 from benchmarks.lib.simulated_tickets import network
-from datasets import trigger
 from datasets.pictures import as_float
 from models import build_model
-from ownership.claims import verdict
-from ownership.trigger_set.evidence import scientific
-from ownership.qr_code.claim import CodeClaim, read_claim
-from ownership.claims.owner_claim import KEYED, KeyMask, OwnerClaim, Triggers, mask_sha256
-from ownership.suspects.reading import Suspect, read_suspect
+from ownership import SCHEMES
+from ownership.claims import owner_claim, verdict
+from ownership.claims.owner_claim import OwnerClaim
+from ownership.claims.p_values import scientific
+from ownership.claims.verdict import Standing
+from ownership.suspects.reading import Suspect
 from pruner import tickets
-from pruner.key_mask import split as key_masks
-from pruner.qr_code.embedding import Region, embed, find_copies, find_region
+from pruner.qr_code.embedding import embed, find_region
 from pruner.masks import Mask, prunable_layers
 from utils import checkpoint
 from utils.errors import UserError
 from utils.run_dir import AttackFiles
 
-LETTERS = ("abcdefghijklmnopqrstuvwxyz ", "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 ",
-           "".join(map(chr, range(32, 127))), "äöüßéñλжשलح中")
-LONGEST_TEXT = 24  # bytes that a version 3-H code holds
-TRIGGERS, CLASSES, SIDE = 100, 10, 32
-KEY_SHARE = 0.05
 QUANTILES = (0.01, 0.05, 0.5)
-
-Weights = dict[str, torch.Tensor]
+TESTS = [name for name, scheme in SCHEMES.items() if scheme.has_p_value]
+# figures of checks that are of interest alone -> columns
+COLUMNS_OF_CHECKS = {"p_agreement": "p of agreement alone", "correct": "triggers right"}
 
 
 # --- innocent models --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Owner:
-    """A claim, and what its owner shows. signed: the own ticket's mask. regions: of the code. expected: int64 [pictures], the
-    secret labels."""
-
-    claim: OwnerClaim
-    signed: Mask
-    regions: list[Region]
-    key: tickets.ModelFile
-    triggers: trigger.TriggerSet
-
-    @property
-    def expected(self) -> np.ndarray:
-        return self.triggers.pictures.labels.numpy()
-
-
-def random_text(random: np.random.Generator) -> str:
-    letters, text = list(LETTERS[random.integers(len(LETTERS))]), ""
-    for letter in random.choice(letters, int(random.integers(3, LONGEST_TEXT + 1))):
-        if len((text + letter).encode()) > LONGEST_TEXT:
-            break
-        text += letter
-    return text
-
-
-def new_owner(arch: str, random: np.random.Generator) -> Owner:
-    """Somebody who signs a ticket, splits a key off it and draws triggers; every fourth one writes the code twice."""
-    mask, weights = network(arch, float(random.choice((0.1, 0.2, 0.4))), random)
-    text = random_text(random)
-    regions = find_copies(mask, text, find_region(mask, text), 1 + int(random.random() < 0.25))
-    state = random.bit_generator.state
-    signed = embed(mask, text, regions, random)
-    first = regions[0]
-    code = CodeClaim(text, arch, first.layer, first.start_x, first.start_y, first.code_format.version,
-                 first.code_format.error_correction, first.code_format.mask_pattern, first.similarity, signed.nonzeros,
-                 signed.entries,
-                 state, tuple((copy.layer, copy.start_x, copy.start_y) for copy in regions[1:]),
-                 0.02 if random.random() < 0.25 else None)
-    initial = drawn_weights(signed, random)
-    key, _ = key_masks.split(signed, {name: torch.where(kept, torch.rand(kept.shape, dtype=torch.float64), -torch.inf)
-                                      for name, kept in signed.items()}, KEY_SHARE)
-    triggers = trigger.keyed(random.bytes(32), TRIGGERS, CLASSES, SIDE)
-    claim = OwnerClaim(f"owner {text}", None, arch,
-                       v1=KeyMask(key_masks.fingerprint(signed, initial), mask_sha256(signed),
-                                  key_masks.fingerprint(key, initial),
-                                  key.nonzeros),
-                       v2=code, v3=Triggers(KEYED, triggers.fingerprint(), TRIGGERS, SIDE, CLASSES))
-    return Owner(claim, signed, regions, tickets.ModelFile("key", None, key, initial, {"part": "key"}), triggers)
-
-
-def drawn_weights(mask: Mask, random: np.random.Generator) -> Weights:
-    """Log-normal magnitudes with random signs where the mask is."""
-    drawn = {name: 0.1 * random.lognormal(0, 0.6, kept.shape) * random.choice([-1, 1], kept.shape) for name, kept in mask.items()}
-    return {f"{name}.weight": torch.from_numpy(drawn[name]).float() * kept for name, kept in mask.items()}
 
 
 def with_weights(mask: Mask, random: np.random.Generator) -> tuple[Mask, Weights]:
@@ -140,7 +81,7 @@ def signed_by_another(args, owner: Owner, random: np.random.Generator, at_the_pl
     """Another text, where the claim's code lies and in its format; or wherever its owner likes."""
     mask, text = by_depth(args, owner, random)[0], random_text(random)
     regions = [replace(region) for region in owner.regions] if at_the_place else [find_region(mask, text)]
-    if text == owner.claim.v2.signature:
+    if text == owner.text:
         text = text[::-1] + "."
     try:
         return with_weights(embed(mask, text, regions, random), random)
@@ -204,7 +145,7 @@ def innocent_answers(args, owner: Owner, random: np.random.Generator) -> np.ndar
     """int64 [pictures], what a classifier without the key says: a trained one of --model, or one that likes some classes."""
     if args.classifiers and random.random() < 0.5:
         classifier = args.classifiers[random.integers(len(args.classifiers))]
-        pictures = as_float(owner.triggers.pictures.images)
+        pictures = as_float(owner.pictures.images)
         with torch.no_grad():
             return classifier(pictures).argmax(1).numpy() % CLASSES
     liked = random.dirichlet(np.full(CLASSES, float(random.choice((0.03, 0.3, 1.0, 10.0)))))
@@ -228,42 +169,33 @@ def innocent(args, done: int) -> Iterator[dict[str, Any]]:
         suspect = Suspect(mask, {name: weights[f"{name}.weight"] for name in mask} if random.random() < 0.8 else None)
         answers = innocent_answers(args, owner, random)
         for committed in (True, False):
-            yield {"kind": kind, "committed": committed, **judged(owner.claim, suspect, owner, answers, committed, args)}
+            yield {"kind": kind, "committed": committed, **judged(suspect, owner, answers, committed, args)}
 
 
-def judged(claim: OwnerClaim, suspect: Suspect, owner: Owner, answers: np.ndarray, committed: bool, args) -> dict[str, Any]:
-    """One verdict on V1, V2 and V3, as a row."""
-    start = time.perf_counter()
-    checks = [verdict.key_mask(claim.v1, suspect.mask, owner.key, committed),
-              verdict.code(claim.v2, suspect, committed, args.level),
-              verdict.triggers(claim.v3, owner.expected, answers, True, committed, args.level)]
-    found = verdict.decide(claim, checks, committed, False, args.level)
+def judged(suspect: Suspect, owner: Owner, answers: np.ndarray, committed: bool, args) -> dict[str, Any]:
+    """One verdict on all schemes, as a row."""
+    start, standing = time.perf_counter(), Standing.COMMITTED if committed else Standing.NONE
+    checks = [owner.checks[name](suspect, answers, standing, args.level) for name in owner.claim.schemes]
+    found = verdict.decide(owner.claim, checks, standing, False, args.level)
+    alone = {column: check.figures[figure] for check in checks for figure, column in COLUMNS_OF_CHECKS.items()
+             if figure in check.figures}
     return {"verdict": found.verdict, **{check.name: check.result for check in checks}, "p": float(found.p),
-            "p V2": float(checks[1].p), "p V3": float(checks[2].p), "p of agreement alone": checks[1].figures["p_agreement"],
-            "triggers right": checks[2].figures["correct"], "seconds": time.perf_counter() - start}
+            **{f"p {check.name}": float(check.p) for check in checks if check.p is not None}, **alone,
+            "seconds": time.perf_counter() - start}
 
 
 def has_weights(path: str, model) -> bool:
     return tickets.read_model_file(path, model, head=False).weights is not None
 
 
-def classifier_of(path: str, arch: str) -> torch.nn.Module:
-    """The trained model in a file, as it classifies."""
-    content = checkpoint.load(path)
-    head = content.get("state_dict", content)[f"{tickets.HEAD}.weight"]
-    model = build_model(arch, len(head))
-    model.load_state_dict(tickets.read_model_file(path, model).weights)
-    return model.eval()
-
-
 def report_innocent(rows: list[dict[str, Any]], args) -> bool:
     """Print a line per kind; whether the bar holds."""
-    print(f"\n{'innocent models':<34}{'verdicts':>9}{'owned':>7}{'smallest p':>12}{'V2':>10}{'V3':>10}")
+    print(f"\n{'innocent models':<34}{'verdicts':>9}{'owned':>7}{'smallest p':>12}" + "".join(f"{name:>10}" for name in TESTS))
     for kind in [*dict.fromkeys(row["kind"] for row in rows), "all"]:
         of_kind = [row for row in rows if kind in (row["kind"], "all")]
         print(f"{kind:<34}{len(of_kind):>9}{sum(row['verdict'] == verdict.OWNED for row in of_kind):>7}"
               + "".join(f"{min(row[name] for row in of_kind):>{width}.1e}"
-                        for name, width in (("p", 12), ("p V2", 10), ("p V3", 10))))
+                        for name, width in (("p", 12), *((f"p {name}", 10) for name in TESTS))))
     alone, seconds = np.array([row["p of agreement alone"] for row in rows]), np.array([row["seconds"] for row in rows])
     print(f"\np of agreement alone, at the claimed place, uncorrected: smallest {alone.min():.1e}; below "
           + ", ".join(f"{share:g} in {100 * np.mean(alone < share):.2f}%" for share in QUANTILES))
@@ -321,39 +253,31 @@ def attacked_models(folders: list[str]) -> list[Attacked]:
 
 def attacked(args) -> Iterator[dict[str, Any]]:
     """One row per model that works."""
-    code = read_claim(args.claim) if args.claim else None
-    arch = code.arch if code else args.arch
-    model = build_model(arch, 2)
-    key = trigger.read_key(args.trigger_key) if args.trigger_key else None
+    claim = owner_claim.read(args.claim) if args.claim else None
+    asked = {name: ask for name, of_flags in ASKED.items() if (ask := of_flags(args, claim, name)) is not None}
     for stolen in tqdm(attacked_models(args.runs), desc="models", disable=None):
         if stolen.loss is not None and stolen.loss > args.max_loss:
             continue
-        path, checks, p_values, claimed = str(stolen.files.model), [], {}, None
-        if key is not None:
-            classifier = classifier_of(path, arch)
-            triggers = trigger.keyed(key, args.trigger_count, classifier.fc.out_features, args.trigger_size)
-            with torch.no_grad():
-                answers = classifier(as_float(triggers.pictures.images)).argmax(1).numpy()
-            claimed = Triggers(KEYED, triggers.fingerprint(), len(triggers), args.trigger_size, triggers.num_classes)
-            checks.append(verdict.triggers(claimed, triggers.pictures.labels.numpy(), answers, True, True, args.level))
-        if code is not None:
-            checks.append(verdict.code(code, read_suspect(path, model), True, args.level))
-        found = verdict.decide(OwnerClaim("owner", None, arch, v2=code, v3=claimed), checks, True, True, args.level)
+        path = str(stolen.files.model)
+        shown = {name: ask(path) for name, ask in asked.items()}
+        claimed = OwnerClaim("owner", None, args.arch, parts={name: part for name, (part, _) in shown.items()})
+        checks = [check for _, check in shown.values()]
+        found = verdict.decide(claimed, checks, Standing.COMMITTED, True, args.level)
         p_values = {f"p {check.name}": scientific(check.p) for check in checks}
         result = stolen.result
         yield {"attack": " ".join(str(result[name]) for name in ("attack", "how", "share_of") if result.get(name)),
-               "level": result["level"], "test_acc": result["test_acc"], "loss": stolen.loss, "p V2": None, "p V3": None,
-               **p_values,
-               "verdict": found.verdict, "model": path}
+               "level": result["level"], "test_acc": result["test_acc"], "loss": stolen.loss,
+               **{f"p {name}": p_values.get(f"p {name}") for name in TESTS}, "verdict": found.verdict, "model": path}
 
 
 def report_attacked(rows: list[dict[str, Any]], args) -> bool:
     """Print a line per model; whether the bar holds."""
-    print(f"\n{'attack':<26}{'level':>8}{'accuracy':>10}{'loss':>7}{'p V2':>11}{'p V3':>11}  verdict")
+    print(f"\n{'attack':<26}{'level':>8}{'accuracy':>10}{'loss':>7}" + "".join(f"{f'p {name}':>11}" for name in TESTS)
+          + "  verdict")
     for row in rows:
         cells = [("-" if row["level"] is None else f"{100 * row['level']:g}%", 8),
                  ("-" if row["test_acc"] is None else f"{row['test_acc']:.2f}%", 10),
-                 ("-" if row["loss"] is None else f"{row['loss']:.2f}", 7), (row["p V2"] or "-", 11), (row["p V3"] or "-", 11)]
+                 ("-" if row["loss"] is None else f"{row['loss']:.2f}", 7), *((row[f"p {name}"] or "-", 11) for name in TESTS)]
         print(f"{row['attack']:<26}" + "".join(f"{cell:>{width}}" for cell, width in cells) + f"  {row['verdict']}")
     missed = sum(row["verdict"] != verdict.OWNED for row in rows)
     print(f"missed: {missed} of {len(rows)} that lost at most {args.max_loss:g} points; the bar is 0")
@@ -393,7 +317,8 @@ def earlier_rows(path: Path, settings: dict[str, Any], count: int) -> list[dict[
     rows = list(csv.DictReader(whole.splitlines()))
     rows = rows[:min(count + count % 2, len(rows) - len(rows) % 2)]
     for row in rows:
-        row.update({name: float(row[name]) for name in ("p", "p V2", "p V3", "p of agreement alone", "seconds")})
+        row.update({name: float(row[name]) for name in ("p", *(f"p {name}" for name in TESTS), "p of agreement alone",
+                                                         "seconds")})
     return rows
 
 

@@ -1,18 +1,26 @@
-"""What an arbiter is given, and what was read of it."""
+"""One claim before the court: what is claimed, what was given for it, and what was read of that."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 import datasets
-from datasets import trigger
+from datasets import ImageSizeError
 from datasets.pictures import Dataset, fingerprint
 from models import build_model
-from ownership.suspects import classifier as suspect_model
-from ownership.claims.owner_claim import Triggers
-from ownership.qr_code.soft_decoding import MAX_FALSE, RESTARTS
+from ownership import SCHEMES
+from ownership.claims.commitment import Refused
+from ownership.claims.owner_claim import OwnerClaim
+from ownership.claims.verdict import LEVEL, NOT_RUN, Check, Standing, fidelity
+from ownership.suspects import classifier
+from ownership.suspects.alignment import Alignment, align, read_reference
 from ownership.suspects.reading import Suspect, expected_by, read_suspect
-from pruner import tickets
+from pruner.channel_groups import channel_groups
+from pruner.masks import Mask
+from pruner.tickets import Expected
 from utils import checkpoint
 from utils.errors import UserError
 
@@ -23,10 +31,10 @@ class Given:
 
     suspect, predictions, endpoint: the suspect's file, its answers on the trigger set, or its address; one of them. mean, std: of
     the suspect's training pictures, per channel on the scale 0 to 1, where its file does not say. dataset, data: a name of the
-    registry, and its folder. no_pictures: why the accuracy is not measured, where the data set is not meant for this claim. key,
-    merged, trigger_dir, trigger_key: what is claimed, see `ownership.claims.verdict`. aligned_to: the owner's files of another numbering
-    of channels; aligned_committed: they were published before. restarts: of the soft decoder. max_false: owned means that chance
-    is at most this probable.
+    registry, and its folder. no_pictures: why the accuracy is not measured, where the data set is not meant for this claim.
+    aligned_to: the owner's files of another numbering of channels; aligned_committed: they were published before. max_false:
+    owned means that chance is at most this probable. proofs: the flags of the schemes, of which each knows its own.
+    suspect_flag, expected: what names the suspect's file, and its network, in messages; None where the claim says.
     """
 
     suspect: str | None = None
@@ -37,60 +45,60 @@ class Given:
     dataset: str | None = None
     data: str | None = None
     no_pictures: str | None = None
-    key: str | None = None
-    merged: str | None = None
-    trigger_dir: str | None = None
-    trigger_key: str | None = None
     aligned_to: tuple[str, ...] = ()
     aligned_committed: bool = False
     device: str = "auto"
-    restarts: int = RESTARTS
-    max_false: float = MAX_FALSE
+    max_false: float = LEVEL
+    proofs: Mapping[str, Any] = field(default_factory=dict)
+    suspect_flag: str = "--suspect"
+    expected: Expected | None = None
 
 
-class Unmeasured(UserError):
-    """A file that holds no trained model for the claim's classes. What is in its masks can be checked all the same."""
+@dataclass(frozen=True)
+class Aligned:
+    """The suspect in the owner's numbering of channels.
+
+    reference: the owner's file that says what it is. alignment: its suspect is cleaned as the claim asks. mask: the suspect's,
+    renumbered alike and not cleaned. counted: whether the file is known to be older than the suspect. Somebody who makes it up
+    afterwards can have it show any code, in any model.
+    """
+
+    reference: str
+    alignment: Alignment
+    mask: Mask
+    counted: bool
 
 
-class Inputs:
-    """Reads what was given, and lists it. Masks, keys, pictures and trigger sets are read, accuracies measured once, whichever
-    claim or check asks for them.
+class NotRun(UserError):
+    """Why a check can't be run on what was given; the others can be all the same."""
 
-    rows: (flag, name, SHA-256) for the verdict, each file once.
+
+class Files:
+    """What was read, each file once, whichever claim or check asks for it.
+
+    rows: (flag, name, SHA-256) for the verdict, each once.
     """
 
     def __init__(self):
         self.rows: list[tuple[str, str, str]] = []
         self._read: dict[tuple, Any] = {}
 
-    def note(self, flag: str, name: str, digest: str | None = None) -> None:
+    def record(self, flag: str, name: str, digest: str | None = None) -> None:
         """List a file, or with a digest of its own anything else. Raises OSError for a file that can't be read."""
-        row = flag, name, digest or self._once(("sha256", name), lambda: checkpoint.sha256(name))
+        row = flag, name, digest or self.once(("sha256", name), lambda: checkpoint.sha256(name))
         if row not in self.rows:
             self.rows.append(row)
 
-    def suspect(self, path: str, arch: str) -> Suspect:
+    def once(self, what: tuple, read: Callable[[], Any]) -> Any:
+        """What `read` returned when it was first asked for."""
+        if what not in self._read:
+            self._read[what] = read()
+        return self._read[what]
+
+    def suspect(self, path: str, arch: str, expected: Expected | None = None) -> Suspect:
         """Which weights a file has. Raises UserError as `ownership.suspects.reading.read_suspect`."""
-        return self._once(("suspect", path, arch),
-                          lambda: read_suspect(path, build_model(arch, num_classes=2), expected_by(arch)))
-
-    def key(self, path: str, arch: str) -> tickets.ModelFile:
-        """What the file of a key mask holds. Raises UserError as `pruner.tickets.read_model_file`."""
-        return self._once(("key", path, arch),
-                          lambda: tickets.read_model_file(path, build_model(arch, num_classes=2), False, expected_by(arch)))
-
-    def exported_triggers(self, path: str) -> trigger.TriggerSet:
-        """The trigger set in a folder. Raises UserError as `datasets.trigger.load_exported`."""
-        return self._once(("exported", path), lambda: trigger.load_exported(path))
-
-    def keyed_triggers(self, path: str, claimed: Triggers) -> trigger.TriggerSet:
-        """The trigger set that the key in a file gives, of the claimed size. Raises UserError as `datasets.trigger.read_key`."""
-        return self._once(("keyed", path, claimed), lambda: trigger.keyed(self.trigger_key(path), claimed.pictures,
-                                                                          claimed.num_classes, claimed.size))
-
-    def trigger_key(self, path: str) -> bytes:
-        """A secret. Raises UserError as `datasets.trigger.read_key`."""
-        return self._once(("trigger key", path), lambda: trigger.read_key(path))
+        return self.once(("suspect", path, arch),
+                         lambda: read_suspect(path, build_model(arch, num_classes=2), expected or expected_by(arch)))
 
     def pictures(self, dataset: str, folder: str | None, image_size: int | None) -> tuple[Dataset, str]:
         """A data set, and the SHA-256 of its test pictures and labels. Raises UserError as `datasets.load_dataset`."""
@@ -99,22 +107,135 @@ class Inputs:
             data = datasets.load_dataset(dataset, folder, image_size)
             return data, fingerprint((data.test.images, data.test.labels))
 
-        return self._once(("pictures", dataset, folder, image_size), read)
+        return self.once(("pictures", dataset, folder, image_size), read)
 
     def accuracy(self, path: str, arch: str, data: Dataset, digest: str, device: str) -> float:
-        """Percent of the test pictures, whose SHA-256 is `digest`, that the model in a file has right. Raises Unmeasured, and
-        UserError for a device that this machine lacks."""
+        """Percent of the test pictures, whose SHA-256 is `digest`, that the model in a file has right. Raises NotRun for a file
+        that holds no trained model for their classes, and UserError for a device that this machine lacks."""
 
         def measure():
             try:
-                model = suspect_model.load_trained(path, arch, data.num_classes, data.mean, data.std, expected_by(arch))
+                model = classifier.load_trained(path, arch, data.num_classes, data.mean, data.std, expected_by(arch))
             except UserError as error:
-                raise Unmeasured(str(error)) from None
-            return suspect_model.accuracy_of(model, data.test, device)
+                raise NotRun(str(error)) from None
+            return classifier.accuracy_of(model, data.test, device)
 
-        return self._once(("accuracy", path, arch, digest), measure)
+        return self.once(("accuracy", path, arch, digest), measure)
 
-    def _once(self, what: tuple, read: Callable[[], Any]) -> Any:
-        if what not in self._read:
-            self._read[what] = read()
-        return self._read[what]
+
+@dataclass(frozen=True)
+class Case:
+    """path: the claim's file, for messages. standing: what the checks go by. files: read for this claim and for others."""
+
+    claim: OwnerClaim
+    path: str
+    standing: Standing
+    given: Given
+    files: Files
+
+    @property
+    def committed(self) -> bool:
+        """Whether the claim counts as made before anybody looked at the suspect."""
+        return self.standing is Standing.COMMITTED
+
+    @property
+    def expected(self) -> Expected:
+        """Whose word it is which network files must be of."""
+        return self.given.expected or expected_by(self.claim.arch)
+
+    def read(self, flag: str, path: str, read: Callable[[Files, str, str], Any]) -> Any:
+        """What `read` (of files, path and network) makes of a file, which joins the inputs with its hash."""
+        content = read(self.files, path, self.claim.arch)
+        self.files.record(flag, path)
+        return content
+
+    @cached_property
+    def suspect(self) -> Suspect:
+        """Raises NotRun where only answers are there, UserError as `ownership.suspects.reading.read_suspect`."""
+        if self.given.suspect is None:
+            raise NotRun("needs the suspect's file")
+        return self.read(self.given.suspect_flag, self.given.suspect,
+                         lambda files, path, arch: files.suspect(path, arch, self.expected))
+
+    @cached_property
+    def aligned(self) -> list[Aligned]:
+        """The suspect in the numbering of each of the owner's files, its --aligned_to.
+
+        What holds a mark takes no part, or the mark's p-value would be worth nothing. The numbering counts where the file was
+        published before, or a part of a committed claim names its mask. It names no trained weights, and their signs can be
+        chosen afterwards to put any channel anywhere; so by such a file a mark is aligned by masks alone.
+
+        Raises UserError as `ownership.suspects.alignment.read_reference`, and if the network's structure can't be followed.
+        """
+        return [self._align_to(path) for path in self.given.aligned_to]
+
+    def _align_to(self, path: str) -> Aligned:
+        model, marks = build_model(self.claim.arch, num_classes=2), checks_of(self.claim)
+        published = self.given.aligned_committed
+        owner = self.read("--aligned_to", path, lambda *_: read_reference(path, model, self.expected))
+        groups, suspect, left_out = channel_groups(model), self.suspect, {}
+        for mark in marks:
+            suspect = mark.cleaned(suspect)
+            for layer, kernels in mark.left_out(owner.mask).items():
+                left_out[layer] = left_out.get(layer, False) | kernels
+        named = self.committed and any(mark.names(owner.mask) for mark in marks)
+        if named and left_out and not published:
+            owner = Suspect(owner.mask)
+        alignment = align(owner, suspect, groups, left_out)
+        mask = groups.renumbered_mask(self.suspect.mask, np.argsort(alignment.order))
+        return Aligned(path, alignment, mask, published or named)
+
+    @cached_property
+    def pictures(self) -> Dataset | None:
+        """The claim's data set, or None where it is not given. Raises Refused where its test pictures are others, UserError as
+        `datasets.load_dataset`, and for a data set that the claim is not about."""
+        claimed, given = self.claim.fidelity, self.given
+        if given.dataset is None:
+            return None
+        if claimed is None:
+            raise UserError("--dataset: the claim says nothing of accuracy; leave it out")
+        if claimed.dataset != given.dataset:
+            raise UserError(f"--dataset {given.dataset}: the claim is about {claimed.dataset}")
+        try:
+            data, digest = self.files.pictures(given.dataset, given.data, claimed.image_size)
+        except ImageSizeError as error:
+            raise wrong_size(self.claim, self.path, error) from None
+        if digest != claimed.test_sha256:
+            raise Refused("--data: its test pictures are not those that the claim names (fidelity.test_sha256)")
+        self.files.record("--dataset", f"{given.dataset}, test pictures", digest)
+        return data
+
+    def fidelity_of(self, path: str) -> Check:
+        """F of the model in a file. Raises Refused and UserError as `pictures`, and UserError for a device that this machine
+        lacks."""
+        if self.pictures is None:
+            return Check("F", NOT_RUN, self.given.no_pictures or "needs --dataset")
+        claimed = self.claim.fidelity
+        try:
+            return fidelity(claimed, self.files.accuracy(path, self.claim.arch, self.pictures, claimed.test_sha256,
+                                                         self.given.device))
+        except NotRun as error:
+            return Check("F", NOT_RUN, str(error))
+
+
+def checks_of(claim: OwnerClaim) -> list[Any]:
+    """The `ownership.claims.scheme.SchemeCheck` of each scheme of a claim, in the order of their checks."""
+    return [SCHEMES[name].check.Checker(name, claim.parts[name]) for name in claim.schemes]
+
+
+def wrong_size(claim: OwnerClaim, path: str, error: ImageSizeError) -> UserError:
+    """The same error for somebody who gave a claim, and no flag for the size of its pictures."""
+    size = claim.fidelity.image_size
+    return UserError(f"--claim {path}: the test pictures can't be had as it names them (fidelity.image_size "
+                     f"{'null' if size is None else size}): {error.why}")
+
+
+def numbering(shown: Aligned | None, tried: int) -> tuple[str, dict[str, object]]:
+    """For a check's detail and figures: in which numbering of channels it was found, where more than one was tried."""
+    if tried == 1:
+        return "", {}
+    if shown is None:
+        return "; in the suspect's own numbering of channels", {"numberings": tried, "aligned_to": None, "moved": 0}
+    moved, channels = shown.alignment.moved, len(shown.alignment.order)
+    return f"; aligned to {shown.reference}, {moved} of {channels} channels had another number", {
+        "numberings": tried, "aligned_to": shown.reference, "moved": moved}

@@ -9,6 +9,7 @@ a file that is not, byte for byte, what `write` would write is refused.
 
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,8 +20,7 @@ from utils import checkpoint
 from utils.checkpoint import shortened
 from utils.errors import UserError
 
-CLAIM_FORMAT = "lottery-ownership-claim/1"
-COMMITMENT_FORMAT = "lottery-ownership-commitment/1"
+CLAIM, COMMITMENT = "lottery-ownership-claim", "lottery-ownership-commitment"  # of a format /1, /2 and so on
 DOMAIN = "lottery-verification"  # no digest or signature made for another purpose can be taken for one of these
 SALT_BYTES = 32
 MAX_BYTES = 1 << 20  # of either file; a claim has a few thousand
@@ -38,10 +38,12 @@ class Refused(UserError):
 
 @dataclass(frozen=True)
 class SaltedClaim:
-    """The private part. values: field -> JSON value; salts: field -> SALT_BYTES random bytes."""
+    """The private part. values: field -> JSON value; salts: field -> SALT_BYTES random bytes. format: its number, which says
+    what fields there are (`ownership.claims.owner_claim`)."""
 
     values: dict[str, Any]
     salts: dict[str, bytes]
+    format: int = 1
 
     def leaves(self) -> dict[str, bytes]:
         """Field -> 32 bytes. Raises ValueError for values that JSON can't hold."""
@@ -84,9 +86,9 @@ def root_of(leaves: Mapping[str, bytes]) -> bytes:
     return _digest("root", *(part for name in sorted(leaves) for part in (name.encode("utf-8"), leaves[name])))
 
 
-def salted(values: Mapping[str, Any]) -> SaltedClaim:
+def salted(values: Mapping[str, Any], claim_format: int = 1) -> SaltedClaim:
     """A claim with fresh salts."""
-    return SaltedClaim(dict(values), {name: secrets.token_bytes(SALT_BYTES) for name in values})
+    return SaltedClaim(dict(values), {name: secrets.token_bytes(SALT_BYTES) for name in values}, claim_format)
 
 
 # --- signatures -------------------------------------------------------------------------------------------------------
@@ -163,14 +165,14 @@ def _text(content: Any) -> bytes:
 
 
 def _private_content(claim: SaltedClaim) -> dict[str, Any]:
-    return {"format": CLAIM_FORMAT, "root": root_of(claim.leaves()).hex(),
+    return {"format": f"{CLAIM}/{claim.format}", "root": root_of(claim.leaves()).hex(),
             "fields": {name: {"salt": claim.salts[name].hex(), "value": value} for name, value in claim.values.items()}}
 
 
 def _public_content(commitment: Commitment) -> dict[str, Any]:
     signed = {} if commitment.signature is None else {"owner_key": commitment.owner_key.hex(),
                                                       "signature": commitment.signature.hex()}
-    return {"format": COMMITMENT_FORMAT, "root": commitment.root.hex(), **signed,
+    return {"format": f"{COMMITMENT}/1", "root": commitment.root.hex(), **signed,
             "leaves": {name: leaf.hex() for name, leaf in commitment.leaves.items()}}
 
 
@@ -195,14 +197,14 @@ def write(folder: str | Path, claim: SaltedClaim, commitment: Commitment) -> tup
 
 def read_claim(path: str | Path) -> tuple[SaltedClaim, bytes]:
     """The private part, and the root that the file states, which `open_claim` checks. Raises Refused for a file that is none."""
-    content, raw = _read_json(path, CLAIM_FORMAT, {"fields"})
+    content, raw = _read_json(path, CLAIM, {"fields"})
     fields = content["fields"]
     for name, field in fields.items():
         if not isinstance(field, dict) or field.keys() != {"salt", "value"}:
             raise Refused(f"{path}: {shortened(name)} must hold 'salt' and 'value'")
     claim = SaltedClaim({name: field["value"] for name, field in fields.items()},
                         {name: _bytes(path, f"salt of {shortened(name)}", field["salt"], SALT_BYTES)
-                         for name, field in fields.items()})
+                         for name, field in fields.items()}, int(content["format"].rpartition("/")[2]))
     try:
         expected = _private_content(claim)
     except ValueError as error:
@@ -213,7 +215,7 @@ def read_claim(path: str | Path) -> tuple[SaltedClaim, bytes]:
 
 def read_commitment(path: str | Path) -> Commitment:
     """Read the public part and check root and signature. Raises Refused for a file that is none, or was changed."""
-    content, raw = _read_json(path, COMMITMENT_FORMAT, {"leaves"}, {"owner_key", "signature"})
+    content, raw = _read_json(path, COMMITMENT, {"leaves"}, {"owner_key", "signature"})
     leaves = {name: _bytes(path, f"leaf of {shortened(name)}", leaf, 32) for name, leaf in content["leaves"].items()}
     if ("owner_key" in content) != ("signature" in content):
         raise Refused(f"{path}: must hold both 'owner_key' and 'signature', or neither")
@@ -289,7 +291,7 @@ def _read_bounded(path: str | Path, limit: int) -> bytes:
     return content
 
 
-def _read_json(path: str | Path, file_format: str, tables: set[str],
+def _read_json(path: str | Path, kind: str, tables: set[str],
                optional: set[str] = frozenset()) -> tuple[dict[str, Any], bytes]:
     """A JSON object with 'format', 'root' and tables of fields, and the bytes it was read from."""
     raw = _read_bounded(path, MAX_BYTES)
@@ -297,8 +299,9 @@ def _read_json(path: str | Path, file_format: str, tables: set[str],
         content = checkpoint.parse_json(raw)
     except ValueError as error:
         raise Refused(f"{path}: not a JSON file that can be read ({error})") from None
-    if not isinstance(content, dict) or content.get("format") != file_format:
-        raise Refused(f"{path}: 'format' is not {file_format!r}; make_claim.py writes {CLAIM_FILE} and {COMMITMENT_FILE}")
+    numbers = "[1-9][0-9]?" if kind == CLAIM else "1"  # of a claim's, what is known is for the reader of its fields to say
+    if not isinstance(content, dict) or not re.fullmatch(f"{kind}/{numbers}", str(content.get("format"))):
+        raise Refused(f"{path}: 'format' is not '{kind}/1'; make_claim.py writes {CLAIM_FILE} and {COMMITMENT_FILE}")
     must = {"format", "root", *tables}
     for name in sorted(must - content.keys()):
         raise Refused(f"{path}: lacks {name!r}")

@@ -8,9 +8,10 @@ import numpy as np
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
+from ownership import SCHEMES
 from ownership.claims import rivals
-from ownership.trigger_set.evidence import scientific
-from ownership.claims.verdict import Code, Verdict
+from ownership.claims.p_values import scientific
+from ownership.claims.verdict import Figure, Verdict, names_of_tests
 from utils import checkpoint
 from utils.cli import one_line
 
@@ -43,18 +44,12 @@ code { font-size: .85rem; overflow-wrap: anywhere; }
 {% for check in verdict.checks %}<tr><th>{{ check.name }}: {{ titles[check.name] }}</th><td class="p">{{ check.result }}</td>
 <td>{{ check.detail|shown }}</td><td class="p">{{ check.p|p_value if check.p is not none else "" }}</td></tr>
 {% endfor %}</table>
-{% endmacro %}{% macro legend() %}<p>Black: occupied, white: empty, as the claimed code has them. Dark red: occupied, but empty
-in the claimed code. Light red: empty, but occupied there. Finder, timing, alignment, format and version patterns are never
-embedded; they are drawn as the QR standard has them.</p>
-{% endmacro %}{% macro figures(check, whose) %}{% for code in check.codes %}<figure>{{ code|drawing }}
-<figcaption>{{ whose }}{{ code.place.layer|shown }}, start_x {{ code.place.start_x }}, start_y {{ code.place.start_y }}:
-{{ code|modules_wrong }}</figcaption></figure>
-{% endfor %}{% endmacro %}{% macro readings(check, whose) %}{% for reader, text in check.figures["readers"].items()
-%}<p>{{ whose }}{{ reader }}: {% if text is none %}nothing read{% else %}<code>{{
-text|shown }}</code>{% endif %}</p>
-{% endfor %}{% if check.figures.get("aligned_to") %}<p>{{ whose }}channels in the numbering of
-<code>{{ check.figures["aligned_to"]|shown }}</code></p>
-{% endif %}{% endmacro %}{% macro origin(inputs, versions) %}<h2>Inputs</h2>
+{% endmacro %}{% macro figures(exhibit, whose) %}{% for figure in exhibit.figures %}<figure>{{ figure|drawing }}
+<figcaption>{{ whose }}{{ figure.caption|shown }}:
+{{ figure|modules_wrong }}</figcaption></figure>
+{% endfor %}{% endmacro %}{% macro lines(exhibit, whose) %}{% for said, text in exhibit.lines
+%}<p>{{ whose }}{{ said }}{% if text is not none %}<code>{{ text|shown }}</code>{% endif %}</p>
+{% endfor %}{% endmacro %}{% macro origin(inputs, versions) %}<h2>Inputs</h2>
 <table>
 <tr><th>input</th><th>name</th><th>SHA-256</th></tr>
 {% for row in inputs %}<tr><th>{{ row[0]|shown }}</th><td>{{ row[1]|shown }}</td><td><code>{{ row[2]|shown }}</code></td></tr>
@@ -74,7 +69,7 @@ PAGE = """{% import "parts" as parts %}<!DOCTYPE html>
 <table>
 {% for name, value in facts.items() %}<tr><th>{{ name|shown }}</th><td>{{ value|shown }}</td></tr>
 {% endfor %}{% if verdict.p is not none %}<tr><th>combined p-value</th>
-<td>{{ verdict.p|p_value }}: the smallest of V2 and V3, times the number of them in the claim (Bonferroni)</td></tr>
+<td>{{ verdict.p|p_value }}: the smallest of {{ tests }}, times the number of them in the claim (Bonferroni)</td></tr>
 {% endif %}<tr><th>level</th>
 <td>owned means p &le; {{ "%g"|format(verdict.level) }}, or the claimed key completing a locked ticket exactly</td></tr>
 </table>
@@ -83,11 +78,12 @@ PAGE = """{% import "parts" as parts %}<!DOCTYPE html>
 {% for note in verdict.notes %}<li>{{ note|shown }}</li>
 {% endfor %}</ul>
 {% endif %}{% if verdict.checks %}<h2>Checks</h2>
-{{ parts.checks(verdict) }}{% for check in verdict.checks if check.codes
-%}<h2>{{ check.name }}: the code as the suspect shows it</h2>
-{{ parts.legend() }}<div class="codes">
-{{ parts.figures(check, "") }}</div>
-{{ parts.readings(check, "") }}{% endfor %}{% endif %}{{ parts.origin(inputs, versions) }}
+{{ parts.checks(verdict) }}{% for check in verdict.checks if check.exhibit
+%}<h2>{{ check.name }}: {{ check.exhibit.title }}</h2>
+<p>{{ check.exhibit.legend }}</p>
+<div class="codes">
+{{ parts.figures(check.exhibit, "") }}</div>
+{{ parts.lines(check.exhibit, "") }}{% endfor %}{% endif %}{{ parts.origin(inputs, versions) }}
 <p>This page tells what the claim keeps secret. Show it to those who may know.</p>
 </body>
 </html>
@@ -116,10 +112,11 @@ completing a locked ticket exactly; shown: that too, but it makes no owner besid
 {% endif %}{% if found.notes %}<ul>
 {% for note in found.notes %}<li>{{ note|shown }}</li>
 {% endfor %}</ul>
-{% endif %}{% if codes %}<h2>V2: the codes as the suspect shows them</h2>
-{{ parts.legend() }}<div class="codes">
-{% for whose, check in codes %}{{ parts.figures(check, whose ~ " claim: ") }}{% endfor %}</div>
-{% for whose, check in codes %}{{ parts.readings(check, whose ~ " claim, ") }}{% endfor %}{% endif %}{% for name, side in sides
+{% endif %}{% for scheme, shown in exhibits.items() if shown %}<h2>{{ scheme }}: {{ shown[0][1].titles }}</h2>
+<p>{{ shown[0][1].legend }}</p>
+<div class="codes">
+{% for whose, exhibit in shown %}{{ parts.figures(exhibit, whose ~ " claim: ") }}{% endfor %}</div>
+{% for whose, exhibit in shown %}{{ parts.lines(exhibit, whose ~ " claim, ") }}{% endfor %}{% endfor %}{% for name, side in sides
 %}<div class="claim">
 <h2>The {{ name }} claim: <span class="verdict {{ standings[loop.index0] }}">{{ standings[loop.index0] }}</span></h2>
 {% if side.verdict.checks %}{{ parts.checks(side.verdict) }}{% endif %}{% if side.verdict.notes %}<ul>
@@ -131,9 +128,6 @@ completing a locked ticket exactly; shown: that too, but it makes no owner besid
 </body>
 </html>
 """
-
-TITLES = {"F": "accuracy", "V1": "key mask", "V2": "code in the mask", "V3": "trigger set"}
-
 
 def write_report(path: str | Path, verdict: Verdict, facts: Mapping[str, str], inputs: Sequence[tuple[str, str, str]],
                  versions: Mapping[str, str]) -> None:
@@ -165,7 +159,10 @@ def write_comparison_report(path: str | Path, found: rivals.Comparison, inputs: 
         overview.append(("refused because", [str(side.refused or "") for side in found.sides]))
     standings = [rivals.standing(found, number) for number in range(len(found.sides))]
     _write(path, "rivals", found=found, sides=sides, standings=standings, overview=overview, rows=rivals.rows(found),
-           inputs=inputs, versions=versions, codes=[(name, side.code) for name, side in sides if side.code])
+           inputs=inputs, versions=versions, exhibits={scheme: [(name, check.exhibit) for name, side in sides
+                                                                for check in side.verdict.checks
+                                                                if check.name == scheme and check.exhibit]
+                                                       for scheme in SCHEMES})
 
 
 def _write(path: str | Path, page: str, **content) -> None:
@@ -174,22 +171,23 @@ def _write(path: str | Path, page: str, **content) -> None:
     # what does not print, or turns the direction of writing, is spelt out; autoescape does the rest
     pages.filters |= {"shown": lambda text: one_line(str(text)), "p_value": scientific, "drawing": draw,
                       "modules_wrong": _modules_wrong}
-    pages.globals["titles"] = TITLES
+    pages.globals |= {"titles": {"F": "accuracy"} | {name: scheme.title for name, scheme in SCHEMES.items()},
+                      "tests": names_of_tests()}
     text = pages.get_template(page).render(**content)
     checkpoint.write_atomic(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
-def draw(code: Code) -> Markup:
-    """The code as SVG, one path per colour; whole numbers are all that goes into it."""
-    colours = {DARK: code.modules & ~code.wrong, ADDED: code.modules & code.wrong, LOST: ~code.modules & code.wrong}
+def draw(figure: Figure) -> Markup:
+    """A mark as SVG, one path per colour; whole numbers are all that goes into it."""
+    colours = {DARK: figure.modules & ~figure.wrong, ADDED: figure.modules & figure.wrong, LOST: ~figure.modules & figure.wrong}
     paths = "".join(f'<path fill="{colour}" d="{_squares(chosen)}"/>' for colour, chosen in colours.items() if chosen.any())
-    size = len(code.modules) + 2 * QUIET_ZONE
+    size = len(figure.modules) + 2 * QUIET_ZONE
     return Markup(f'<svg viewBox="0 0 {size} {size}" shape-rendering="crispEdges" role="img" aria-label="QR code, '
-                  f'{_modules_wrong(code)}">{paths}</svg>')
+                  f'{_modules_wrong(figure)}">{paths}</svg>')
 
 
-def _modules_wrong(code: Code) -> str:
-    wrong = int(code.wrong.sum())
+def _modules_wrong(figure: Figure) -> str:
+    wrong = int(figure.wrong.sum())
     return f"{wrong} {'module' if wrong == 1 else 'modules'} wrong"
 
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from ownership.trigger_set.evidence import SMALLEST, log10
+from ownership.claims.p_values import SMALLEST, log10
 from ownership.claims.rivals import NAMES, Comparison
-from ownership.claims.verdict import Verdict
+from ownership.claims.verdict import Standing, Verdict
 
 
 def verdict_as_json(found: Verdict, facts: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -27,9 +27,10 @@ def comparison_as_json(found: Comparison) -> dict[str, Any]:
     own, name_of = found.own_models, {None: None, **dict(enumerate(NAMES))}
     return {
         "conclusion": found.conclusion,
-        "claims": [{"claim": side.opened.path, "commitment": side.opened.commitment_path, "later": side.later,
+        "claims": [{"claim": side.opened.path, "commitment": side.opened.commitment_path,
+                    "later": side.standing is Standing.LATER,
                     **verdict_as_json(side.verdict, side.facts)} for side in found.sides],
-        "rivals": {"owner": name_of[found.owner], "regions": found.regions and vars(found.regions),
+        "rivals": {"owner": name_of[found.owner], **{key: value for one in found.schemes for key, value in one.figures.items()},
                    "accuracy": vars(found.accuracy), "own_models": own and {
                        "files": own.files, "supports": name_of[own.supports],
                        "shows": [[own.shows(claim, model) for model in range(2)] for claim in range(2)],

@@ -5,23 +5,19 @@ from dataclasses import replace
 from typing import Any
 
 from datasets import ImageSizeError
+from ownership import SCHEMES, in_a_row
 from ownership.claims import arbiter, commitment, rivals
 from ownership.claims.arbiter import Opened
 from ownership.claims.commitment import Commitment, Refused, SaltedClaim
-from ownership.claims.case import Given, Inputs
-from ownership.claims.owner_claim import OwnerClaim, mask_sha256
-from pruner.key_mask import split as key_masks
+from ownership.claims.case import Files, Given, wrong_size
+from ownership.claims.owner_claim import OwnerClaim
 from utils import checkpoint
 from utils.errors import UserError
-
-# files of one claim each, and the field of the claim that names them
-BELONGS_BY = {"key": "v1.key_sha256", "merged": "v1.ticket_mask_sha256", "trigger_dir": "v3.sha256", "trigger_key": "v3.sha256"}
-
 
 # --- claims and commitments -------------------------------------------------------------------------------------------
 
 
-def open_claims(paths: Sequence[str], commitments: Sequence[str], suspect: str | None, inputs: Inputs) -> list[Opened]:
+def open_claims(paths: Sequence[str], commitments: Sequence[str], suspect: str | None, inputs: Files) -> list[Opened]:
     """Each claim with its commitment, or why it is refused.
 
     Args:
@@ -114,7 +110,7 @@ def pair_commitments(claims: Sequence[tuple[bytes | None, bytes | None]],
     return [left.pop(0) if index is None and left and roots == (None, None) else index for index, roots in zip(found, claims)]
 
 
-def refuse_other_networks(opened: Sequence[Opened], suspect: str, inputs: Inputs) -> list[Opened]:
+def refuse_other_networks(opened: Sequence[Opened], suspect: str, inputs: Files) -> list[Opened]:
     """Of two claims about different networks the suspect contradicts one. Raises UserError if both: it is no model that can be
     read."""
     if len({one.claim.arch for one in opened}) == 1:
@@ -135,32 +131,35 @@ def refuse_other_networks(opened: Sequence[Opened], suspect: str, inputs: Inputs
 
 
 def sort_files(common: Given, files: Mapping[str, Sequence[str]], opened: Sequence[Opened],
-               inputs: Inputs) -> tuple[list[Given], list[str]]:
+               inputs: Files) -> tuple[list[Given], list[str]]:
     """What was given for each claim, and notes on what is left over beside a refused one.
 
     Args:
         common: what was given for all claims.
-        files: flag -> files of one claim each: those of BELONGS_BY in any order, predictions in the claims' order.
+        files: flag -> files of one claim each: the schemes' PROOFS in any order, predictions in the claims' order.
         opened: the claims. One claim gets all files; of two each gets those which its digests name.
     Raises:
         UserError: a file that can't be read, or belongs to a claim that has one already; or that no claim has a use for, where
             all are open.
     """
-    if common.aligned_to and not any(one.refused or one.claim.v1 or one.claim.v2 for one in opened):
-        raise UserError("--aligned_to: has no use without V1 or V2 in a claim")
+    numbered = [name for name, scheme in SCHEMES.items() if scheme.numbered]
+    if common.aligned_to and not any(one.refused or set(numbered) & set(one.claim.schemes) for one in opened):
+        raise UserError(f"--aligned_to: has no use without {in_a_row(numbered, 'or')} in a claim")
     if len(opened) == 1:
-        return [replace(common, **{flag: paths[0] for flag, paths in files.items() if paths})], []
-    theirs: list[dict[str, str | None]] = [{} for _ in opened]
+        proofs = {flag: paths[0] if paths else None for flag, paths in files.items()}
+        return [replace(common, predictions=proofs.pop("predictions"), proofs={**common.proofs, **proofs})], []
+    theirs: list[dict[str, Any]] = [{} for _ in opened]
+    proofs: list[dict[str, str]] = [{} for _ in opened]
     unused = []
-    for flag, field in BELONGS_BY.items():
-        for path in files[flag]:
-            whose = owners_of(flag, path, opened, inputs)
+    for name, scheme in SCHEMES.items():
+        for flag, path in ((flag, path) for flag in scheme.flags.PROOFS for path in files[flag]):
+            whose = owners_of(name, flag, path, opened, inputs)
             if not whose:
-                unused.append(f"--{flag} {path}: belongs to neither claim ({field})")
+                unused.append(f"--{flag} {path}: belongs to neither claim ({name.lower()}.{scheme.flags.PROOFS[flag]})")
             for number in whose:
-                if flag in theirs[number]:
-                    raise UserError(f"--{flag} {path}: the {rivals.NAMES[number]} claim has its own in {theirs[number][flag]}")
-                theirs[number][flag] = path
+                if flag in proofs[number]:
+                    raise UserError(f"--{flag} {path}: the {rivals.NAMES[number]} claim has its own in {proofs[number][flag]}")
+                proofs[number][flag] = path
     if common.dataset is not None:
         reasons = why_not_measured(common, opened, inputs)
         for its_own, why in zip(theirs, reasons):
@@ -171,41 +170,28 @@ def sort_files(common: Given, files: Mapping[str, Sequence[str]], opened: Sequen
         raise UserError(unused[0])
     for its_own, path in zip(theirs, files["predictions"]):
         its_own["predictions"] = path
-    return [replace(common, **its_own) for its_own in theirs], [f"{text}; it was not used" for text in unused]
+    nothing = dict.fromkeys(flag for flag in files if flag != "predictions")
+    return [replace(common, **its_own, proofs={**common.proofs, **nothing, **files_of_it})
+            for its_own, files_of_it in zip(theirs, proofs)], [f"{text}; it was not used" for text in unused]
 
 
-def owners_of(flag: str, path: str, opened: Sequence[Opened], inputs: Inputs) -> list[int]:
-    """The numbers of the claims whose digest names a file. Raises UserError for one that can't be read as any of theirs."""
+def owners_of(scheme: str, flag: str, path: str, opened: Sequence[Opened], inputs: Files) -> list[int]:
+    """The numbers of the claims whose part of a scheme names a file. Raises UserError for one that can't be read as any of
+    theirs."""
     whose, errors = [], []
     for number, one in enumerate(opened):
-        try:
-            if one.claim is not None and belongs(flag, path, one.claim, inputs):
-                whose.append(number)
-        except UserError as error:  # of another network than this claim's, perhaps
-            errors.append(error)
+        if one.claim is not None and scheme in one.claim.parts:
+            try:
+                if SCHEMES[scheme].check.Checker(scheme, one.claim.parts[scheme]).belongs(flag, path, inputs, one.claim.arch):
+                    whose.append(number)
+            except UserError as error:  # of another network than this claim's, perhaps
+                errors.append(error)
     if errors and not whose:
         raise errors[0]
     return whose
 
 
-def belongs(flag: str, path: str, claim: OwnerClaim, inputs: Inputs) -> bool:
-    """Whether a claim's digest (BELONGS_BY) names a file. Raises UserError for a file that can't be read as one of its."""
-    if flag == "trigger_dir":
-        return claim.v3 is not None and inputs.exported_triggers(path).fingerprint() == claim.v3.sha256
-    if flag == "trigger_key":
-        inputs.trigger_key(path)  # whatever is claimed, it must be one
-        return claim.v3 is not None and inputs.keyed_triggers(path, claim.v3).fingerprint() == claim.v3.sha256
-    if claim.v1 is None:
-        return False
-    if flag == "merged":
-        return mask_sha256(inputs.suspect(path, claim.arch).mask) == claim.v1.ticket_mask_sha256
-    key = inputs.key(path, claim.arch)
-    if key.facts.get("part") != "key" or key.mask is None or key.initial is None:
-        raise UserError(f"--key {path}: is not the key part of a split ticket")
-    return key_masks.fingerprint(key.mask, key.initial) == claim.v1.key_sha256
-
-
-def why_not_measured(common: Given, opened: Sequence[Opened], inputs: Inputs) -> list[str | None]:
+def why_not_measured(common: Given, opened: Sequence[Opened], inputs: Files) -> list[str | None]:
     """For each claim why its accuracy is not measured on the pictures that were given; None where it is.
 
     Raises UserError where they can't be had for either claim. A size of pictures that this data set can't have is one claim's
@@ -217,13 +203,13 @@ def why_not_measured(common: Given, opened: Sequence[Opened], inputs: Inputs) ->
             reasons.append(other_pictures(common, one.claim, inputs))
         except UserError as error:
             reasons.append(f"the test pictures can't be had as the claim names them ({error})")
-            errors.append(arbiter.wrong_size(one, error) if isinstance(error, ImageSizeError) else error)
+            errors.append(wrong_size(one.claim, one.path, error) if isinstance(error, ImageSizeError) else error)
     if errors and all(reasons):
         raise errors[0]
     return reasons
 
 
-def other_pictures(common: Given, claim: OwnerClaim | None, inputs: Inputs) -> str | None:
+def other_pictures(common: Given, claim: OwnerClaim | None, inputs: Files) -> str | None:
     """Why a claim is about other pictures than those that were given, or None. Raises UserError as `datasets.load_dataset`."""
     if claim is None or claim.fidelity is None:
         return "the claim says nothing of accuracy"

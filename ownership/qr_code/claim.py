@@ -2,23 +2,25 @@
 
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from models import ARCHITECTURES
+from ownership.claims.fields import ClaimPart, field, is_text, number, or_none, whole
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import Place
 from pruner.qr_code.geometry import CodeFormat
-from utils import checkpoint
+from utils import checkpoint, cli
 from utils.errors import UserError
 
 CLAIM_FORMAT = "lottery-verification-claim/2"
 MOST_CHANNELS, MOST_ENTRIES, MOST_COPIES, LONGEST_NAME = 1 << 20, 1 << 40, 1 << 10, 1000
 LARGEST_THRESHOLD = 1e30
+MAX_COPIES, MAX_START = 32, 1 << 20  # in an owner's claim; the time of reading grows with the copies
 READABLE_FORMATS = ("lottery-verification-claim/1", CLAIM_FORMAT)  # the first had neither copies nor threshold
 
 
 @dataclass(frozen=True)
-class CodeClaim:
+class CodeClaim(ClaimPart):
     """What was embedded, where, and how to do it again.
 
     signature: the text. arch: network. layer, start_x, start_y, version, error_correction, mask_pattern: see
@@ -30,9 +32,9 @@ class CodeClaim:
 
     signature: str
     arch: str
-    layer: str
-    start_x: int
-    start_y: int
+    layer: str = field(is_text)
+    start_x: int = field(whole(0, MAX_START))
+    start_y: int = field(whole(0, MAX_START))
     version: int
     error_correction: str
     mask_pattern: int
@@ -40,8 +42,9 @@ class CodeClaim:
     nonzeros: int
     entries: int
     random_state: dict[str, Any]
-    copies: tuple[tuple[str, int, int], ...] = ()
-    threshold: float | None = None
+    copies: tuple[tuple[str, int, int], ...] = field(lambda value: isinstance(value, list) and len(value) < MAX_COPIES,
+                                                     default=())
+    threshold: float | None = field(or_none(number(0, LARGEST_THRESHOLD)), default=None)
 
     @property
     def code_format(self) -> CodeFormat:
@@ -51,6 +54,32 @@ class CodeClaim:
     def places(self) -> list[Place]:
         """Where the code lies, the further copies behind the first."""
         return [Place(self.layer, self.start_x, self.start_y), *(Place(*copy) for copy in self.copies)]
+
+
+    @classmethod
+    def opened(cls, content: dict[str, Any], arch: str, where: str, prefix: str) -> Self:
+        """Raises UserError as `checked_claim`, and for another network than the claim is about."""
+        claim = checked_claim(f"{where}: {prefix}", content)
+        if claim.arch != arch:
+            raise UserError(f"{where}: field '{prefix}.arch' is another network than 'arch'")
+        return claim
+
+    @classmethod
+    def from_file(cls, path: str) -> Self:
+        """As `read_claim`."""
+        return read_claim(path)
+
+
+Part = CodeClaim
+
+
+def make(args) -> CodeClaim:
+    """From the file that embed_qrcode.py wrote. Raises UserError for anything else, or for a claim about another network."""
+    with cli.named("--v2"):
+        claim = read_claim(args.v2)
+    if claim.arch != args.arch:
+        raise UserError(f"--v2 {args.v2}: is about {claim.arch}, not {args.arch}; see --arch")
+    return claim
 
 
 def write_claim(path: str | Path, claim: CodeClaim, instead_of: CodeClaim | None = None) -> None:

@@ -25,7 +25,6 @@ from torch import nn
 from ownership.suspects.reading import Suspect
 from pruner import tickets
 from pruner.channel_groups import ChannelGroups
-from pruner.masks import Mask
 
 PASSES = 6  # over all groups; a stolen model takes 2, and an innocent one finds no end
 SMALLEST_GAIN = 1e-5  # of a group's score; float32 sums are no better

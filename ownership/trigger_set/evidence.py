@@ -22,6 +22,7 @@ import torch
 
 from datasets.pictures import Pictures
 from models import build_model
+from ownership.claims.p_values import SMALLEST, by_chance, log10
 from pruner import tickets
 from utils import checkpoint
 from utils.errors import UserError
@@ -31,7 +32,6 @@ SPACE = " \t"  # around values; nothing else that some call white space
 BYTES_PER_PICTURE, BYTES_BESIDE = 1024, 1 << 20  # more is no list of predictions for the set
 EVAL_BATCH = 125
 MIN_SIDE = 8  # of pictures, for every network of the registry
-SMALLEST = 1e-300  # what JSON and floats show of a p-value below
 
 ALPHA = 1e-9  # as `ownership.qr_code.soft_decoding.MAX_FALSE`
 
@@ -105,15 +105,6 @@ def evidence_of(correct: int, total: int, num_classes: int, innocent_accuracy: f
                            needed if needed <= total else None)
 
 
-def by_chance(correct: int, total: int, num_classes: int) -> Fraction:
-    """Probability that at least `correct` of `total` uniform labels are right: exact, however small."""
-    term = tail = 1  # of all right; over num_classes ** total
-    for right in range(total, correct, -1):
-        term = term * right * (num_classes - 1) // (total - right + 1)
-        tail += term
-    return Fraction(tail, num_classes ** total)
-
-
 def fisher(correct: int, innocent: int, total: int) -> Fraction:
     """Fisher's exact test, one-sided: the probability that of `correct` + `innocent` right answers in two times `total`
     as many fall to the first, were all ways to deal them out alike."""
@@ -124,20 +115,6 @@ def fisher(correct: int, innocent: int, total: int) -> Fraction:
         term = term * (total - first) * (right - first) // ((first + 1) * (total - right + first + 1))
         tail += term
     return Fraction(tail, math.comb(2 * total, right))
-
-
-def log10(p: Fraction) -> float:
-    """Of a positive fraction too small for a float too."""
-    return math.log10(p.numerator) - math.log10(p.denominator)
-
-
-def scientific(p: Fraction) -> str:
-    """Like `format(p, ".1e")`, but rounded up, and for numbers too small for a float too."""
-    exponent = math.floor(log10(p) + 1e-9)
-    mantissa = math.ceil(10 * 10 ** (log10(p) - exponent) - 1e-6)
-    if mantissa == 100:
-        mantissa, exponent = 10, exponent + 1
-    return f"{mantissa / 10:.1f}e{exponent:+03d}"
 
 
 # --- predictions ------------------------------------------------------------------------------------------------------

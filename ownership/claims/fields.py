@@ -1,0 +1,54 @@
+"""Fields of an owner's claim: since which format there are, and which values they can have.
+
+A claim's part is a frozen dataclass. Which of its fields stand in a file is for the file's format to say, so the class may
+grow: a further field names the format that has it first (`since`), and needs a default for the claims made before.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Self
+
+MAX_TEXT = 1000  # letters of a name
+
+
+def field(allowed: Callable[[Any], bool], since: int | None = None, **more) -> Any:
+    """A field of a dataclass. allowed: whether it can have a value, which may be anything that JSON holds. since: the first
+    format of claims that has it, None for its part's own. more: as `dataclasses.field`, e.g. `default`."""
+    return dataclasses.field(metadata={"allowed": allowed, "since": since}, **more)
+
+
+class ClaimPart:
+    """What a scheme has in an owner's claim."""
+
+    @classmethod
+    def opened(cls, content: dict[str, Any], arch: str, where: str, prefix: str) -> Self:
+        """From a stranger's values, each of which its field allows, of a claim about the network `arch`.
+
+        Raises UserError, naming `where` and the field, which is `prefix` and its name, for values that don't go together.
+        """
+        return cls(**content)
+
+    @classmethod
+    def from_file(cls, path: str) -> Self | None:
+        """From a file that holds this part alone; None where there are none such. Raises UserError for any other file."""
+        return None
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_TEXT
+
+
+def is_digest(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def whole(low: int, high: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def number(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda value: type(value) in (int, float) and low <= value <= high
+
+
+def or_none(allowed: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or allowed(value)

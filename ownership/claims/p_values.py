@@ -1,0 +1,29 @@
+"""p-values: exact, and in words and figures where they are too small for a float."""
+
+import math
+from fractions import Fraction
+
+SMALLEST = 1e-300  # what JSON and floats show of a p-value below
+
+
+def by_chance(correct: int, total: int, num_classes: int) -> Fraction:
+    """Probability that at least `correct` of `total` uniform labels are right: exact, however small."""
+    term = tail = 1  # of all right; over num_classes ** total
+    for right in range(total, correct, -1):
+        term = term * right * (num_classes - 1) // (total - right + 1)
+        tail += term
+    return Fraction(tail, num_classes ** total)
+
+
+def log10(p: Fraction) -> float:
+    """Of a positive fraction too small for a float too."""
+    return math.log10(p.numerator) - math.log10(p.denominator)
+
+
+def scientific(p: Fraction) -> str:
+    """Like `format(p, ".1e")`, but rounded up, and for numbers too small for a float too."""
+    exponent = math.floor(log10(p) + 1e-9)
+    mantissa = math.ceil(10 * 10 ** (log10(p) - exponent) - 1e-6)
+    if mantissa == 100:
+        mantissa, exponent = 10, exponent + 1
+    return f"{mantissa / 10:.1f}e{exponent:+03d}"

@@ -1,0 +1,1 @@
+"""V1: whether a key completes a suspect's locked mask."""

@@ -1,0 +1,133 @@
+"""Scheme V1, the check: whether a key completes the suspect's mask to exactly the claimed ticket's.
+
+It is no test of chance: the key completes the mask or it does not, which proves something only where a commitment fixed the
+ticket before. Anybody can make a key for a mask that he has seen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from models import build_model
+from ownership.claims.case import Aligned, Case, Files, NotRun, numbering
+from ownership.claims.commitment import Refused
+from ownership.claims.scheme import SchemeCheck
+from ownership.claims.verdict import NOT_MET, NOT_SHOWN, SHOWN, Check, Standing
+from ownership.key_mask.claim import KeyMask, mask_sha256
+from ownership.suspects.reading import expected_by
+from pruner import tickets
+from pruner.key_mask import split as key_masks
+from pruner.masks import Mask
+from pruner.tickets import ModelFile
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A model that was trained from ticket and key together. fidelity: its F."""
+
+    mask: Mask
+    fidelity: Check
+
+
+class Checker(SchemeCheck):
+    """Of a part `KeyMask`."""
+
+    part: KeyMask
+
+    def look_ahead(self, case: Case) -> None:
+        """Raises UserError for a model of ticket and key together whose accuracy nobody claims, or can measure."""
+        merged, given, claimed = case.given.proofs.get("merged"), case.given, case.claim.fidelity
+        if merged is None:
+            return
+        if claimed is None:
+            flags = "--merged" if given.dataset is None else "--merged and --dataset"
+            raise UserError(f"--merged {merged}: is for its accuracy, of which {case.path} says nothing; leave out {flags}")
+        if given.dataset is None and given.no_pictures is None:
+            raise UserError(f"--merged {merged}: its accuracy is to be measured; give --dataset {claimed.dataset}")
+
+    def check(self, case: Case) -> Check:
+        suspect, proofs = case.suspect, case.given.proofs
+        if proofs.get("key") is None:
+            raise NotRun("needs the owner's --key")
+        key, merged = case.read("--key", proofs["key"], read_key), None
+        if proofs.get("merged") is not None:
+            mask = case.files.suspect(proofs["merged"], case.claim.arch).mask
+            merged = Merged(mask, case.fidelity_of(proofs["merged"]))
+            case.files.record("--merged", proofs["merged"])
+        return key_mask(self.part, suspect.mask, key, case.standing, merged, case.aligned)
+
+    def check_on_own_model(self, case: Case) -> None:
+        """Nothing: that one has the key in it."""
+
+    def belongs(self, flag: str, path: str, files: Files, arch: str) -> bool:
+        if flag == "merged":
+            return self.names(files.suspect(path, arch).mask)
+        key = key_of(read_key(files, path, arch))
+        return key_masks.fingerprint(key.mask, key.initial) == self.part.key_sha256
+
+    def names(self, mask: Mask) -> bool:
+        return mask_sha256(mask) == self.part.ticket_mask_sha256
+
+
+def read_key(files: Files, path: str, arch: str) -> ModelFile:
+    """What the file of a key mask holds. Raises UserError as `pruner.tickets.read_model_file`."""
+    return files.once(("key", path, arch),
+                      lambda: tickets.read_model_file(path, build_model(arch, num_classes=2), False, expected_by(arch)))
+
+
+def key_of(file: ModelFile) -> ModelFile:
+    """The same, if it is a key's. Raises UserError for anything else."""
+    if file.facts.get("part") != "key" or file.mask is None or file.initial is None:
+        raise UserError(f"--key {file.path}: is not the key part of a split ticket")
+    return file
+
+
+def key_mask(claimed: KeyMask, suspect: Mask, key: ModelFile, standing: Standing, merged: Merged | None = None,
+             aligned: Sequence[Aligned] = ()) -> Check:
+    """V1: whether the key completes the suspect's mask to exactly the claimed ticket's.
+
+    Args:
+        suspect: the locked part, as a file or a trained model shows it.
+        aligned: other numberings of its channels to try; the key fits exactly or not, so nothing needs correcting.
+    Raises:
+        Refused: the key, or the merged model, is not the claim's.
+        UserError: the file is no key's.
+    """
+    key = key_of(key)
+    if key_masks.fingerprint(key.mask, key.initial) != claimed.key_sha256 or key.mask.nonzeros != claimed.key_nonzeros:
+        raise Refused(f"--key {key.path}: is not the key that the claim names (v1.key_sha256)")
+    if merged is not None and mask_sha256(merged.mask) != claimed.ticket_mask_sha256:
+        raise Refused("--merged: has another mask than the ticket that the claim names (v1.ticket_mask_sha256)")
+    figures: dict[str, object] = {"key_nonzeros": claimed.key_nonzeros, "suspect_nonzeros": suspect.nonzeros}
+    completed = [_completed(claimed, mask, key.mask) for mask in (suspect, *(other.mask for other in aligned))]
+    number = next((number for number, (completes, _) in enumerate(completed) if completes), 0)
+    completes, overlap = completed[number]
+    where, numbers = numbering(([None, *aligned])[number], len(completed))
+    if overlap is not None:
+        figures |= {"overlap": overlap}
+    figures |= {"completes": completes, **numbers}
+    if not completes:
+        tried = f", in none of {len(completed)} numberings of channels" if len(completed) > 1 else ""
+        return Check("V1", NOT_SHOWN, f"key and suspect together are not the claimed ticket's mask{tried}", figures=figures)
+    detail = (f"the key's {claimed.key_nonzeros} weights complete the suspect's {suspect.nonzeros} to the claimed mask exactly"
+              f"{where}")
+    if merged is None:
+        detail += "; accuracy together not measured (--merged)"
+    else:
+        figures |= {f"merged_{name}": value for name, value in merged.fidelity.figures.items()}
+        detail += f"; together: {merged.fidelity.detail}"
+    if standing is not Standing.COMMITTED:
+        why = "anybody who has seen a mask can make a key for it" if standing is Standing.LATER \
+            else "without a commitment anybody can make a key for a mask"
+        return Check("V1", NOT_SHOWN, f"{detail}; but {why}", figures=figures)
+    failed = merged is not None and merged.fidelity.result == NOT_MET
+    return Check("V1", NOT_SHOWN if failed else SHOWN, detail, figures=figures)
+
+
+def _completed(claimed: KeyMask, suspect: Mask, key: Mask) -> tuple[bool, int | None]:
+    """Whether key and suspect make the claimed mask, and how many weights both have; None if they are of other layers."""
+    if suspect.keys() != key.keys():
+        return False, None
+    overlap = sum(int((key[name] & suspect[name]).sum()) for name in suspect)
+    together = Mask({name: key[name] | suspect[name] for name in suspect})
+    return not overlap and mask_sha256(together) == claimed.ticket_mask_sha256, overlap

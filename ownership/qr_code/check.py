@@ -1,0 +1,214 @@
+"""Scheme V2, the check: what the suspect shows where the claim says, against chance; and two codes beside each other."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from ownership.claims.case import Aligned, Case, numbering
+from ownership.claims.commitment import Refused
+from ownership.claims.p_values import scientific
+from ownership.claims.rivals import NAMES
+from ownership.claims.scheme import Comparison, Remains, SchemeCheck
+from ownership.claims.verdict import LEVEL, NOT_SHOWN, SHOWN, Check, Exhibit, Figure, Standing
+from ownership.qr_code import window
+from ownership.qr_code.claim import CodeClaim
+from ownership.qr_code.extraction import Extraction, extract_claimed
+from ownership.qr_code.readers import write_code
+from ownership.qr_code.soft_decoding import RESTARTS
+from ownership.suspects.reading import Suspect
+from pruner.masks import Mask
+from pruner.qr_code import geometry as qr_code
+from pruner.qr_code.embedding import Place
+from utils.errors import UserError
+
+LARGEST_SIDE = 1 << 21  # of a layer, channels
+LEGEND = """Black: occupied, white: empty, as the claimed code has them. Dark red: occupied, but empty
+in the claimed code. Light red: empty, but occupied there. Finder, timing, alignment, format and version patterns are never
+embedded; they are drawn as the QR standard has them."""
+
+
+class Checker(SchemeCheck):
+    """Of a part `CodeClaim`."""
+
+    part: CodeClaim
+
+    def check(self, case: Case) -> Check:
+        return self._look(case, case.given.proofs.get("restarts", RESTARTS))
+
+    def check_on_own_model(self, case: Case) -> Check:
+        """Without restarts: it is not damaged."""
+        return self._look(case, restarts=0)
+
+    def _look(self, case: Case, restarts: int) -> Check:
+        return code(self.part, case.suspect, case.standing, case.given.max_false, restarts, case.aligned)
+
+    def left_out(self, mask: Mask) -> Mapping[str, torch.Tensor]:
+        return window.region_kernels(mask, self.part.places, self.part.version)
+
+    def cleaned(self, suspect: Suspect) -> Suspect:
+        return window.cleaned(suspect, self.part)
+
+    def left_after(self, suspect: Suspect) -> Remains:
+        """What the owner reads. Raises UserError for a claim about another network."""
+        reading = extract_claimed(suspect, self.part)
+        flips, evidence = reading.flips, reading.evidence
+        return Remains({
+            "code_lost": flips.lost, "code_ones": flips.ones, "code_added": flips.added, "code_zeros": flips.zeros,
+            **{f"read by {reader}": text == self.part.signature for reader, text in reading.texts.items()},
+            "p_value": evidence.p_value, "p_corrected": evidence.p_corrected}, partial(write_code, reading.modules))
+
+    def left_in_words(self, row: Mapping[str, Any], prefix: str) -> tuple[str, str]:
+        first = f"{prefix}read by "
+        readers = [column.removeprefix(first) for column, value in row.items() if column.startswith(first) and value]
+        lost, ones, added, zeros, p = (row[f"{prefix}{name}"] for name in ("code_lost", "code_ones", "code_added", "code_zeros",
+                                                                           "p_corrected"))
+        return "code", (f"{lost} of {ones} ones lost, {added} of {zeros} zeros added, read by "
+                        f"{', '.join(readers) or 'nobody'}, p {p:.1e}")
+
+    def told(self) -> Mapping[str, Any]:
+        claim = self.part
+        return {"max_name": claim.layer, "start_x": claim.start_x, "start_y": claim.start_y, "version": claim.version,
+                "error_correction": claim.error_correction, "mask_pattern": claim.mask_pattern}
+
+    def is_hit(self, layer: str, start_x: int, start_y: int) -> bool:
+        size = self.part.code_format.size
+        return any(layer == place.layer and 2 * abs(start_x - place.start_x) < size and 2 * abs(start_y - place.start_y) < size
+                   for place in self.part.places)
+
+    @classmethod
+    def compare(cls, parts: Sequence[CodeClaim | None], checks: Sequence[Check | None]) -> Comparison:
+        """How the two codes lie to each other, and how much of each is there."""
+        shown = [check if check is not None and check.exhibit is not None else None for check in checks]
+        rows, regions = [(f"{name} code", in_words(check)) for name, check in zip(NAMES, shown) if check], None
+        # in two numberings of the channels the same kernel has two places
+        if all(shown) and len({check.figures.get("aligned_to") for check in shown}) == 1:
+            regions = compare_regions(*parts)
+            rows.append(("regions", f"overlap in {regions.overlap} {'module' if regions.overlap == 1 else 'modules'}; in "
+                                    f"{regions.contested} of these the codes contradict each other"
+                         if regions.overlap else "do not overlap"))
+        elif all(shown):
+            rows.append(("regions", "not comparable: the codes show in different numberings of the channels"))
+        return Comparison(tuple(rows), {"regions": regions and vars(regions)})
+
+
+def code(claimed: CodeClaim, suspect: Suspect, standing: Standing, level: float = LEVEL, restarts: int = RESTARTS,
+         aligned: Sequence[Aligned] = ()) -> Check:
+    """V2: what the suspect shows where the claim says.
+
+    Two tests, corrected for both and for all places and mask patterns that a claim could name: how well the region agrees with
+    the code (`ownership.qr_code.evidence`), and whether the soft decoder reads the text (its own bound, which counts all texts).
+    Where nothing was committed to before, the text may have been made up to fit, so agreement is corrected for all texts of its
+    kind too. ZXing's and zbar's readings are told, but have no p-value.
+
+    Other numberings of the suspect's channels in `aligned` are tried as well; of those that are counted, and its own, the
+    smallest p-value counts, times their number (Bonferroni). What the others show is told.
+
+    Raises Refused where the claim names a place that the network lacks.
+    """
+    committed = standing is Standing.COMMITTED
+    try:
+        counted, told = ([other for other in aligned if other.counted == kind] for kind in (True, False))
+        suspects = [suspect, *(other.alignment.suspect for other in counted)]
+        number, found, p = _best_code(claimed, suspects, committed, level, 0)
+        if p > level and restarts:
+            number, found, p = _best_code(claimed, suspects, committed, level, restarts)
+        where, numbers = numbering(([None, *counted])[number], len(suspects))
+        if told:
+            best, _, uncounted = _best_code(claimed, [other.alignment.suspect for other in told], committed, level, 0)
+            where += (f"; aligned to {told[best].reference} p is {scientific(uncounted)}, not counted: a file that was not "
+                      "committed to can be made up to show any code (--aligned_committed)")
+            numbers |= {"uncounted_p": scientific(uncounted)}
+        exhibit = exhibit_of(claimed, window.cleaned(suspects[number], claimed), found, numbers)
+    except UserError as error:
+        raise Refused(f"field 'v2': {error}") from None
+    readers = [reader for reader, text in found.texts.items() if text == claimed.signature]
+    flips = found.flips
+    return Check("V2", SHOWN if p <= level else NOT_SHOWN,
+                 f"{flips.count} of {flips.data_modules} data modules differ; "
+                 + (f"text read by {', '.join(readers)}" if readers else "text not read") + where, p,
+                 {"readers": found.texts, "lost": flips.lost, "added": flips.added, "data_modules": flips.data_modules,
+                  "p_agreement": found.evidence.p_value, "p_any_text": found.evidence.p_any_text,
+                  "searched": found.evidence.searched,
+                  "p_reading": found.soft.false_probability if found.soft is not None else None, **numbers},
+                 exhibit)
+
+
+def _best_code(claimed: CodeClaim, suspects: Sequence[Suspect], committed: bool, level: float,
+               restarts: int) -> tuple[int, Extraction, Fraction]:
+    """Which of the suspect's numberings shows most, what it shows, and its p-value, corrected for their number."""
+    found = [extract_claimed(suspect, claimed, level, restarts) for suspect in suspects]
+    p_values = [p_of_code(shown, claimed.signature, committed) for shown in found]
+    number = p_values.index(min(p_values))
+    return number, found[number], min(Fraction(1), len(suspects) * p_values[number])
+
+
+def p_of_code(found: Extraction, signature: str, committed: bool) -> Fraction:
+    """Of both tests, corrected for both and for what was searched."""
+    searched = found.evidence.searched
+    p_values = [searched * Fraction(found.evidence.p_value) if committed else Fraction(found.evidence.p_any_text)]
+    if found.soft is not None and found.soft.text == signature:
+        p_values.append(searched * Fraction(found.soft.false_probability))
+    return min(Fraction(1), 2 * min(p_values))
+
+
+def exhibit_of(claimed: CodeClaim, suspect: Suspect, found: Extraction, numbers: Mapping[str, object]) -> Exhibit:
+    """Each copy of the code as it lies in the suspect, with its function patterns put back, and what was read. Raises UserError
+    as `ownership.qr_code.window.window_of`."""
+    expected, is_data = qr_code.encode(claimed.signature, claimed.code_format), qr_code.data_modules(claimed.version)
+    figures = []
+    for place in claimed.places:
+        occupied = window.window_of(suspect, place, claimed.version).occupied
+        modules = qr_code.restore_patterns(occupied, claimed.code_format)
+        figures.append(Figure(f"{place.layer}, start_x {place.start_x}, start_y {place.start_y}", modules,
+                              (modules != expected) & is_data))
+    lines = [(f"{reader}: nothing read", None) if text is None else (f"{reader}: ", text)
+             for reader, text in found.texts.items()]
+    if numbers.get("aligned_to"):
+        lines.append(("channels in the numbering of\n", numbers["aligned_to"]))
+    return Exhibit("the code as the suspect shows it", "the codes as the suspect shows them", LEGEND, tuple(figures),
+                   tuple(lines))
+
+
+def in_words(check: Check) -> str:
+    """Where a code lies and how much of it is there."""
+    places = [f"{one.caption}: {int(one.wrong.sum())} wrong" for one in check.exhibit.figures]
+    return (f"{check.figures['lost']} lost, {check.figures['added']} added of {check.figures['data_modules']} data modules; "
+            + "; ".join(places))
+
+
+# --- two codes --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Regions:
+    """How two codes lie to each other, in modules, which are kernels. overlap: in the squares of both. contested: of these, data
+    modules of both in which the two codes differ, so that one of them must be wrong."""
+
+    overlap: int
+    contested: int
+
+
+def compare_regions(first: CodeClaim, second: CodeClaim) -> Regions:
+    """All copies of both codes."""
+    layers = sorted({place.layer for claim in (first, second) for place in claim.places})
+    squares, written = [], []
+    for claim in (first, second):
+        ones, is_data = qr_code.encode(claim.signature, claim.code_format), qr_code.data_modules(claim.version)
+        squares.append(_kernels(claim.places, np.ones_like(is_data), layers))
+        written.append([_kernels(claim.places, chosen & is_data, layers) for chosen in (ones, ~ones)])
+    (first_ones, first_zeros), (second_ones, second_zeros) = written
+    contested = np.union1d(np.intersect1d(first_ones, second_zeros), np.intersect1d(first_zeros, second_ones))
+    return Regions(len(np.intersect1d(*squares)), len(contested))
+
+
+def _kernels(places: Sequence[Place], chosen: np.ndarray, layers: Sequence[str]) -> np.ndarray:
+    """The kernels under the chosen modules, bool [size, size], of all copies, each as one whole number: int64."""
+    rows, columns = np.nonzero(chosen)
+    return np.unique(np.concatenate([
+        (layers.index(place.layer) * LARGEST_SIDE + place.start_x + rows) * LARGEST_SIDE + place.start_y + columns
+        for place in places]))
