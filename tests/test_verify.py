@@ -26,11 +26,9 @@ from stand_ins import (KEY, OTHER_KEY, OWNER, SIGNATURE, TRIGGERS, Page, assert_
 from attacks.permute import permute
 from attacks.prune import prune
 from datasets import load_dataset, trigger
-from datasets.pictures import as_float
 from models import build_model
 from ownership.claims import case, commitment, owner_claim, verdict
 from ownership.trigger_set import endpoint as open_inference
-from ownership.trigger_set.evidence import write_predictions
 from ownership.qr_code.claim import CodeClaim, write_claim
 from ownership.claims.commitment import Refused, open_claim
 from ownership.claims.verdict import Standing
