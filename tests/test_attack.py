@@ -456,6 +456,7 @@ def test_a_model_is_written_measured_and_read_again(run_main, signed, stolen, sy
     assert f"test: {row['test_acc']:.2f}%" in again.stdout and f"val: {row['val_acc']:.2f}%" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_skips_what_is_done_and_resumes(run_main, stolen, synthetic, tmp_path):
     words = ("main_attack.py", "addon", "--checkpoint", stolen / "model.pth.tar", "--save_dir", tmp_path / "run")
     done = run_main(*words, "--sweep", "0,0.05")
@@ -523,6 +524,7 @@ def test_the_owner_reads_the_thiefs_text(run_main, signed, stolen, tmp_path, ins
         assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_fine_tuning_keeps_the_pattern_unless_it_is_freed(run_main, signed, stolen, synthetic, tmp_path):
     mask, weights, _, model = signed
     for name, words in (("kept", ()), ("free", ("--free_mask",))):
@@ -549,6 +551,7 @@ def test_other_pictures_get_a_new_classifier(run_main, refused, stolen, syntheti
     assert state["num_classes"] == 4 and state["state_dict"]["fc.weight"].shape[0] == 4
 
 
+@pytest.mark.slow
 def test_fine_tuning_goes_on_where_it_was_stopped(run_main, stolen, synthetic, tmp_path, monkeypatch):
     words = ("main_attack.py", "finetune", "--epochs", 3, "--checkpoint", stolen / "model.pth.tar")
     assert run_main(*words, "--save_dir", tmp_path / "whole").returncode == 0
@@ -685,6 +688,7 @@ def test_a_folder_is_locked_while_it_is_written(run_main, stolen, tmp_path, monk
     assert refusals == ["write"] * 3
 
 
+@pytest.mark.slow
 def test_a_damaged_result_is_named_and_made_anew_once_it_is_gone(run_main, refused, stolen, tmp_path):
     words = ("main_attack.py", "locate", "--checkpoint", stolen / "model.pth.tar", "--no_accuracy",
              "--claim", stolen / "claim.json", "--save_dir", tmp_path / "run")

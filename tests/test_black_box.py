@@ -732,6 +732,7 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st
                     max_leaves=5)
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(JSON | st.builds(lambda **parts: {"outputs": [{"name": "y", **parts}]}, data=JSON | st.lists(st.integers(0, 3)),
                         datatype=st.sampled_from(["FP32", "INT64", "UINT8", "BYTES"]) | JSON,

@@ -434,6 +434,7 @@ def test_nothing_in_a_file_is_executed(build, theirs, run_main, refused, tmp_pat
     assert marker.exists(), "the bomb of this test was a dud"
 
 
+@pytest.mark.slow
 def test_a_bomb_in_a_users_shell(theirs, run_script, refused, tmp_path):
     bomb_zip(tmp_path / "bomb.pth.tar", f"touch {tmp_path / 'executed'}", theirs)
     message = refused(run_script("main_imp.py", *SHORT, "--init", tmp_path / "bomb.pth.tar",
@@ -636,6 +637,7 @@ def test_ctrl_c_in_the_middle_of_a_write_is_an_interruption(run_main, tmp_path, 
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line(run_main, refused, tmp_path, monkeypatch):
     writes, real = [], os.fsync
 

@@ -70,6 +70,7 @@ def test_a_made_up_signature_agrees_with_a_model_that_knows_nothing_of_it(unsign
     assert window[mixes & ones].mean() - window[mixes & ~ones].mean() > 0.2 * window[mixes].mean()
 
 
+@pytest.mark.slow
 def test_the_script_claims_it_and_the_owners_reader_does_not_believe_it(run_main, unsigned, tmp_path):
     path, mask = unsigned
     before = path.read_bytes()
@@ -309,6 +310,7 @@ def result(folder) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", WAYS)
 def test_a_written_code_verifies_on_the_copy_alone_and_the_owners_on_both(thief, owner, owned, by):
     copy, own, thiefs = thief(by) / "attacked.pth.tar", owner / "model.pth.tar", thief(by) / "claimed"
@@ -352,6 +354,7 @@ def test_the_result_says_what_was_changed_and_what_the_owners_test_says(thief, o
     assert f"owner:     {lost} of " in said and f"-{row['removed']} +{row['added']}" in said
 
 
+@pytest.mark.slow
 def test_a_made_up_signature_counts_only_for_who_committed_to_it_before_the_model(owner, owned, run_main, tmp_path):
     done = run_main("main_attack.py", "forge", "--checkpoint", owner / "model.pth.tar", "--budget", 60, "--claim",
                     owner / "one.json", "--save_dir", tmp_path / "forged")

@@ -863,6 +863,7 @@ def many(check: Callable, examples: int) -> None:
              suppress_health_check=list(HealthCheck))(given(st.data())(check))()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
 def test_any_file_is_valid_or_refused_in_one_line(reader, request):
     many(request.getfixturevalue(reader), SUITE)
@@ -1004,6 +1005,7 @@ def test_entries_can_be_counted(sizes, folder, model):
     assert "cut off or no torch file" in refused_model(folder / "sizes.pth.tar", hostile, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [
     lambda entries: archived([(name, bytes(1 << 30) if name.endswith("data/0") else content) for name, content in entries],
                              tuple(name for name, _ in entries)),

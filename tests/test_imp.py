@@ -142,6 +142,7 @@ def scripted_search(folder, accuracies, model=None, **options) -> tuple[Search, 
     return Search(Experiment(engine, None, protocol, {"arch": "net"}), RunDir(folder), 1, **options), engine
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(outcomes=st.lists(st.booleans(), max_size=9),
        rates=st.lists(st.sampled_from((0.5, 0.3, 0.12)), min_size=1, max_size=3),
@@ -183,6 +184,7 @@ def test_every_round_builds_on_the_last_kept_one(outcomes, rates, stem, prune_ty
         assert final["round"] == source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts, printed", [((5, 1, 8, 1), 19.369), ((6, 0, 4, 7), 19.901)])
 def test_table_1_on_resnet_20(make_model, tmp_path, counts, printed):
     outcomes = itertools.chain(*([True] * count + [False] for count in counts))
@@ -284,6 +286,7 @@ def search_run(tmp_path_factory, run_main):
     return run
 
 
+@pytest.mark.slow
 def test_the_published_code_counts_trainings(run_main, refused, tmp_path):
     words = ("main_imp.py", "--limit", 60, "--epochs", 1, "--rewind_epoch", 0, "--count", "trainings", "--save_dir", tmp_path / "run")
     assert "--pruning_times" in refused(run_main(*words, "--pruning_times", 0))
@@ -295,6 +298,7 @@ def test_the_published_code_counts_trainings(run_main, refused, tmp_path):
 TWO_ROUNDS = ("--pruning_times", 2, "--rate", 0.4)
 
 
+@pytest.mark.slow
 def test_the_rewinding_weights_are_those_after_three_epochs(search_run):
     run = search_run(*TWO_ROUNDS)
     rewinding = load(run.files.weights_after(3))
@@ -308,6 +312,7 @@ def test_the_rewinding_weights_are_those_after_three_epochs(search_run):
     assert not torch.equal(final["fc.weight"], rewinding["state_dict"]["fc.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [0, 1, 5])
 def test_any_epoch_can_be_rewound_to(search_run, epoch):
     run = search_run("--pruning_times", 1, "--rewind_epoch", epoch)
@@ -340,6 +345,7 @@ def test_rounds_start_from_the_rewound_weights_under_their_mask(search_run):
     assert_same(load(run.files.ticket)["init_weight"], rewinding)
 
 
+@pytest.mark.slow
 def test_no_fc_leaves_the_classifier_as_trained(search_run):
     run = search_run(*TWO_ROUNDS, "--no_fc")
     rewinding = load(run.files.weights_after(3))["state_dict"]
@@ -353,6 +359,7 @@ def test_no_fc_leaves_the_classifier_as_trained(search_run):
                 assert torch.equal(run.starts[index][name], tensor), name
 
 
+@pytest.mark.slow
 def test_ft_goes_on_from_the_trained_weights(search_run):
     run = search_run(*TWO_ROUNDS, "--prune_type", "ft")
     for index in (1, 2):
@@ -360,6 +367,7 @@ def test_ft_goes_on_from_the_trained_weights(search_run):
         assert_same(run.starts[index], masked(trained, masks(load(run.files.round(index).ticket))))
 
 
+@pytest.mark.slow
 def test_conv1_prunes_the_stem_too(search_run):
     run = search_run("--pruning_times", 1, "--rate", 0.4, "--conv1")
     mask = masks(load(run.files.ticket))

@@ -57,6 +57,7 @@ def test_what_is_executed_elsewhere_is_still_in_the_tour():
     assert ELSEWHERE.keys() <= set(commands())
 
 
+@pytest.mark.slow
 def test_every_command_of_the_tour(fresh_copy):
     script = "\n".join(["set -xeuo pipefail", *(line for line in commands() if line not in ELSEWHERE)])
     done = subprocess.run(["bash", "-c", script], cwd=fresh_copy, capture_output=True, text=True, timeout=1800,

@@ -130,6 +130,7 @@ def test_the_later_claim_counts_as_not_committed_to(dispute, run_main, thief, tm
     assert not any("without a commitment" in note for note in later["notes"])
 
 
+@pytest.mark.slow
 def test_a_made_up_text_owns_alone_and_nothing_beside_the_owner(dispute, run_main, owner, thief):
     alone = run_main("main_verify.py", "--claim", thief / "forged/claim.json", "--commitment", thief / "forged/commitment.json",
                      "--suspect", owner / "own.pth.tar", "--restarts", 0)
@@ -139,6 +140,7 @@ def test_a_made_up_text_owns_alone_and_nothing_beside_the_owner(dispute, run_mai
     assert conclusion(done) == f"the first claim ({OWNER}) owns; the second does not show"
 
 
+@pytest.mark.slow
 def test_on_somebody_elses_model_neither_shows(dispute, owner):
     done = dispute("jane", "again", suspect=owner / "innocent.pth.tar")
     assert done.returncode == 1 and verdicts(done) == ["not shown"] * 2 and conclusion(done) == "not shown"
@@ -325,6 +327,7 @@ def test_a_rival_whose_claim_can_not_be_read_is_refused_whatever_his_commitment_
     assert "claim.json: not a JSON file that can be read" in done.stdout
 
 
+@pytest.mark.slow
 def test_claims_about_another_network_are_refused(run_main, owner, thief, tmp_path):
     private, _ = commitment.read_claim(thief / "again/claim.json")
     other = commitment.salted({**private.values, "owner_key": None, "arch": "res18", "v2.arch": "res18"})
@@ -491,6 +494,7 @@ def test_a_code_over_another_is_told_by_its_place(dispute, thief, tmp_path):
     assert f"overlap in {regions['overlap']} modules; in {regions['contested']} of these" in done.stdout
 
 
+@pytest.mark.slow
 def test_in_two_numberings_places_are_not_compared(dispute, run_main, owner, thief, tmp_path):
     """John renumbers Jane's model, signs it, and each brings a model of the own numbering."""
     model = build_model("res20s", 10)
@@ -521,6 +525,7 @@ def test_in_two_numberings_places_are_not_compared(dispute, run_main, owner, thi
 # --- the claimants' own models ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_own_models_tell_who_had_it_first_whatever_the_dates_say(dispute, owner, thief, tmp_path):
     jane, john = owner / "own.pth.tar", thief / "again.pth.tar"
     for first, second, models in (("jane", "again", (jane, john)), ("again", "jane", (john, jane))):
@@ -533,6 +538,7 @@ def test_own_models_tell_who_had_it_first_whatever_the_dates_say(dispute, owner,
         assert ("contradict the conclusion" in done.stdout) == (first == "again")
 
 
+@pytest.mark.slow
 def test_own_models_refute_a_made_up_text_that_was_committed_to_first(dispute, owner, tmp_path):
     """John has Jane's model before she commits, and makes up a text. Its date is the earlier; only its agreement shows."""
     own = owner / "own.pth.tar"
@@ -542,6 +548,7 @@ def test_own_models_refute_a_made_up_text_that_was_committed_to_first(dispute, o
     assert "contradict the conclusion: they speak for the second claim" in done.stdout
 
 
+@pytest.mark.slow
 def test_own_models_with_both_marks_or_none_tell_nothing(dispute, owner, thief):
     john, other = thief / "again.pth.tar", owner / "innocent.pth.tar"
     for first, second, text in ((john, john, "each mark is in the other's own model"),
@@ -574,6 +581,7 @@ def test_support_by_hand(crossed, expected):
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_page_shows_both_codes_and_escapes_everything(dispute, owner, thief, tmp_path):
     done = dispute("again", "over", "--dataset", "digits", "--own", owner / "own.pth.tar", "--own", thief / "over.pth.tar",
                    "--json", tmp_path / "out.json", "--report", tmp_path / "page.html", suspect=thief / "over.pth.tar")
@@ -652,6 +660,7 @@ def test_bad_input_is_one_line(run_main, owner, thief, refused, tmp_path, words,
     assert not (tmp_path / "out.json").exists() and not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(order=st.permutations([0, 1]), text=st.text(max_size=30))
 def test_a_hostile_name_can_not_write_a_conclusion(order, text):

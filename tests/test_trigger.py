@@ -227,6 +227,7 @@ def test_a_neighbouring_keys_set_is_unrelated(key, bit, byte):
         assert (a == b).all(-1).float().mean() < 0.5
 
 
+@pytest.mark.slow
 def test_labels_are_uniform_over_all_classes_and_independent_of_their_neighbours():
     labels = trigger.keyed(KEY, 4000, 10, 1).pictures.labels
     counts = np.bincount(labels, minlength=10)
@@ -496,6 +497,7 @@ def share_right(model_file, make_model, head_of=None) -> float:
         return 100 * (model.eval()(as_float(made.images)).argmax(1) == made.labels).float().mean().item()
 
 
+@pytest.mark.slow
 def test_the_run_holds_its_set_for_the_owners_claim(run_main, ticket, trained, tmp_path):
     assert trigger.load_exported(trained / "triggers").fingerprint() == trigger.keyed(KEY, 20, 10, 8).fingerprint()
     done = run_main("make_claim.py", "--owner", "Jane", "--v3", trained / "triggers", "--trigger_key",
@@ -503,6 +505,7 @@ def test_the_run_holds_its_set_for_the_owners_claim(run_main, ticket, trained, t
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_triggers_are_learnt_and_the_numbers_are_the_models(run_main, ticket, trained, make_model, tmp_path):
     result = json.loads((trained / "result.json").read_text())
     assert "probes" not in result
@@ -521,6 +524,7 @@ def test_triggers_are_learnt_and_the_numbers_are_the_models(run_main, ticket, tr
     assert not (tmp_path / "unused").exists(), "--evaluate writes nothing"
 
 
+@pytest.mark.slow
 def test_attacks_are_measured_on_the_triggers_too(run_main, refused, ticket, trained, make_model, tmp_path):
     words = ("main_attack.py", "prune", "--dataset", "digits", "--checkpoint", trained / "model_best.pth.tar",
              *keyed_flags(ticket))
@@ -549,6 +553,7 @@ def test_attacks_are_measured_on_the_triggers_too(run_main, refused, ticket, tra
     assert "--no_accuracy" in refused(run_main(*words, "--no_accuracy", "--level", "0.1", "--save_dir", tmp_path / "x"))
 
 
+@pytest.mark.slow
 def test_fine_tuning_follows_the_triggers_without_training_on_them(run_main, ticket, trained, make_model, tmp_path):
     words = ("main_attack.py", "finetune", "--dataset", "digits", "--limit", "200", "--epochs", "1", "--checkpoint",
              trained / "model_best.pth.tar")
@@ -567,6 +572,7 @@ def test_fine_tuning_follows_the_triggers_without_training_on_them(run_main, tic
         share_right(tmp_path / "fresh/attacked.pth.tar", make_model, head_of=trained / "model_best.pth.tar"))
 
 
+@pytest.mark.slow
 def test_resumed_it_ends_with_the_same_bits_and_another_key_is_noticed(run_main, refused, ticket, tmp_path, monkeypatch):
     from utils import checkpoint
 
@@ -593,6 +599,7 @@ def test_resumed_it_ends_with_the_same_bits_and_another_key_is_noticed(run_main,
     assert "pictures (sha256)" in refused(run_main(*other, "--save_dir", tmp_path / "killed"))
 
 
+@pytest.mark.slow
 def test_an_exported_set_trains_like_its_key(run_main, ticket, tmp_path):
     done = run_main("make_triggers.py", *keyed_flags(ticket), "--num_classes", 10, "--image_size", 8, "--save_dir",
                     tmp_path / "set")
@@ -607,6 +614,7 @@ def test_an_exported_set_trains_like_its_key(run_main, ticket, tmp_path):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_the_original_readmes_command_for_scheme_3(run_main, ticket, make_model, make_dataset, tmp_path, monkeypatch):
     """As printed, with its files; the data sets are small stand-ins, the 182 epochs are real."""
     monkeypatch.chdir(tmp_path)

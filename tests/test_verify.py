@@ -339,6 +339,7 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st
                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=6)
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(data=st.data(), count=st.integers(1, 4))
 def test_whatever_stands_in_a_field_is_a_claim_or_refused(owner, data, count):
@@ -478,6 +479,7 @@ def test_every_layer_counts_in_the_digest_of_a_mask():
     assert len(digests) == 1 + len(mask)
 
 
+@pytest.mark.slow
 def test_ticket_and_key_together_must_be_as_accurate_as_claimed(verify, owner, key_alone, refused, tmp_path):
     words = ("--suspect", owner / "locked_trained.pth.tar", "--key", owner / "key.pth.tar", "--dataset", "digits", "--merged")
     done = verify(*words, owner / "own.pth.tar", **key_alone)
@@ -639,6 +641,7 @@ def renumbered(owner, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "reference"), [("whole", "own"), ("pruned", "own"), ("pruned", "masks")])
 def test_a_renumbered_copy_shows_the_code_once_it_is_aligned(verify, owner, renumbered, tmp_path, name, reference):
     suspect = ("--suspect", renumbered / f"{name}.pth.tar", "--restarts", 0)
@@ -681,6 +684,7 @@ def align_to(path, suspect: Suspect, claim) -> case.Aligned:
     return judged.aligned[0]
 
 
+@pytest.mark.slow
 def test_innocent_models_stay_innocent_when_they_are_aligned(verify, owner, renumbered):
     model = build_model("res20s", 10)
     claim = owner_claim.from_fields(open_claim(owner / "claim.json", None, "owner_key")[0].values, "claim")
@@ -737,6 +741,7 @@ def spelling(mask: Mask, claim: CodeClaim, groups: ChannelGroups) -> np.ndarray:
     return order
 
 
+@pytest.mark.slow
 def test_signs_that_were_made_up_for_a_mask_that_the_claim_names_are_not_looked_at(verify, tmp_path):
     """V1 names where the ticket has weights, not what training made of them."""
     model = build_model("res20s", 10)
@@ -766,6 +771,7 @@ def test_signs_that_were_made_up_for_a_mask_that_the_claim_names_are_not_looked_
     assert p_values[1] < 1e-9 and p_values[0] == 1, "with its signs it would be owned"
 
 
+@pytest.mark.slow
 def test_a_reference_that_was_made_up_for_the_suspect_is_not_counted(verify, run_main, tmp_path):
     """The worst that a claimant with an early commitment can do to a model that he has nothing to do with: a mask file by which
     its channels spell out his code."""
@@ -784,6 +790,7 @@ def test_a_reference_that_was_made_up_for_the_suspect_is_not_counted(verify, run
     assert verify(*words, "--aligned_committed", **files).returncode == 0, "the arbiter's word is taken"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", [(), ("--aligned_committed",)])
 def test_a_reference_counts_where_the_claim_names_it_or_the_arbiter_vouches(verify, owner, renumbered, code_alone, word):
     words = ("--suspect", renumbered / "pruned.pth.tar", "--restarts", 0, "--aligned_to", owner / "own.pth.tar", *word)
@@ -794,6 +801,7 @@ def test_a_reference_counts_where_the_claim_names_it_or_the_arbiter_vouches(veri
     assert ("not counted: a file that was not committed to" in done.stdout) == (not word)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_all", [True, False], ids=["beside V2", "alone"])
 def test_a_key_completes_a_renumbered_ticket_once_it_is_aligned(verify, owner, renumbered, key_alone, tmp_path, of_all):
     words = ("--suspect", renumbered / "locked.pth.tar", "--key", owner / "key.pth.tar", "--restarts", 0)
@@ -991,6 +999,7 @@ def broken_models(folder) -> list:
     return [folder / f"{name}.pth.tar" for name in contents]
 
 
+@pytest.mark.slow
 def test_an_arbiter_is_told_of_no_flag_that_is_not_there(verify, run_main, refused, owner, tmp_path):
     """Which network and how many classes the claim says, and the data set and the triggers."""
     flags = flags_of(run_main, "main_verify.py")
