@@ -172,8 +172,7 @@ def labels_of_suspect(args, triggers):
         stated["shape"] = list(stated["shape"])
     kept = args.save_predictions and Kept(args.save_predictions, {
         "endpoint": address.url, "output": args.output, "triggers_sha256": triggers.fingerprint()})
-    images = triggers.pictures.images.numpy()
-    return query_endpoint(address, service, images, names, num_classes, args.batch, args.output, stated, kept)
+    return query_endpoint(address, service, triggers, args.batch, args.output, stated, kept)
 
 
 def innocent_accuracy(text, triggers):

@@ -53,23 +53,23 @@ DATASETS: dict[str, Source] = {
 class TriggerKind:
     """One way to come by a trigger set.
 
-    loader: function of `datasets.trigger`, from parsed flags, number of classes and picture size to a TriggerSet. help: as
+    module: where its function `by_flags` is, from parsed flags, number of classes and picture size to a TriggerSet. help: as
     `--help` explains it. flags: of `utils.cli.add_trigger_flags`, those that mean something to it. needs: those that it
     can't do without.
     """
 
-    loader: str
+    module: str
     help: str
     flags: tuple[str, ...]
     needs: tuple[str, ...] = ()
 
 
 TRIGGER_SETS: dict[str, TriggerKind] = {
-    "adi": TriggerKind("adi_by_flags", "the published set of Adi et al., as in the paper",
+    "adi": TriggerKind("datasets.trigger.adi", "the published set of Adi et al., as in the paper",
                        ("trigger_dir", "trigger_resize", "trigger_labels")),
-    "keyed": TriggerKind("keyed_by_flags", "pictures and labels drawn from a secret key",
+    "keyed": TriggerKind("datasets.trigger.keyed", "pictures and labels drawn from a secret key",
                          ("trigger_key", "trigger_count"), ("trigger_key",)),
-    "folder": TriggerKind("folder_by_flags", "what make_triggers.py wrote", ("trigger_dir",), ("trigger_dir",)),
+    "folder": TriggerKind("datasets.trigger.folder", "what make_triggers.py wrote", ("trigger_dir",), ("trigger_dir",)),
 }
 
 
@@ -129,5 +129,4 @@ def load_triggers(args: argparse.Namespace, num_classes: int, size: int) -> "Tri
     Raises:
         UserError: the set can't be had, or not for this task.
     """
-    module = importlib.import_module("datasets.trigger")
-    return getattr(module, TRIGGER_SETS[args.trigger_set].loader)(args, num_classes, size)
+    return importlib.import_module(TRIGGER_SETS[args.trigger_set].module).by_flags(args, num_classes, size)

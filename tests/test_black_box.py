@@ -22,6 +22,7 @@ from scipy.stats import binom, hypergeom
 from stand_ins import hangs, serving
 
 from datasets.pictures import Pictures
+from datasets.trigger import TriggerSet
 from ownership.claims.p_values import scientific
 from ownership.trigger_set.evidence import by_chance, evidence_of, fisher, predict, read_predictions, write_predictions
 from ownership.trigger_set.endpoint import (UNANSWERED, Address, Kept, Service, model_address, query_endpoint, read_input,
@@ -328,7 +329,7 @@ QUICK = Service(timeout=20, retries=2, pause=0.01)
 
 def ask(url: str, pictures: Pictures, service: Service = QUICK, **how) -> np.ndarray:
     address = model_address(f"{url}/v2/models/net")
-    return query_endpoint(address, service, pictures.images.numpy(), NAMES, CLASSES, **how)
+    return query_endpoint(address, service, TriggerSet("keyed", pictures, NAMES, CLASSES), **how)
 
 
 @pytest.mark.parametrize("how, batch, sent", [

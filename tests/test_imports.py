@@ -11,6 +11,7 @@ import pytest
 from ownership import SCHEMES
 
 ROOT = Path(__file__).resolve().parent.parent
+MOST_ARGUMENTS = 8
 MAY_IMPORT = {
     "utils": set(),
     "datasets": {"utils"},
@@ -87,3 +88,25 @@ def test_no_module_imports_itself_through_others():
                              for other in imported((ROOT / path).read_text()))
     assert graph.number_of_edges() > len(MODULES)
     assert list(networkx.simple_cycles(graph)) == []
+
+
+def arguments(function: ast.FunctionDef) -> list[str]:
+    """All that a function takes, but the object that a method is of."""
+    given = function.args
+    names = [argument.arg for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    return names[1:] if names[:1] in (["self"], ["cls"]) else names
+
+
+def test_what_counts_as_an_argument():
+    body = ast.parse("class A:\n    def f(self, a, /, b, *c, d=1, **e): ...").body[0].body
+    assert arguments(body[0]) == ["a", "b", "d"]
+
+
+def test_no_function_takes_more_than_eight_arguments():
+    """What belongs together travels as one value."""
+    sources = [path for folder in ("scripts", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    long = [f"{path}:{node.lineno} {node.name}: {', '.join(arguments(node))}"
+            for path in [*(ROOT / path for path in MODULES.values()), *sources]
+            for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            if len(arguments(node)) > MOST_ARGUMENTS]
+    assert not long

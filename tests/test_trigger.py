@@ -4,6 +4,7 @@ import csv
 import hashlib
 import hmac
 import http.server
+import importlib
 import io
 import json
 import math
@@ -25,6 +26,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from datasets import TRIGGER_SETS, trigger
+from datasets.trigger import adi
 from datasets.pictures import as_float
 from ownership.claims import commitment
 from pruner import tickets
@@ -60,7 +62,7 @@ def test_the_real_set(test_data):
     folder = test_data / "trigger_set"
     if not folder.is_dir():
         pytest.skip("TEST_DATA holds no trigger_set/")
-    assert trigger.is_published(folder)
+    assert adi.is_published(folder)
     found = trigger.load_adi(folder, 10, 32)
     lines = [int(float(line)) for line in (folder / "labels-cifar.txt").read_text().split()]
     assert found.pictures.labels.tolist() == lines and len(lines) == 100
@@ -74,7 +76,7 @@ def test_the_real_set(test_data):
 
 def test_a_changed_set_is_not_the_published_one(tmp_path):
     make_adi(tmp_path / "set")
-    assert not trigger.is_published(tmp_path / "set")
+    assert not adi.is_published(tmp_path / "set")
 
 
 def test_resizing_shows_the_whole_picture(tmp_path):
@@ -163,27 +165,27 @@ def zipped(folder: Path, extra: dict[str, bytes] = {}) -> bytes:
 
 def test_the_download_takes_the_set_out_of_its_archive_and_nothing_else(tmp_path, server, monkeypatch):
     make_adi(tmp_path / "published")
-    monkeypatch.setattr(trigger, "ADI_SHA256", trigger._digest_of_files(tmp_path / "published"))
+    monkeypatch.setattr(adi, "ADI_SHA256", adi._digest_of_files(tmp_path / "published"))
     url = server("/set.zip", zipped(tmp_path / "published", {
         "repository-1/readme.txt": b"no", "repository-1/data/trigger_set/../../../../evil.txt": b"no",
         "repository-1/data/trigger_set/pics/deeper/evil.png": b"no", "/tmp/evil": b"no"}))
-    trigger.download_adi(tmp_path / "here/set", url)
+    adi.download_adi(tmp_path / "here/set", url)
     assert sorted(str(path.relative_to(tmp_path / "here")) for path in (tmp_path / "here").rglob("*") if path.is_file()) \
         == ["set/labels-cifar.txt", *(f"set/pics/{name}" for name in ("1.png", "10.png", "100.png", "2.png"))]
-    assert trigger.is_published(tmp_path / "here/set")
+    assert adi.is_published(tmp_path / "here/set")
     with pytest.raises(UserError, match="is there already"):
-        trigger.download_adi(tmp_path / "here/set", url)
+        adi.download_adi(tmp_path / "here/set", url)
 
 
 @pytest.mark.parametrize("body", [None, b"no archive", "changed"])
 def test_what_is_not_the_published_set_is_not_kept(tmp_path, server, monkeypatch, body):
     make_adi(tmp_path / "published")
-    monkeypatch.setattr(trigger, "ADI_SHA256", trigger._digest_of_files(tmp_path / "published"))
+    monkeypatch.setattr(adi, "ADI_SHA256", adi._digest_of_files(tmp_path / "published"))
     if body == "changed":
         (tmp_path / "published/labels-cifar.txt").write_text("1\n2\n3\n4\n")
         body = zipped(tmp_path / "published")
     with pytest.raises(UserError, match="--trigger_set keyed"):
-        trigger.download_adi(tmp_path / "here/set", server("/set.zip", body))
+        adi.download_adi(tmp_path / "here/set", server("/set.zip", body))
     assert not (tmp_path / "here/set").exists() and not list((tmp_path / "here").glob(".*") if (tmp_path / "here").exists() else [])
 
 
@@ -642,8 +644,8 @@ def test_the_original_readmes_command_for_scheme_3(run_main, ticket, make_model,
     (("--trigger_dir", "/proc/nothing"), "can't be downloaded"),
 ])
 def test_flags_that_do_not_fit_are_refused(run_main, refused, ticket, tmp_path, monkeypatch, words, message):
-    monkeypatch.setattr(trigger, "ADI_ARCHIVE", "http://127.0.0.1:9/set.zip")
-    monkeypatch.setattr(trigger.download_adi, "__defaults__", ("http://127.0.0.1:9/set.zip",))
+    monkeypatch.setattr(adi, "ADI_ARCHIVE", "http://127.0.0.1:9/set.zip")
+    monkeypatch.setattr(adi.download_adi, "__defaults__", ("http://127.0.0.1:9/set.zip",))
     assert message in refused(run_main("main_eval_trigger.py", *SHORT, "--mask_dir", ticket, *words, "--save_dir",
                                        tmp_path / "run"))
     assert not (tmp_path / "run").exists()
@@ -657,4 +659,4 @@ def test_a_set_for_another_task_is_refused(run_main, refused, ticket, tmp_path):
 
 def test_every_kind_in_the_registry_has_a_loader():
     for kind in TRIGGER_SETS.values():
-        assert callable(getattr(trigger, kind.loader)) and set(kind.needs) <= set(kind.flags)
+        assert callable(importlib.import_module(kind.module).by_flags) and set(kind.needs) <= set(kind.flags)

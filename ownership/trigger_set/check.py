@@ -88,8 +88,7 @@ def ask(case: Case, shown: TriggerSet) -> np.ndarray:
     if case.given.predictions is not None:
         return case.read("--predictions", case.given.predictions,
                          lambda _, path, arch: black_box.read_predictions(path, shown.names, shown.num_classes))
-    address, images = open_inference.model_address(case.given.endpoint), shown.pictures.images.numpy()
-    return open_inference.query_endpoint(address, open_inference.Service(), images, shown.names, shown.num_classes)
+    return open_inference.query_endpoint(open_inference.model_address(case.given.endpoint), open_inference.Service(), shown)
 
 
 def triggers(claimed: Triggers, expected: np.ndarray, answers: np.ndarray, key_shown: bool, standing: Standing,

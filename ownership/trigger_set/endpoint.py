@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from datasets.trigger import TriggerSet
 from ownership.trigger_set.evidence import surest
 from utils import checkpoint
 from utils.cli import one_line
@@ -413,13 +414,12 @@ class Kept:
         checkpoint.save_json({"asked": self.asked, "answers": answers}, self.path)
 
 
-def query_endpoint(address: Address, service: Service, images: np.ndarray, names: Sequence[str], num_classes: int,
-                   batch: int = 32, output: str | None = None, stated: Mapping[str, Any] | None = None,
-                   kept: Kept | None = None) -> np.ndarray:
+def query_endpoint(address: Address, service: Service, triggers: TriggerSet, batch: int = 32, output: str | None = None,
+                   stated: Mapping[str, Any] | None = None, kept: Kept | None = None) -> np.ndarray:
     """Ask the service for the labels of all pictures.
 
     Args:
-        images: uint8 [N, H, W, 3], N at least 1. names: of the pictures, for messages.
+        triggers: with at least one picture.
         batch: most pictures in a request. output: name of the model's output, where it has several.
         stated: of its input, see `read_input`; with all of it, the metadata are not asked for.
         kept: answers of an earlier call, which are not asked for again; new ones join them.
@@ -428,6 +428,7 @@ def query_endpoint(address: Address, service: Service, images: np.ndarray, names
     Raises:
         UserError: it never did.
     """
+    images, names, num_classes = triggers.pictures.images.numpy(), triggers.names, triggers.num_classes
     deadline = time.monotonic() + service.timeout
     warn_of_open_token(address, service.token)
     labels = kept.labels(names, num_classes) if kept else np.full(len(names), UNANSWERED, dtype=np.int64)
