@@ -85,17 +85,18 @@ class MaskedWeights:
         mask.check_fits(model)
         self.mask = mask
         layers = dict(model.named_modules())
-        self.weights = [layers[name].weight for name in mask]
+        self.layers = [layers[name] for name in mask]
         self.factors: list[torch.Tensor] = []
 
     @torch.no_grad()
     def apply(self) -> None:
         """Set pruned weights to zero."""
-        if [*map(_layout, self.factors)] != [*map(_layout, self.weights)]:  # the first time, and after the model has moved
+        weights = [layer.weight for layer in self.layers]  # a move may put others in their place
+        if [*map(_layout, self.factors)] != [*map(_layout, weights)]:  # the first time, and after the model has moved
             # in the weight's own dtype, device and strides, so that all layers are multiplied in one fused call
             self.factors = [torch.empty_like(weight, requires_grad=False).copy_(factor)
-                            for factor, weight in zip(self.mask.values(), self.weights)]
-        torch._foreach_mul_(self.weights, self.factors)
+                            for factor, weight in zip(self.mask.values(), weights)]
+        torch._foreach_mul_(weights, self.factors)
 
     def pack(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A state_dict with `X.weight` of each masked layer as `X.weight_orig` and `X.weight_mask` (uint8)."""

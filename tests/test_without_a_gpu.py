@@ -37,11 +37,12 @@ def on(tensors, kind: str) -> bool:
 
 
 class Gpu(TorchDispatchMode):
-    """strict: inside a training step, where nothing may wait for the device. steps: optimizer steps seen."""
+    """strict: inside a training step, where nothing may wait for the device. steps, convolutions, masked: how often weights were
+    stepped, layers computed, and masks applied on the device."""
 
     def __init__(self):
         super().__init__()
-        self.strict, self.steps, self.convolutions = False, 0, 0
+        self.strict, self.steps, self.convolutions, self.masked = False, 0, 0, 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name, kwargs = function.overloadpacket.__name__, dict(kwargs or {})
@@ -67,6 +68,7 @@ class Gpu(TorchDispatchMode):
             # as cuDNN returns them; shapes alone come back in rows
             return tree_map(lambda x: x.contiguous(memory_format=torch.channels_last) if here and x is not None and x.dim() == 4 else x,
                             function(*args, **kwargs))
+        self.masked += here and name == "_foreach_mul_"
         if name == "_fused_sgd_":  # has no kernel for shapes alone
             self.steps += here
             for weight, gradient, momentum in zip(*args[:3]):
@@ -162,7 +164,7 @@ def test_masks_follow_a_model_that_moves(gpu, make_model, make_dataset):
     trainer = Engine(model, CUDA, amp=False)
     data = make_dataset(train=40, flip=True).to(CUDA)
     trainer.run(data.train_batches(16, torch.Generator().manual_seed(1)), engine.make_optimizer(model.parameters(), PROTOCOL), masked)
-    assert gpu.steps == 3 and gpu.convolutions > 100
+    assert gpu.steps == gpu.masked == 3 and gpu.convolutions > 100
 
 
 def test_masks_follow_strides(make_model):
@@ -173,8 +175,9 @@ def test_masks_follow_strides(make_model):
     masked.apply()
     Engine(model, torch.device("cpu"))
     masked.apply()
-    assert [factor.stride() for factor in masked.factors] == [weight.stride() for weight in masked.weights]
-    assert all((weight[~kept] == 0).all() and (weight[kept] != 0).all() for weight, kept in zip(masked.weights, mask.values()))
+    weights = [layer.weight for layer in prunable_layers(model).values()]
+    assert [factor.stride() for factor in masked.factors] == [weight.stride() for weight in weights]
+    assert all((weight[~kept] == 0).all() and (weight[kept] != 0).all() for weight, kept in zip(weights, mask.values()))
 
 
 def test_triggers_are_mixed_in_on_the_device(gpu, make_model, make_dataset):

@@ -289,7 +289,7 @@ def parts(setting: Setting):
                        "one by one": {"foreach": False, "fused": False}}.items():
         other = torch.optim.SGD(trainer.model.parameters(), 1e-6, 0.9, weight_decay=1e-4, **kind)
         yield {"what": f"SGD, {name}", "value": 1000 * setting.median(other.step, repeats), "unit": "ms"}
-    pairs = list(zip(ours.constraint.weights, ours.constraint.factors))
+    pairs = [(layer.weight, factor) for layer, factor in zip(ours.constraint.layers, ours.constraint.factors)]
     with torch.no_grad():
         yield {"what": "masks, one by one", "value": 1000 * setting.median(
             lambda: [weight.mul_(factor) for weight, factor in pairs], repeats), "unit": "ms"}
