@@ -133,8 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         suspect = alignment.suspect
         print(in_words(alignment))
 
-    signature = claim.signature if claim else args.signature
-    places, reading = read_code(args, claim, suspect)
+    signature, places, reading = read_code(args, claim, suspect)
     match = reading.text is not None if signature is None else reading.shows(signature)
     agrees = reading.evidence is not None and args.max_false >= (reading.evidence.p_corrected if args.committed
                                                                  else reading.evidence.p_any_text)
@@ -152,6 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         **({"aligned_to": args.aligned_to, **alignment_as_json(alignment)} if alignment else {}),
         **reading_as_json(reading)}, files.result)
     print(f"code:    {files.code}")
+    if not claim and signature != args.signature:
+        print("note:    the text is there in another of Unicode's forms (NFC, NFD), which looks the same")
     if signature is None:
         print("verdict: a text was read" if match else "verdict: no text was read")
     else:
@@ -161,19 +162,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_code(args, claim, suspect):
-    """Places and reading: where the claim says, or the flags, or else wherever something is."""
+    """Text, places and reading: where the claim says, or the flags, or else wherever something is. Of a text with several forms in
+    Unicode, which all look alike, the one that is read there, else as it was given."""
+    from unicodedata import normalize
+
     from ownership.qr_code.evidence import places_for
     from ownership.qr_code.extraction import candidate_formats, extract, extract_claimed, search_everywhere
     from pruner.qr_code.embedding import Place, Wish
 
     if claim:
-        return claim.places, extract_claimed(suspect, claim, args.max_false, args.restarts)
+        return claim.signature, claim.places, extract_claimed(suspect, claim, args.max_false, args.restarts)
     wish = Wish(args.max_name, args.start_x, args.start_y, args.version, args.error_correction or "H", args.mask_pattern)
-    if wish.layer is None:
-        return search_everywhere(suspect, wish, args.signature, args.max_false, args.restarts)
-    places, formats = [Place(wish.layer, wish.start_x, wish.start_y)], candidate_formats(suspect.mask, wish)
-    return places, extract(suspect, places, formats, args.signature, places_for(suspect.mask, formats[0].version), args.max_false,
-                           args.restarts)
+
+    def read(signature):
+        if wish.layer is None:
+            return search_everywhere(suspect, wish, signature, args.max_false, args.restarts)
+        places, formats = [Place(wish.layer, wish.start_x, wish.start_y)], candidate_formats(suspect.mask, wish)
+        return places, extract(suspect, places, formats, signature, places_for(suspect.mask, formats[0].version), args.max_false,
+                               args.restarts)
+
+    as_given = read(args.signature)
+    if args.signature is not None and not as_given[1].shows(args.signature):
+        for form in sorted({normalize(form, args.signature) for form in ("NFC", "NFD")} - {args.signature}):
+            places, reading = read(form)
+            if reading.shows(form):
+                return form, places, reading
+    return args.signature, *as_given
 
 
 def print_reading(reading) -> None:

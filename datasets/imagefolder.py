@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -47,9 +48,10 @@ def load_imagefolder(root: str | None, image_size: int | None) -> Dataset:
         raise ImageSizeError(image_size, f"must be at least {MIN_SIDE}")
     if image_size is not None and image_size > MAX_SIDE:
         raise ImageSizeError(image_size, f"must be at most {MAX_SIDE}")
-    classes = _classes(folder)
+    folders = _classes(folder)
+    classes = tuple(folders["train"])
     skipped: list[Path] = []
-    files = {part: _files(folder / part, classes, skipped) for part in PARTS}
+    files = {part: _files(folder / part, tuple(folders[part].values()), skipped) for part in PARTS}
     if skipped:
         print(f"note: --data {folder}: {len(skipped)} entries are no pictures and left out, such as "
               f"{', '.join(one_line(str(path.relative_to(folder))) for path in skipped[:3])}", file=sys.stderr)
@@ -74,19 +76,21 @@ def load_imagefolder(root: str | None, image_size: int | None) -> Dataset:
     return Dataset(folder.resolve().name, train, val, parts["test"], classes, mean, std, flip=True)
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
+def _classes(folder: Path) -> dict[str, dict[str, str]]:
+    """By part, class names and their folders' names: the same letter with its mark may be written in two ways."""
     found = {}
     for part in PARTS:
         if not (folder / part).is_dir():
             raise UserError(f"--data {folder}: no folder {part}/; " + (_one_level_off(folder) or
                             "lay pictures out as train/<class>/ and test/<class>/"))
-        found[part] = {entry.name for entry in os.scandir(folder / part) if entry.is_dir() and not _is_systems(entry.name)}
-    odd = sorted(found["train"] ^ found["test"])
+        found[part] = {normalize("NFC", entry.name): entry.name for entry in os.scandir(folder / part)
+                       if entry.is_dir() and not _is_systems(entry.name)}
+    odd = sorted(found["train"].keys() ^ found["test"].keys())
     if odd:
         raise UserError(f"--data {folder}: class {odd[0]!r} is in one of train/ and test/ only")
     if len(found["train"]) < 2:
         raise UserError(f"--data {folder}: train/ needs at least 2 class folders")
-    return tuple(sorted(found["train"]))
+    return {part: dict(sorted(names.items())) for part, names in found.items()}
 
 
 def _one_level_off(folder: Path) -> str | None:

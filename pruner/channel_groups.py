@@ -113,7 +113,7 @@ def _is_depthwise(step: Step) -> bool:
 
 def _check_can_be_renumbered(graph: ChannelGraph, state: Mapping[str, torch.Tensor]) -> None:
     norms = [name for name, _ in graph.norms]
-    for name in {name for name in norms if norms.count(name) > 1}:
+    for name in dict.fromkeys(name for name in norms if norms.count(name) > 1):
         raise UserError(f"the network's channels can't be renumbered: {name} is used more than once")
     for step in graph.steps:
         if step.layer is None or _is_depthwise(step):

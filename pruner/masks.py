@@ -40,9 +40,9 @@ class Mask(dict[str, torch.Tensor]):
         """Raise UserError (naming `source`) unless this mask covers exactly the model's layers, with their shapes. network: what
         says which network it must be, for the message."""
         layers = prunable_layers(model, stem=STEM in self)
-        for name in layers.keys() - self.keys():
+        for name in [name for name in layers if name not in self]:
             raise UserError(f"{source}: no mask for layer {name}; is it another architecture's? {network}")
-        for name in self.keys() - layers.keys():
+        for name in [name for name in self if name not in layers]:
             raise UserError(f"{source}: masks an unknown layer {name}; is it another architecture's? {network}")
         for name, layer in layers.items():
             if self[name].shape != layer.weight.shape:

@@ -30,7 +30,7 @@ from scripts.lib.local_runner import ENDINGS, LocalRunner
 from scripts.lib.plans import Logs, print_plan, read_plan
 from scripts.lib.progress import progress_bar, report, run_plan
 from scripts.lib.slurm_runner import SlurmRunner
-from utils import cli
+from utils import checkpoint, cli
 from utils.errors import UserError
 
 
@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     logs, lines = Logs(Path(args.logs)), []
     for name in args.plan:
-        lines += sys.stdin.readlines() if name == "-" else Path(name).read_text("utf-8", "surrogateescape").splitlines()
+        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        lines += checkpoint.without_mark(content).decode("utf-8", "surrogateescape").splitlines()
     plan = read_plan(lines, logs.folder)
     if not plan:
         raise UserError(f"{', '.join('stdin' if name == '-' else name for name in args.plan)}: holds no command")

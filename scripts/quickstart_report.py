@@ -57,7 +57,7 @@ def result_of(path: Path, *names: str) -> dict[str, Any]:
     """A stage's result. Raises UserError where it is missing, can't be read, or lacks one of these values."""
     mend = "the same `bash scripts/quickstart.sh` makes it"
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; {mend}") from None
     except ValueError:

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         table = Path(folder) / "attack.csv"
         if not table.is_file():
             raise UserError(f"{table}: no such file; give folders that main_attack.py --sweep wrote")
-        with open(table, newline="", encoding="utf-8") as file:
+        with open(table, newline="", encoding="utf-8-sig") as file:
             found = list(csv.DictReader(file))
         if not found or not {"attack", "level", "nonzeros", "density"} <= found[0].keys():
             raise UserError(f"{table}: is no table of main_attack.py")

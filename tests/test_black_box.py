@@ -801,6 +801,14 @@ def test_tokens(tmp_path, monkeypatch):
             token_from(variable, file)
 
 
+@pytest.mark.parametrize("mark, encoding", [(b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le")])
+def test_a_list_and_a_token_that_an_editor_marked_are_read(tmp_path, mark, encoding):
+    (tmp_path / "list.csv").write_bytes(mark + GOOD.encode(encoding))
+    assert read_predictions(tmp_path / "list.csv", NAMES, CLASSES).tolist() == LABELS.tolist()
+    (tmp_path / "token").write_bytes(mark + "secret\r\n".encode(encoding))
+    assert token_from(None, tmp_path / "token") == "secret"
+
+
 # --- a model file -----------------------------------------------------------------------------------------------------
 
 

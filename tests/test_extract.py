@@ -2,19 +2,20 @@
 
 import json
 import os
+import unicodedata
 
 import numpy as np
 import pytest
 import torch
 
 from ownership.qr_code.claim import CodeClaim, read_claim
-from ownership.qr_code.extraction import SOFT_READER, count_flips, extract
+from ownership.qr_code.extraction import SOFT_READER, count_flips, extract, search_everywhere
 from ownership.qr_code.readers import available_readers
 from ownership.qr_code.window import window_of
 from ownership.suspects.reading import Suspect
 from pruner import tickets
 from pruner.qr_code import geometry as qr_code
-from pruner.qr_code.embedding import Place, embed, find_region
+from pruner.qr_code.embedding import Place, Wish, embed, find_region
 from pruner.masks import Mask, pack_state, prunable_layers
 from pruner.qr_code.geometry import CodeFormat
 from utils.errors import UserError
@@ -266,6 +267,28 @@ def test_a_signature_that_fits_nowhere_is_refused(signed):
     mask, region, _ = signed
     with pytest.raises(UserError, match="25 bytes do not fit"):
         extract(Suspect(mask), [Place(region.layer, 0, 0)], [CodeFormat(3)], "x" * 25)
+
+
+@pytest.mark.parametrize("embedded, asked", [("NFD", "NFC"), ("NFC", "NFD")])
+def test_a_text_is_found_in_whichever_form_it_was_embedded(run_main, make_model, tmp_path, embedded, asked):
+    texts = {form: unicodedata.normalize(form, "Z\u00fcrich") for form in ("NFC", "NFD")}
+    model = make_model("res20s", classes=10)
+    mask = Mask.dense(model)
+    mask = Mask({name: torch.rand(layer.shape, generator=torch.Generator().manual_seed(1)) < 0.25 for name, layer in mask.items()})
+    region = find_region(mask, texts[embedded])
+    signed = embed(mask, texts[embedded], region, np.random.default_rng(0))
+    torch.save({f"{name}.weight_mask": layer.float() for name, layer in signed.items()}, tmp_path / "masks.pth.tar")
+    words = ("extract_qrcode.py", "--checkpoint", tmp_path / "masks.pth.tar", "--save_dir", tmp_path, *by_hand(region), "--version", 3)
+    done = run_main(*words, "--signature", texts[asked])
+    assert done.returncode == 0 and "in another of Unicode's forms" in done.stdout and "verdict: match\n" in done.stdout
+    assert "forms" not in run_main(*words, "--signature", texts[embedded]).stdout
+    assert run_main(*words, "--signature", "Zurich", "--restarts", 0).returncode == 1
+
+
+@pytest.mark.parametrize("size, told", [(67, "give --version 8"), (2000, "none of level H does, see --error_correction")])
+def test_a_text_too_long_for_the_versions_that_are_searched_is_told_the_right_flag(signed, size, told):
+    with pytest.raises(UserError, match=f"--signature: no code of version 3 to . holds its {size} bytes; {told}"):
+        search_everywhere(Suspect(signed[0]), Wish(), "x" * size, restarts=0)
 
 
 def test_claims_of_the_first_format_are_still_read(files, tmp_path):

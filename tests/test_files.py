@@ -686,6 +686,14 @@ def test_json_is_strict_and_readable(tmp_path):
         checkpoint.load_json(tmp_path / "none.json")
 
 
+@pytest.mark.parametrize("marked", [b"\xef\xbb\xbf" + b'{"a": 1}', '{"a": 1}'.encode("utf-16")])
+def test_json_that_an_editor_marked_is_read(tmp_path, marked):
+    (tmp_path / "r.json").write_bytes(marked)
+    assert checkpoint.load_json(tmp_path / "r.json") == {"a": 1}
+    for text in (b"\xff\xfea", b"\xff\xfe\x00\xd8"):  # half a unit, half a letter
+        assert checkpoint.without_mark(text) == text
+
+
 # --- run directories --------------------------------------------------------------------------------------------------
 
 

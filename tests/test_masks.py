@@ -79,6 +79,14 @@ def test_masks_of_another_model_do_not_fit(make_model):
         mask.check_fits(make_model("res18"))
 
 
+def test_the_first_layer_in_the_networks_order_is_named(make_model):
+    """Not another one each time: the order of a set changes from run to run."""
+    with pytest.raises(UserError, match="no mask for layer layer1.0.conv1;"):
+        Mask({}).check_fits(make_model())
+    with pytest.raises(UserError, match="masks an unknown layer z;"):
+        Mask({**random_mask(make_model()), **{name: torch.ones(1, dtype=torch.bool) for name in "zyxwvuts"}}).check_fits(make_model())
+
+
 def test_masks_are_equal_only_entry_for_entry(make_model):
     mask = random_mask(make_model())
     other = Mask({name: layer.clone() for name, layer in mask.items()})

@@ -359,6 +359,19 @@ def test_printing_keeps_headings_and_drops_doubles(launch):
     assert launch(plan, "--launch", "print").stdout == "# stage: one\ntrue 1\ntrue 2\n# stage: two\ntrue 3\n"
 
 
+@pytest.mark.parametrize("mark, encoding", [(b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le")])
+def test_a_plan_that_an_editor_marked_is_read(launch, tmp_path, mark, encoding):
+    (tmp_path / "plan.txt").write_bytes(mark + "true 1\r\ntrue 2\r\n".encode(encoding))
+    assert launch([], "plan.txt", "--launch", "print").stdout == "true 1\ntrue 2\n"
+
+
+def test_line_ends_stay_as_they_are_in_any_clone():
+    """A shell stops at a carriage return, which a clone with core.autocrlf would put there."""
+    attributes = subprocess.run(["git", "check-attr", "text", "eol", "--", "scripts/setup.sh", "scripts/lib/sweep.sh", "main_imp.py"],
+                                cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    assert len(attributes) == 6 and all(line.endswith((": auto", ": lf")) for line in attributes)
+
+
 def test_devices_are_shared_in_turn(launch, monkeypatch, tmp_path):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     plan = [f"sh -c 'echo $CUDA_VISIBLE_DEVICES > {number}; sleep 0.3'" for number in range(4)]

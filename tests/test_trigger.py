@@ -202,6 +202,32 @@ def test_a_key_gives_the_same_set_on_every_machine(count, classes, size, digest)
     assert trigger.keyed(KEY, count, classes, size).fingerprint() == digest
 
 
+MARKED = {"UTF-8 with a mark": lambda text: b"\xef\xbb\xbf" + text, "UTF-16 LE": lambda text: b"\xff\xfe" + text.decode().encode("utf-16-le"),
+          "UTF-16 BE": lambda text: b"\xfe\xff" + text.decode().encode("utf-16-be")}
+
+
+@pytest.mark.parametrize("marked", MARKED.values(), ids=MARKED)
+def test_what_an_editor_marked_is_read(tmp_path, marked):
+    trigger.new_key(tmp_path / "key")
+    whole = trigger.read_key(tmp_path / "key")
+    for name in ("labels.csv", "triggers.json"):
+        trigger.export(trigger.keyed(KEY, 3, 10, 8), tmp_path / name)
+    for path in (tmp_path / "key", tmp_path / "labels.csv/labels.csv", tmp_path / "triggers.json/triggers.json"):
+        path.write_bytes(marked(path.read_bytes()))
+    assert trigger.read_key(tmp_path / "key") == whole
+    for name in ("labels.csv", "triggers.json"):
+        assert trigger.load_exported(tmp_path / name).fingerprint() == trigger.keyed(KEY, 3, 10, 8).fingerprint()
+    (tmp_path / "pem").write_bytes(marked(b"-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEII\n"))
+    with pytest.raises(UserError, match="is a PEM file"):
+        trigger.read_key(tmp_path / "pem")
+
+
+def test_an_own_key_is_its_bytes_those_of_a_mark_too(tmp_path):
+    for content in (b"\xef\xbb\xbfa pass phrase of mine", b"\xff\xfea pass phrase of mine"):
+        (tmp_path / "key").write_bytes(content)
+        assert trigger.read_key(tmp_path / "key") == content
+
+
 def test_labels_are_the_stated_draws():
     """By the definition: 32-bit words of HMAC-SHA-256(key, layout/label/classes/index/block), past the bound redrawn."""
     found = trigger.keyed(KEY, 20, 7, 8).pictures.labels.tolist()

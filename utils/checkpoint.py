@@ -1,5 +1,6 @@
 """Reading and writing files so that nothing is lost and nothing foreign is executed. Loads torch only where a file needs it."""
 
+import codecs
 import contextlib
 import csv
 import errno
@@ -128,8 +129,17 @@ def load_json(path: str | Path) -> Any:
         raise UserError(f"{path}: not a JSON file that can be read ({error})") from None
 
 
+def without_mark(raw: bytes) -> bytes:
+    """A text in UTF-8 without the byte order mark that some editors begin it with. UTF-16, which begins with one too, becomes
+    UTF-8."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        with contextlib.suppress(UnicodeError):
+            return raw.decode("utf-16").encode("utf-8")
+    return raw.removeprefix(codecs.BOM_UTF8)
+
+
 def parse_json(raw: bytes) -> Any:
-    """What a JSON text in UTF-8 holds. Raises ValueError, with a reason in one line, for anything else, names that are in a
+    """What a JSON text in UTF-8 holds, see `without_mark`. Raises ValueError, with a reason in one line, for anything else, names that are in a
     table twice, NaN, and what is nested too deeply."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -144,7 +154,7 @@ def parse_json(raw: bytes) -> Any:
         raise ValueError(f"{text} is no number")
 
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_number)
+        return json.loads(without_mark(raw).decode("utf-8"), object_pairs_hook=unique, parse_constant=no_number)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

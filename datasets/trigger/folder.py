@@ -102,7 +102,7 @@ def _read_bounded(path: Path, limit: int) -> bytes:
 def _read_labels(path: Path, num_classes: int, pictures: int) -> dict[str, int]:
     """Label by name of picture, in the file's order."""
     try:
-        text = _read_bounded(path, MAX_DESCRIPTION + MAX_ROW * pictures).decode("utf-8")
+        text = checkpoint.without_mark(_read_bounded(path, MAX_DESCRIPTION + MAX_ROW * pictures)).decode("utf-8")
         rows = list(csv.reader(io.StringIO(text, newline="")))
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV file ({error})") from None

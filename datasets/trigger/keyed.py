@@ -38,7 +38,8 @@ def new_key(path: str | Path) -> None:
 
 
 def read_key(path: str | Path) -> bytes:
-    """The key in a file: its bytes without white space at both ends.
+    """The key in a file: its bytes without white space at both ends; one of `new_key` also where an editor saved it as UTF-16 or
+    with a byte order mark.
 
     Any bytes may be a key, as some owners made their own. Raises UserError for none, or a short one; for a file that is known to
     be something else, so that no other secret is handed to an arbiter by mistake; and for a damaged one of `new_key`.
@@ -46,10 +47,12 @@ def read_key(path: str | Path) -> bytes:
     shortest, longest = KEY_BYTES
     try:
         with checkpoint.open_regular(path, links=False) as file:
-            key = file.read(longest + 2).strip()
+            raw = file.read(2 * longest + 2)
     except UserError as error:
         raise UserError(f"--trigger_key {error}") from None
-    other = _known_as_other(key)
+    text = checkpoint.without_mark(raw).strip()
+    key = text if text.startswith(KEY_FORMAT.encode()) else raw.strip()  # any other bytes may be a key, those of a mark too
+    other = _known_as_other(text)
     if other:
         raise UserError(f"--trigger_key {path}: is {other}, no trigger key; give the file that make_triggers.py --new_key made")
     if not shortest <= len(key) <= longest:

@@ -117,7 +117,7 @@ def read_owner_key(path: str | Path, flag: str = "--sign"):
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        key = load_pem_private_key(_read_bounded(path, MAX_KEY_BYTES), password=None)
+        key = load_pem_private_key(checkpoint.without_mark(_read_bounded(path, MAX_KEY_BYTES)), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
@@ -320,8 +320,8 @@ def _check_bytes(path: str | Path, raw: bytes, content: Any) -> None:
     except (ValueError, RecursionError):
         same = False
     if not same:
-        raise Refused(f"{path}: is not byte for byte what make_claim.py writes of its content; spaces, line ends or the "
-                      "spelling of a value were changed")
+        raise Refused(f"{path}: is not byte for byte what make_claim.py writes of its content; spaces, line ends, a "
+                      "byte order mark or the spelling of a value were changed")
 
 
 def _bytes(path: str | Path, what: str, text: Any, count: int) -> bytes:

@@ -101,7 +101,7 @@ def read_claim(path: str | Path) -> CodeClaim:
 def checked_claim(path: str | Path, content: dict[str, Any]) -> CodeClaim:
     """The claim whose entries stand in `content`, as JSON holds them. Raises UserError, naming `path`, as `read_claim`."""
     types = {field.name: field.type for field in fields(CodeClaim)}
-    for name in {field.name for field in fields(CodeClaim) if field.default is MISSING} - content.keys():
+    for name in [field.name for field in fields(CodeClaim) if field.default is MISSING and field.name not in content]:
         raise UserError(f"{path}: the claim lacks {name!r}")
     for name, value in content.items():
         if name not in types:

@@ -114,9 +114,11 @@ def extract(suspect: Suspect, places: Sequence[Place], formats: Sequence[CodeFor
     """
     if signature is not None:
         size = len(signature.encode("utf-8"))
-        formats = [f for f in formats if size <= qr_code.capacity(f.version, f.error_correction)]
+        written, formats = formats, [f for f in formats if size <= qr_code.capacity(f.version, f.error_correction)]
         if not formats:
-            raise UserError(f"--signature: {size} bytes do not fit any code that fits there; is the place right?")
+            levels = ", ".join(sorted({f.error_correction for f in written}))
+            raise UserError(f"--signature: {size} bytes do not fit any code of level {levels} that fits there; is the place right, and "
+                            "are --version and --error_correction, if given?")
     windows = {version: [window_of(suspect, place, version) for place in places] for version in {f.version: 0 for f in formats}}
 
     def look(restarts: int) -> list[Extraction]:
@@ -191,7 +193,11 @@ def search_everywhere(suspect: Suspect, wish: Wish, signature: str | None = None
             if most_similar is None or candidate.deviations > most_similar[0].deviations:
                 most_similar = candidate, found
     if most_similar is None:
-        raise UserError(f"--signature: no code of version {versions[0]} to {versions[-1]} holds it; see --error_correction")
+        size = len(signature.encode("utf-8"))
+        enough = next((v for v in qr_code.VERSIONS if size <= qr_code.capacity(v, wish.error_correction)), None)
+        raise UserError(f"--signature: no code of version {versions[0]} to {versions[-1]} holds its {size} bytes; " + (
+            f"give --version {enough}, or a larger one that it was embedded in" if enough else
+            f"none of level {wish.error_correction} does, see --error_correction"))
     best = most_similar[0]
     return [best.place], extract(suspect, [best.place], [best.code_format], signature, searched, max_false / searched,
                                  restarts)

@@ -218,7 +218,7 @@ def token_from(variable: str | None, path: str | Path | None) -> str | None:
         where = f"--token_file {path}"
         try:
             with open(path, "rb") as file:
-                content = file.read(TOKEN_BYTES).decode("latin-1")
+                content = checkpoint.without_mark(file.read(TOKEN_BYTES)).decode("latin-1")
         except (OSError, ValueError) as error:
             raise UserError(f"{where}: can't be read ({getattr(error, 'strerror', None) or error})") from None
     token = content.strip()

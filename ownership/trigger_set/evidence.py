@@ -172,10 +172,11 @@ def _read_text(path: str | Path, pictures: int) -> str:
     content = checkpoint.read_bounded(path, limit)
     if content is None:
         raise UserError(f"{path}: is larger than any list of predictions for {pictures} pictures")
+    content = checkpoint.without_mark(content)
     if b"\0" in content:
         raise UserError(f"{path}: no text file (it holds NUL bytes); save it as CSV in UTF-8")
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content[:error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: not UTF-8; save it as CSV in UTF-8") from None
