@@ -47,25 +47,32 @@ def commitments_of(claims: Sequence[str], commitments: Sequence[str]) -> list[st
     """
     private = [_or_refused(commitment.read_claim, path) for path in claims]
     public = [_or_refused(commitment.read_commitment, path) for path in commitments]
-    roots = [(None, None) if isinstance(found, Refused) else (commitment.root_of(found[0].leaves()), found[1])
-             for found in private]
-    published = [None if isinstance(found, Refused) else found.root for found in public]
-    for flag, paths, known in (("claim", claims, [root for root, _ in roots]), ("commitment", commitments, published)):
-        # a root stands for all content; where there is none, the bytes do
-        if len(paths) == 2 and len({root or checkpoint.sha256(path) for root, path in zip(known, paths)}) == 1:
-            raise UserError(f"--{flag}: {paths[0]} and {paths[1]} are the same {flag}; name the two rivals' files")
+    roots = [(None, None) if isinstance(one, Refused) else (commitment.root_of(one[0].leaves()), one[1]) for one in private]
+    published = [None if isinstance(one, Refused) else one.root for one in public]
+    _refuse_the_same("claim", claims, [of_fields for of_fields, _ in roots])
+    _refuse_the_same("commitment", commitments, published)
     whose = pair_commitments(roots, published)
     for index, path in enumerate(commitments):
         if index not in whose:
             raise UserError(f"--commitment {path}: {_why_nobodys(public[index], private)}")
-    for number, index in enumerate(whose):
-        if index is not None and published[index] is not None and published[index] == roots[number][0]:
-            key = public[index].owner_key
-            if private[number][0].values.get("owner_key") != (None if key is None else key.hex()):
-                raise UserError(f"--commitment {commitments[index]}: has the fields of the {rivals.NAMES[number]} claim, but is "
-                                f"signed by {'nobody' if key is None else 'another key'}; take the file from where it was "
-                                "published")
+    for name, one, (of_fields, _), index in zip(rivals.NAMES, private, roots, whose):
+        if index is not None and of_fields is not None and published[index] == of_fields:
+            _check_signer(commitments[index], public[index], one[0], name)
     return [None if index is None else commitments[index] for index in whose]
+
+
+def _refuse_the_same(flag: str, paths: Sequence[str], roots: Sequence[bytes | None]) -> None:
+    """Raise UserError where two files are one: a root stands for all content; where there is none, the bytes do."""
+    if len(paths) == 2 and len({root or checkpoint.sha256(path) for root, path in zip(roots, paths)}) == 1:
+        raise UserError(f"--{flag}: {paths[0]} and {paths[1]} are the same {flag}; name the two rivals' files")
+
+
+def _check_signer(path: str, public: Commitment, private: SaltedClaim, name: str) -> None:
+    """Raise UserError where a commitment to all of a claim's fields is not signed as the claim says. name: which claim's."""
+    key = None if public.owner_key is None else public.owner_key.hex()
+    if private.values.get("owner_key") != key:
+        raise UserError(f"--commitment {path}: has the fields of the {name} claim, but is signed by "
+                        f"{'nobody' if key is None else 'another key'}; take the file from where it was published")
 
 
 def _or_refused(read: Callable[[str], Any], path: str) -> Any:
