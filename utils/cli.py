@@ -445,3 +445,14 @@ def add_suspect_flags(parser: ArgumentParser, *file_flags: str, holds: str, clai
                             "http://host:port/v2/models/NAME[/versions/V]; where a token or more time is needed, "
                             "check_triggers.py has flags for that, and --save_predictions")
     return group
+
+
+def add_timestamp_flags(parser: ArgumentParser) -> None:
+    """Who dates a commitment; see `ownership.claims.timestamps.stamp`."""
+    group = parser.add_argument_group("dates (docs/dates.md)")
+    group.add_argument("--timestamp", type=text, default=None, metavar="URL",
+                       help="have an RFC 3161 authority sign when the commitment's root was there: commitment.tsr")
+    group.add_argument("--opentimestamps", type=listed(text), nargs="?", default=None, metavar="URL,URL",
+                       const=("https://a.pool.opentimestamps.org", "https://b.pool.opentimestamps.org"),
+                       help="have these calendars (default: OpenTimestamps' public ones) put the root into the Bitcoin chain: "
+                            "commitment.ots, complete after some hours")
