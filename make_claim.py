@@ -14,7 +14,8 @@ r"""Put together what an owner claims of a model (accuracy, key mask, code, trig
 Writes claim.json, which only the owner may see until there is a dispute, and commitment.json, which says nothing of it and is to
 be published at once, where its time can be shown. With --checkpoint the claim is tried on the owner's own model first:
 what does not show there is refused. The target accuracy is that model's, or --fidelity. docs/verification.md tells how to
-publish a commitment, and what a claim proves; main_verify.py checks it.
+publish a commitment, and what a claim proves; main_verify.py checks it. With --timestamp or --opentimestamps others date the
+commitment (docs/dates.md).
 """
 
 import os
@@ -50,6 +51,8 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--tolerance", type=cli.non_negative_float, default=1.0, metavar="POINTS",
                        help="how far below that a copy may be")
 
+    cli.add_timestamp_flags(parser)
+
     group = parser.add_argument_group("to try it on")
     group.add_argument("--checkpoint", type=cli.path, default=None, metavar="FILE", help="the owner's trained model")
     group.add_argument("--dataset", choices=sorted(DATASETS), default=None, help="test pictures of the accuracy")
@@ -58,7 +61,7 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     args, claimed = parser.parse_args(argv), [name.lower() for name in SCHEMES]
     if args.new_owner_key is not None:
-        for flag in ("owner", "sign", "save_dir", *claimed):
+        for flag in ("owner", "sign", "save_dir", "timestamp", "opentimestamps", *claimed):
             if getattr(args, flag) is not None:
                 parser.error(f"argument --new_owner_key: makes the key and nothing else; leave out --{flag}")
         return args
@@ -130,7 +133,21 @@ def main(argv: Sequence[str] | None = None) -> int:
           + (f"; accuracy {fidelity.target:.2f}% - {fidelity.tolerance:g}" if fidelity else "")
           + f"\nroot:       {public_part.root.hex()}\nsigned by:  {public or 'nobody'}\n"
           f"claim:      {claim_path} (keep it, and keep it to yourself)\ncommitment: {commitment_path} (publish it now)")
+    date(args, commitment_path, public_part.root)
     return cli.EXIT_OK
+
+
+def date(args, commitment_path, root) -> None:
+    """Have the commitment dated as the flags ask. Raises UserError, saying that the claim is made, where that fails."""
+    from ownership.claims import timestamps
+    from utils.errors import UserError
+
+    try:
+        for path in timestamps.stamp(commitment_path, root, args.timestamp, args.opentimestamps):
+            print(f"dated:      {path} (publish it with the commitment)")
+    except UserError as error:
+        raise UserError(f"{error}. Claim and commitment are written, undated; date them with scripts/add_timestamp.py "
+                        f"{commitment_path}") from None
 
 
 def try_on_own_model(args, claim) -> list[str]:

@@ -6,8 +6,7 @@ r"""Have a commitment dated by others: an RFC 3161 authority's token, an OpenTim
     # commitment.ots beside it: pending at first; the same command some hours later completes it with a Bitcoin block
     python scripts/add_timestamp.py runs/claim/commitment.json --opentimestamps
 
-Publish these files with the commitment. main_verify.py --timestamp checks them without a network, against the certificates or
-block headers that the arbiter brings. docs/dates.md tells what each rests on.
+Publish these files with the commitment. docs/dates.md tells what each rests on, and how it is checked.
 """
 
 import sys

@@ -30,6 +30,7 @@ from utils.errors import UserError
 MESSAGE = hashlib.sha256(b"a root").digest()
 MINED = datetime(2026, 3, 4, 5, 6, 7, tzinfo=timezone.utc)
 HEIGHT = 900_000
+CODE = Path(__file__).parent / "golden/files/code.json"
 
 
 class Server(ThreadingHTTPServer):
@@ -420,3 +421,19 @@ def test_a_proof_of_something_else_is_not_completed(serve, committed):
     committed.with_name("commitment.ots").write_bytes(timestamps.ask_calendars([calendar.url], MESSAGE))
     with pytest.raises(UserError, match="something else"):
         timestamps.stamp(committed, commitment.read_commitment(committed).root, None, [calendar.url])
+
+
+def test_a_claim_is_dated_when_it_is_made(run_main, authority, serve, tmp_path):
+    url = serve(lambda _, query: (200, authority.answer(query)))
+    done = run_main("make_claim.py", "--owner", "Jane", "--v2", CODE, "--save_dir", tmp_path / "claim", "--timestamp", url)
+    assert done.returncode == 0, done.stderr
+    assert "commitment.tsr (publish it with the commitment)" in done.stdout
+    root = commitment.read_commitment(tmp_path / "claim/commitment.json").root
+    read_date(tmp_path / "claim/commitment.tsr", root, authority.trust())
+
+
+def test_a_claim_is_not_lost_where_nobody_dates_it(run_main, refused, serve, tmp_path):
+    message = refused(run_main("make_claim.py", "--owner", "Jane", "--v2", CODE, "--save_dir", tmp_path / "claim", "--timestamp",
+                               serve(lambda *_: (503, b""))))
+    assert "written, undated" in message and "add_timestamp.py" in message
+    assert {path.name for path in (tmp_path / "claim").iterdir()} == {"claim.json", "commitment.json"}
