@@ -1100,9 +1100,10 @@ def test_the_smallest_profile_from_end_to_end(tmp_path):
         assert own and all(row[column] for row in own for column in row if column.endswith(", mean"))
     own = {row["attack"]: row for row in csv.DictReader((tables / "text_numbers.csv").open(newline=""))
            if row["from"] == row["to"] == "digits"}
-    assert list(own) == ["fine-tuned", "fine-tuned, mask free", "fake3", "fake3, insider"]
+    assert list(own) == ["fine-tuned", "fine-tuned, mask free", "fake3, published", "fake3, region", "fake3", "fake3, insider",
+                         "fake3, published, on V3"]
     assert all(row[f"{column}, mean"] for row in own.values() for column in ("accuracy before", "accuracy"))
-    assert [row["signature read"] for row in own.values()] == ["yes", "no", "no", "no"]
+    assert [row["signature read"] for row in own.values()] == ["yes"] + ["no"] * 6
     for number in range(1, 7):
         assert (tables / f"fig{number}_res20s_digits.png").exists() and (tables / f"fig{number}_res20s_digits.csv").exists()
     row, = [row for row in csv.DictReader((tables / "table1.csv").open(newline="")) if row["data"] == "digits"]

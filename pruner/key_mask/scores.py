@@ -355,10 +355,13 @@ def betweenness_published(scoring: Scoring) -> Scores:
     """
     import networkx
 
-    def ends(position: int, layer: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    # a channel's node: layers behind each other may differ in their numbers of channels (downsampling shortcuts)
+    width = max(max(kept.shape[0], kept.shape[1] * scoring.groups(layer)) for layer, kept in scoring.mask.items())
+
+    def ends(position: int, layer: str) -> list[tuple[int, int]]:
         outputs, inputs = scoring.mask[layer].shape[:2]
         per_group = outputs // scoring.groups(layer)
-        return [((position, output // per_group * inputs + column), (position + 1, output))
+        return [(position * width + output // per_group * inputs + column, (position + 1) * width + output)
                 for output in range(outputs) for column in range(inputs)]
 
     edges = {layer: ends(position, layer) for position, layer in enumerate(scoring.mask)}
