@@ -393,6 +393,13 @@ def test_devices_count_among_those_that_are_shown(launch, refused, monkeypatch, 
     assert "--devices 2" in refused(done)
 
 
+@pytest.mark.parametrize(("jobs", "share"), [(1, ""), (4, "per_process_memory_fraction:0.237")])
+def test_jobs_without_devices_of_their_own_share_the_first(launch, monkeypatch, tmp_path, jobs, share):
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    assert launch(["sh -c 'echo $PYTORCH_ALLOC_CONF > share'"], "--jobs", jobs).returncode == 0
+    assert (tmp_path / "share").read_text().strip() == share
+
+
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_stops_what_runs_and_the_same_plan_goes_on(launch, tmp_path, ending):
     plan = ["sh -c '[ -e started ] && exit 0; echo $$ > started; sleep 100'", "true"]

@@ -48,7 +48,7 @@ class LocalRunner:
         self.logs, self.devices = logs, visible_devices(devices, os.environ.get("CUDA_VISIBLE_DEVICES"))
         self.slots: list[tuple[Job, Command] | None] = [None] * jobs
         self.threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-        self.on_one_device = -(-jobs // len(devices)) if devices else 1
+        self.on_one_device = -(-jobs // max(1, len(devices)))  # where all see all, all take the first
 
     def room(self) -> int:
         return self.slots.count(None)
