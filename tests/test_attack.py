@@ -23,6 +23,7 @@ from attacks.noise import NewWeights
 from attacks.prune import prune
 from attacks.victim import class_count, read_victim
 from main_attack import in_words
+from ownership.claims import owner_claim
 from pruner import tickets
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import Wish, embed, find_region, occupancy
