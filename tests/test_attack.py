@@ -484,6 +484,7 @@ def test_a_sweep_skips_what_is_done_and_resumes(run_main, stolen, synthetic, tmp
     assert same(alone, torch.load(tmp_path / "kept.pth.tar", weights_only=True)["state_dict"])
 
 
+@pytest.mark.slow
 def test_without_a_level_the_papers_are_swept_and_masks_will_do(run_main, stolen, tmp_path):
     done = run_main("main_attack.py", "fake2", "--checkpoint", stolen / "masks.pth.tar", "--no_accuracy", "--claim",
                     stolen / "claim.json", "--save_dir", tmp_path / "run")
@@ -510,6 +511,7 @@ def test_a_forged_key_is_as_large_as_the_true_one(run_main, refused, signed, sto
                                          "--no_accuracy", "--save_dir", tmp_path / "none"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("insider", [(), ("--insider",)])
 def test_the_owner_reads_the_thiefs_text(run_main, signed, stolen, tmp_path, insider):
     _, _, region, _ = signed
@@ -636,6 +638,7 @@ def test_bad_files_are_one_line_and_nothing_is_written(run_main, refused, stolen
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_with_another_attack_is_refused(run_main, refused, stolen, tmp_path):
     model = tmp_path / "model.pth.tar"
     shutil.copy(stolen / "model.pth.tar", model)

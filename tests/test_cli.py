@@ -349,6 +349,7 @@ def test_the_imp_command_of_the_original_readme():
     assert (args.epochs, args.batch_size, args.momentum, args.extreme) == (182, 128, 0.9, False)
 
 
+@pytest.mark.slow
 def test_the_original_imp_command_finds_a_ticket(run_main, make_dataset, tmp_path, monkeypatch):
     """As printed, in an empty folder; pictures and numbers of epochs and rounds are small stand-ins."""
     monkeypatch.chdir(tmp_path)

@@ -302,6 +302,7 @@ def no_network(*args, **kwargs):
     raise urllib.error.URLError("no network in tests")
 
 
+@pytest.mark.slow
 def test_the_official_archive_is_unpacked_without_a_network(fake_cifar, monkeypatch):
     root, (images, _), _ = fake_cifar("cifar10")
     dataset = torchvision.datasets.CIFAR10

@@ -53,6 +53,7 @@ def assert_same(left: dict, right: dict) -> None:
 # --- the arithmetic of training ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("warmup", [0, 5])
 @pytest.mark.parametrize("masked", [False, True])
 def test_training_equals_a_plain_loop(make_model, make_dataset, tmp_path, masked, warmup):

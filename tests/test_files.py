@@ -466,6 +466,7 @@ def test_damaged_files_are_one_line(damage, theirs, run_main, refused, tmp_path)
     assert str(path) in message
 
 
+@pytest.mark.slow
 def test_no_flipped_byte_is_a_traceback(model, theirs, tmp_path):
     path = written({"state_dict": dict(theirs.state_dict())}, tmp_path)
     whole = path.read_bytes()

@@ -150,6 +150,7 @@ def agrees(mask: Mask, code) -> bool:
     return bool((window(mask, code).any(2).numpy() == qr_code.encode(code.signature, code.code_format))[is_data].all())
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), density=st.sampled_from([0.02, 0.1, 0.3, 0.6]), top_up=st.booleans(),
        each=st.sampled_from([None, 1, 3]))
@@ -368,6 +369,7 @@ def test_a_made_up_signature_counts_only_for_who_committed_to_it_before_the_mode
     assert not owned(tmp_path / "claimed", owner / "model.pth.tar", *loose, committed=False)
 
 
+@pytest.mark.slow
 def test_a_forged_key_completes_a_ticket_and_counts_only_if_it_was_committed_to_before(owner, owned, run_main, make_model,
                                                                                       refused, tmp_path):
     words = ("main_attack.py", "forge", "--by", "fake1", "--checkpoint", owner / "model.pth.tar", "--key_ratio", 0.1,
@@ -439,6 +441,7 @@ def test_pictures_are_loaded_only_where_a_model_is_written_and_triggers_are_foll
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_finished_and_a_finished_one_skipped(owner, run_main, refused, tmp_path, monkeypatch):
     words = ("main_attack.py", "forge", "--by", "fake2", "--signature", THIEFS, "--checkpoint", owner / "model.pth.tar",
              "--no_accuracy", "--budget", 50, "--save_dir", tmp_path)

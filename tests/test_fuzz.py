@@ -914,6 +914,7 @@ def test_a_state_dict_may_have_its_metadata(folder, model, packed):
     assert check_model_file(folder / "metadata.pth.tar", model, True).weights is not None
 
 
+@pytest.mark.slow
 def test_a_key_is_not_hashed_in_depth(folder, model):
     """The hash of a tuple in a tuple in a tuple... overflows the stack: the process was gone."""
     deep = b"\x80\x02})" + b"\x85" * 200_000 + b"K\x01s."

@@ -403,6 +403,7 @@ def test_tables_and_results_agree_with_each_other_and_with_the_files(search_run)
     assert str(run.files.ticket) in run.process.stdout
 
 
+@pytest.mark.slow
 def test_the_default_milestones_are_a_half_and_three_quarters(tmp_path, run_main):
     args = main_imp.parse_args(["--save_dir", str(tmp_path)])
     protocol = prepare(args).protocol
@@ -415,6 +416,7 @@ def test_the_default_milestones_are_a_half_and_three_quarters(tmp_path, run_main
         [0.1] * 4 + [0.01] * 2 + [0.001] * 2)
 
 
+@pytest.mark.slow
 def test_a_training_of_one_epoch_has_the_rate_asked_for(tmp_path, run_main):
     done = run_main("main_imp.py", "--limit", 60, "--epochs", 1, "--rewind_epoch", 0, "--pruning_times", 0,
                     "--lr", 0.05, "--save_dir", tmp_path / "run")
@@ -422,6 +424,7 @@ def test_a_training_of_one_epoch_has_the_rate_asked_for(tmp_path, run_main):
     assert [float(row["lr"]) for row in rows(RunDir(tmp_path / "run").round(0).metrics)] == [0.05]
 
 
+@pytest.mark.slow
 def test_initial_weights_are_written_once_and_then_loaded(tmp_path, run_main):
     words = ("main_imp.py", *SHORT, "--epochs", 3, "--pruning_times", 0, "--init", tmp_path / "init.pth.tar")
     with every_training_step() as first:
@@ -435,6 +438,7 @@ def test_initial_weights_are_written_once_and_then_loaded(tmp_path, run_main):
     assert (tmp_path / "init.pth.tar").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_ticket_given_as_init_brings_its_initial_weights(tmp_path, run_main, search_run):
     ticket = search_run(*TWO_ROUNDS).files.ticket
     with every_training_step() as states:

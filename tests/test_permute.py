@@ -232,6 +232,7 @@ def test_depthwise_convolutions_move_with_their_channels():
 # --- the attack -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_outputs_stay_the_same(make_model, arch):
     model = randomised(make_model(arch, classes=10))
@@ -253,6 +254,7 @@ def test_outputs_stay_the_same(make_model, arch):
         assert (model.float()(pictures) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fresh", [Tiny, lambda: build_model("res20s", 10)], ids=["tiny", "res20s"])
 def test_any_parameter_that_did_not_move_along_would_show(fresh):
     torch.manual_seed(0)
@@ -309,6 +311,7 @@ def renumbered_suspect(model, groups, mask, state, seed):
     return seen(moved_mask, moved), order
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arch", "density", "weights", "masks_only", "level"), [
     ("res20s", 0.2, "tuned", False, 0.2),
     ("res20s", 0.2, "tuned", True, 0.5),
@@ -338,6 +341,7 @@ def test_a_pruned_and_tuned_model_is_renumbered_back(arch, density, weights, mas
     assert alignment.after.share == 1 and alignment.after.correlation > 0.6 > 0.05 > abs(alignment.before.correlation)
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(seed=st.integers(0, 10**6), density=st.floats(0.01, 0.9), dead=st.integers(0, 12), masks_only=st.booleans())
 def test_the_drawn_renumbering_is_found_but_for_empty_channels(seed, density, dead, masks_only):
@@ -436,6 +440,7 @@ def test_what_is_in_the_region_has_no_influence(same_origin):
             assert same_origin or (whole[0] != whole[1]).any(), "with the region it has"
 
 
+@pytest.mark.slow
 def test_innocent_models_do_not_come_to_hold_the_code():
     """p-values of unrelated tickets after alignment: not too small with the region left out, but with it."""
     model, runs = Chain(), 60

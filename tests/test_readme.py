@@ -16,6 +16,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benc
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".hypothesis", "cifar-*")
 ELSEWHERE = {  # commands that are executed, but not by this file
     "bash scripts/test.sh": "this very suite",
+    'bash scripts/test.sh -m "not slow"': "a part of it",
     "bash scripts/test.sh -m nightly": "its nightly part",
     "TEST_DATA=/path/to/data bash scripts/test.sh": "this suite with pictures",
     "PROFILE=smoke JOBS=2 bash scripts/tables.sh": "test_sweeps.py, nightly",

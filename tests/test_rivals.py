@@ -148,6 +148,7 @@ def test_on_somebody_elses_model_neither_shows(dispute, owner):
     assert conclusion(done).startswith(("the second claim", "both show"))
 
 
+@pytest.mark.slow
 def test_only_the_second_shows(dispute, owner):
     done = dispute("again", "jane", suspect=owner / "own.pth.tar")
     assert done.returncode == 0 and verdicts(done) == ["not shown", "owned"]
@@ -341,6 +342,7 @@ def test_claims_about_another_network_are_refused(run_main, owner, thief, tmp_pa
 # --- which file is whose ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turned", [False, True])
 def test_keys_and_sets_go_to_the_claim_that_names_them(dispute, owner, thief, tmp_path, turned):
     words = [("--trigger_key", owner / "trigger.key"), ("--trigger_key", owner / "other.key"),
@@ -462,6 +464,7 @@ def codes(draw) -> CodeClaim:
                  draw(st.integers(0, 7)), 0.5, 1, 2, {}, tuple(places[1:]))
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(first=codes(), second=codes())
 def test_overlaps_by_brute_force(first, second):
@@ -557,6 +560,7 @@ def test_own_models_with_both_marks_or_none_tell_nothing(dispute, owner, thief):
         assert f"own models: {text}; that tells nothing" in done.stdout and "contradict" not in done.stdout
 
 
+@pytest.mark.slow
 def test_trigger_sets_are_asked_of_own_models(dispute, owner, thief, tmp_path):
     words = ("--trigger_key", owner / "trigger.key", "--own", owner / "own.pth.tar", "--own", thief / "again.pth.tar")
     dispute("jane", "again", *words, "--json", tmp_path / "out.json")

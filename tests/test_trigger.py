@@ -245,6 +245,7 @@ def test_a_smaller_set_is_the_beginning_of_a_larger_one():
     assert torch.equal(small.pictures.images, other.pictures.images)
 
 
+@pytest.mark.slow
 @given(st.binary(min_size=16, max_size=40), st.integers(0, 7), st.integers(0, 15))
 def test_a_neighbouring_keys_set_is_unrelated(key, bit, byte):
     neighbour = bytearray(key)
@@ -433,6 +434,7 @@ def test_a_key_that_is_no_file_is_refused_at_once(tmp_path, spoil, why):
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(count=st.integers(2, 60), size=st.integers(3, 20), per_batch=st.integers(1, 4), triggers=st.integers(1, 7),
        seed=st.integers(0, 100))
 def test_batches_hold_exactly_the_stated_mix(make_dataset, count, size, per_batch, triggers, seed):

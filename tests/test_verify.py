@@ -388,6 +388,7 @@ def test_the_true_model_is_owned(verify, owner, tmp_path):
     assert "--trigger_key" not in hashed, "the key is a secret, and may be guessed from its digest"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["innocent", "other_owner"])
 def test_what_belongs_to_others_is_not_shown(verify, owner, name):
     done = verify("--suspect", owner / f"{name}.pth.tar", *ALL, owner / "trigger.key", "--key", owner / "key.pth.tar",
@@ -419,6 +420,7 @@ def test_a_locked_ticket_is_completed_by_its_key_alone(verify, owner, refused, t
     assert results(done.stdout)["V1"] == "not shown"
 
 
+@pytest.mark.slow
 def test_a_claim_on_an_image_folder_is_verified_on_it(run_main, owner, tmp_path):
     from PIL import Image
 
@@ -606,6 +608,7 @@ def test_a_file_that_is_no_model_is_one_line_and_no_verdict(verify, owner, refus
     assert "bad.pth.tar" in refused(done) and "verdict" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_claim_that_does_not_show_on_the_own_model_is_not_made(owner, run_main, refused, tmp_path):
     words = ("--owner", "Jane", "--save_dir", tmp_path / "claim")
     for claimed in (("--v2", owner / "v2.json"), ("--v3", owner / "triggers")):
