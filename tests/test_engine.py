@@ -362,10 +362,10 @@ def test_a_gpu_that_can_not_be_used_is_one_line(monkeypatch, capsys, tmp_path, f
     with pytest.raises(UserError, match=f"--device cuda: .*{named}") as refusal:
         engine.resolve_device("cuda")
     assert "\n" not in str(refusal.value)
-    monkeypatch.setattr(engine, "GPU_DRIVER", str(tmp_path))  # there is a GPU, so the fall-back is worth a line
+    monkeypatch.setattr(engine, "GPU_DRIVERS", (str(tmp_path),))  # there is a GPU, so the fall-back is worth a line
     assert engine.resolve_device("auto") == CPU
     assert re.search(named, capsys.readouterr().err)
-    monkeypatch.setattr(engine, "GPU_DRIVER", str(tmp_path / "none"))
+    monkeypatch.setattr(engine, "GPU_DRIVERS", (str(tmp_path / "none"),))
     assert engine.resolve_device("auto") == CPU and capsys.readouterr().err == ""
 
 

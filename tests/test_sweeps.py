@@ -373,7 +373,7 @@ def test_line_ends_stay_as_they_are_in_any_clone():
 
 
 def test_devices_are_shared_in_turn(launch, monkeypatch, tmp_path):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     plan = [f"sh -c 'echo $CUDA_VISIBLE_DEVICES > {number}; sleep 0.3'" for number in range(4)]
     assert launch(plan, "--jobs", 4, "--devices", "3,5").returncode == 0
     assert [(tmp_path / str(number)).read_text().strip() for number in range(4)] == ["3", "5", "3", "5"]

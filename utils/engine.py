@@ -24,7 +24,7 @@ from utils.run_dir import TrainingFiles
 
 EVAL_BATCH = {"cpu": 125, "cuda": 1000}  # what fits the caches of a CPU, and what fills a GPU
 SPLITS = ("train", "val", "test")
-GPU_DRIVER = "/dev/nvidiactl"  # there is a GPU, or was to be one
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/dxg")  # where one is, there is a GPU, or was to be one; the second is WSL's
 
 
 class WeightConstraint(Protocol):
@@ -122,7 +122,7 @@ def resolve_device(name: str) -> torch.device:
         return device
     if name != "auto":
         raise UserError(f"--device {name}: {fault}; use --device auto or cpu")
-    if os.path.exists(GPU_DRIVER):
+    if any(map(os.path.exists, GPU_DRIVERS)):
         print(f"--device auto: goes on with the CPU, since the GPU can't be used: {fault}", file=sys.stderr)
     return torch.device("cpu")
 
