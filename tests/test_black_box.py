@@ -9,7 +9,10 @@ import math
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import time
+import urllib.request
 from datetime import datetime, timedelta, timezone
 from fractions import Fraction
 
@@ -807,6 +810,63 @@ def test_a_list_and_a_token_that_an_editor_marked_are_read(tmp_path, mark, encod
     assert read_predictions(tmp_path / "list.csv", NAMES, CLASSES).tolist() == LABELS.tolist()
     (tmp_path / "token").write_bytes(mark + "secret\r\n".encode(encoding))
     assert token_from(None, tmp_path / "token") == "secret"
+
+
+RUNTIME = """import numpy as np
+from mlserver import MLModel
+from mlserver.codecs import NumpyCodec
+from mlserver.types import InferenceResponse
+
+
+class Net(MLModel):
+    async def load(self):
+        self.ready = True
+        return True
+
+    async def predict(self, payload):
+        images = NumpyCodec.decode_input(payload.inputs[0]).astype(np.float64)
+        scores = images.reshape(len(images), 3, -1).sum(1)[:, :10]
+        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("scores", scores)])
+"""
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("described", [False, True])
+def test_a_real_mlserver_is_understood(pictures, tmp_path, described):
+    """MLServer from PyPI, in an environment of its own, with and without metadata."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    if subprocess.run([tmp_path / "venv/bin/pip", "install", "-q", "mlserver"], capture_output=True).returncode:
+        pytest.skip("mlserver can't be installed here; it needs PyPI")
+    with contextlib.ExitStack() as taken:
+        sockets = [taken.enter_context(socket.socket()) for _ in range(3)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1] for one in sockets]
+    model = {"name": "net", "implementation": "runtime.Net"}
+    if described:
+        model["inputs"] = [{"name": "pictures", "datatype": "FP32", "shape": [-1, 3, SIDE, SIDE]}]
+    (tmp_path / "runtime.py").write_text(RUNTIME)
+    (tmp_path / "model-settings.json").write_text(json.dumps(model))
+    (tmp_path / "settings.json").write_text(json.dumps({
+        "host": "127.0.0.1", "parallel_workers": 0, **dict(zip(("http_port", "grpc_port", "metrics_port"), ports))}))
+    server = subprocess.Popen([tmp_path / "venv/bin/mlserver", "start", tmp_path], cwd=tmp_path, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{ports[0]}"
+    try:
+        for _ in range(300):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/v2/models/net/ready", timeout=5):
+                break
+            assert server.poll() is None
+            time.sleep(0.2)
+        if not described:
+            with pytest.raises(UserError, match="--input_name, --input_datatype and --input_shape"):
+                ask(url, pictures)
+        labels = ask(url, pictures, batch=4, stated=None if described else STATED)
+    finally:
+        server.terminate()
+        server.wait(30)
+    images = (pictures.images.numpy().astype(np.float32) / np.float32(255)).transpose(0, 3, 1, 2).astype(np.float64)
+    assert labels.tolist() == images.reshape(COUNT, 3, -1).sum(1)[:, :10].argmax(1).tolist()
 
 
 # --- a model file -----------------------------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ def test_the_best_place_has_the_smallest_cost(hidden):
     for name, score in scores.items():
         for place in np.ndindex(score.visibility.shape):
             firm = (1 - score.similarity[place] + score.fragility[place]) / 2
-            costs[name, *place] = hidden * max(score.visibility[place], 0) / worst + (1 - hidden) * firm
+            costs[(name, *place)] = hidden * max(score.visibility[place], 0) / worst + (1 - hidden) * firm
     region = best_place(mask, "signature", hidden=hidden)
     chosen = region.layer, region.code_format.mask_pattern, region.start_x, region.start_y
     assert costs[chosen] == pytest.approx(min(costs.values()), rel=1e-5)

@@ -764,7 +764,7 @@ def test_table_1(sweep, tables):
 
 def test_tables_2_to_4(sweep, tables):
     truth, (_, made) = sweep[1], tables
-    signed, ticket = (truth["res20s/cifar10", *key] for key in (("signed_trained", "test_acc"), ("ticket", "ticket_acc")))
+    signed, ticket = (truth[("res20s/cifar10", *key)] for key in (("signed_trained", "test_acc"), ("ticket", "ticket_acc")))
     row, = rows_of(made["table2"], network="ResNet-20", data="CIFAR-10")
     check(row, "accuracy", signed, 91.37)
     check(row, "drop from the ticket", [ticket[0] - signed[0], ticket[2] - signed[1]], 0.29)
@@ -809,7 +809,7 @@ def test_numbers_in_the_text_beside_ours(sweep, tables):
         ("fine-tuned", "ResNet-20", "CIFAR-10", "CIFAR-100"), ("fine-tuned", "ResNet-20", "CIFAR-100", "CIFAR-10"),
         ("fine-tuned, mask free", "mine", "photos", "others"), ("fake3, published", "ResNet-20", "CIFAR-10", "CIFAR-10"),
         ("fake3", "ResNet-20", "CIFAR-10", "CIFAR-10")]
-    of = {name: truth["res20s/cifar10", *name.split(" ")] for name in (
+    of = {name: truth[("res20s/cifar10", *name.split(" "))] for name in (
         "tuned/cifar100 test_acc", "tuned/cifar100 trigger_acc", "triggered test_acc", "replaced test_acc",
         "signed_trained test_acc")}
     check(rows[0], "accuracy", of["tuned/cifar100 test_acc"], 61.59)
