@@ -61,11 +61,12 @@ def parse_args(argv: Sequence[str] | None):
                        help="what goes into the key: " + "; ".join(f"{name}: {text}" for name, text in SPLITS.items()))
     group.add_argument("--key_ratio", type=cli.ratio, default=None, metavar="R",
                        help="the key's share of the ticket's weights, met exactly")
-    # the paper: "multiplication of weights along the paths"; docs/reading_the_paper.md says which of the two is nearer to what
+    # the text scores by "the multiplication of weights along the paths" and takes the highest; its code walks
     group.add_argument("--select", choices=("walks", "ranked"), default=None,
-                       help="ewp, random_path: all kernels that walks from layer to layer step on, each hop drawn by the "
-                            "kernels' strengths (ewp) or evenly, as in the published code; or the kernels that score highest "
-                            "(default: ranked, and walks with --num_paths alone, as in the paper's command)")
+                       help="ewp, random_path: ranked takes the kernels that score highest, as in the paper's Algorithm 1; walks, as "
+                            "its published code and so its numbers, all kernels that walks from layer to layer step on, each hop "
+                            "drawn by the kernels' strengths (ewp) or evenly (default: ranked, and walks with --num_paths alone, "
+                            "as in the paper's command)")
     group.add_argument("--num_paths", type=cli.positive_int, default=None, metavar="N",
                        help="walks, whose kernels are the key, instead of --key_ratio; or paths to draw for ewp_sampled and "
                             "random_path (default: 1000, and more where they do not fill the key), and with --select ranked "
