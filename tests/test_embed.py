@@ -79,6 +79,7 @@ def check_read(mask: Mask, signature: str, region) -> None:
 ASCII = st.characters(min_codepoint=33, max_codepoint=126)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arch", "examples"), [("res20s", 60), ("res18", 15), ("res50", 8)])
 def test_density_is_kept_exactly_and_both_readers_read_it(arch, examples):
     @settings(max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
@@ -106,6 +107,7 @@ def test_the_ends_of_the_range_of_densities(arch, density):
     check_read(after, "signature", region)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arch", "size", "version"), [
     ("res20s", 25, 4),  # 33x33 no longer fits layer2's 32x32
     ("res20s", 119, 10),  # 57x57 of layer3's 64x64
@@ -144,6 +146,7 @@ def brute_force_region(mask: Mask, signature: str, layers, version: int, pattern
     return best
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), density=st.floats(0.02, 0.6))
 def test_region_is_the_most_similar_one(seed, density):
@@ -245,6 +248,7 @@ def test_a_ticket_without_room_or_weights_is_refused():
         embed(bare, "signature", find_region(bare, "signature"), np.random.default_rng(0))
 
 
+@pytest.mark.slow
 def test_script_writes_what_it_says_and_keeps_other_claims(run_main, refused, tmp_path):
     from pruner import tickets
 

@@ -102,6 +102,7 @@ def test_training_equals_a_plain_loop(make_model, make_dataset, tmp_path, masked
         assert row["train_acc"] == 100 * correct / len(data.train)
 
 
+@pytest.mark.slow
 def test_pruned_weights_stay_zero_after_every_epoch_and_in_both_files(make_model, make_dataset, tmp_path):
     model, files = make_model(), TrainingFiles(tmp_path)
     mask = random_mask(model)
@@ -122,6 +123,7 @@ def test_pruned_weights_stay_zero_after_every_epoch_and_in_both_files(make_model
             assert f"{name}.weight" not in state
 
 
+@pytest.mark.slow
 def test_the_network_learns(make_model, make_dataset, tmp_path):
     data = make_dataset(train=192, classes=3)
     done = Engine(make_model(), CPU).fit(data, dataclasses.replace(PROTOCOL, epochs=8, milestones=(4, 6), lr=0.1),
@@ -132,6 +134,7 @@ def test_the_network_learns(make_model, make_dataset, tmp_path):
 # --- records ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_metrics_are_what_an_independent_evaluation_finds(make_model, make_dataset, tmp_path):
     data, model, files = make_dataset(train=48, val=29, test=31), make_model(), TrainingFiles(tmp_path)
     states = {}
@@ -156,6 +159,7 @@ def test_metrics_are_what_an_independent_evaluation_finds(make_model, make_datas
     assert files.curve.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("val, best", [
     ([50, 70, 70, 60], 3), ([50, 50, 50, 50], 4), ([80, 70, 60, 50], 1), ([0, 0, 0, 0], 4), ([10, 90, 20, 90], 4)])
 def test_the_best_epoch_is_the_later_of_equals_by_validation(make_model, make_dataset, tmp_path, val, best):
@@ -187,6 +191,7 @@ def test_files_hold_the_given_facts_and_the_epoch(make_model, make_dataset, tmp_
     assert torch.load(files.last, weights_only=True)["epoch"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs, milestones, rates", [
     (6, (2, 4), [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]),
     (4, (1,), [0.1, 0.01, 0.01, 0.01]),
@@ -233,6 +238,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("stops", [(1,), (2, 5), (6,), (1, 2, 3, 4, 5, 6)])
 def test_stopped_and_resumed_training_equals_an_uninterrupted_one(make_dataset, tmp_path, stops, masked):
@@ -269,6 +275,7 @@ def test_stopped_and_resumed_training_equals_an_uninterrupted_one(make_dataset, 
     assert ([{**row, "seconds": 0} for row in metrics(parts)] == [{**row, "seconds": 0} for row in metrics(whole)])
 
 
+@pytest.mark.slow
 def test_a_finished_training_only_reports(make_model, make_dataset, tmp_path):
     data, files = make_dataset(), TrainingFiles(tmp_path)
     first = Engine(make_model(), CPU).fit(data, PROTOCOL, files, 1)
@@ -283,6 +290,7 @@ def test_a_finished_training_only_reports(make_model, make_dataset, tmp_path):
     assert_same(model.state_dict(), torch.load(files.last, weights_only=True)["state_dict"])
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_by_name(make_model, make_dataset, tmp_path):
     files = TrainingFiles(tmp_path)
     Engine(make_model(), CPU).fit(make_dataset(), PROTOCOL, files, 1)
@@ -315,6 +323,7 @@ def test_nan_in_a_later_epoch_leaves_the_files_of_the_epoch_before(make_model, m
     assert len(metrics(files)) == 2
 
 
+@pytest.mark.slow
 def test_script_reports_divergence_in_one_line(run_main, refused, tmp_path):
     message = refused(run_main("main_imp.py", *SHORT, "--lr", 1e30, "--save_dir", tmp_path / "run"))
     assert "--lr" in message and "diverged" in message
@@ -376,6 +385,7 @@ def test_amp_on_cpu_is_refused(make_model, run_main, refused, tmp_path):
     assert "--amp" in message and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_compile_without_a_compiler_is_one_line(run_script, refused, tmp_path):
     message = refused(run_script("main_imp.py", *SHORT, "--compile", "--device", "cpu", "--save_dir", tmp_path / "run",
                                  env={"PATH": "", "CXX": "/nowhere/g++"}))
@@ -410,6 +420,7 @@ def test_a_record_of_a_cpu_run_does_not_start_cuda(monkeypatch):
     assert "thread" in versions()["machine"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["res20s", "res18", "res50"])
 def test_a_last_batch_of_one_picture_trains(make_model, make_dataset, tmp_path, arch):
     """At 8x8 pictures the last stage of res18 and res50 is 1x1, where one picture has no batch statistics."""
@@ -419,6 +430,7 @@ def test_a_last_batch_of_one_picture_trains(make_model, make_dataset, tmp_path, 
     assert done.epochs == 1
 
 
+@pytest.mark.slow
 def test_checkpoints_load_with_weights_only(make_model, make_dataset, tmp_path):
     files = TrainingFiles(tmp_path)
     Engine(make_model(), CPU).fit(make_dataset(), PROTOCOL, files, 1)
@@ -428,6 +440,7 @@ def test_checkpoints_load_with_weights_only(make_model, make_dataset, tmp_path):
 # --- what a GPU needs, as far as a CPU shows it ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train, sizes", [(40, [16, 16]), (33, [16])])
 def test_graphs_are_recorded_of_one_batch_size_only_and_once(make_dataset, tmp_path, train, sizes):
     """40 pictures are two full batches and a short one, which runs unrecorded; of 33 the last batch has one more."""

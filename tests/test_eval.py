@@ -37,6 +37,7 @@ def load(path):
     return torch.load(path, weights_only=True)
 
 
+@pytest.mark.slow
 def test_the_mask_holds_through_training_and_the_numbers_are_the_models(run_main, ticket, tmp_path):
     done = run_main("main_eval_all.py", *SHORT, "--mask_dir", ticket / "masks.pth.tar", "--pretrained",
                     ticket / "weights.pth.tar", "--save_dir", tmp_path / "run")
@@ -59,6 +60,7 @@ def test_the_mask_holds_through_training_and_the_numbers_are_the_models(run_main
     assert not (tmp_path / "unused").exists(), "--evaluate writes nothing"
 
 
+@pytest.mark.slow
 def test_a_ticket_file_brings_its_own_weights(run_main, ticket, tmp_path):
     outcomes = []
     for name, words in (("a", ("--mask_dir", ticket / "ticket.pth.tar")),
@@ -69,6 +71,7 @@ def test_a_ticket_file_brings_its_own_weights(run_main, ticket, tmp_path):
     assert all(torch.equal(outcomes[0][name], outcomes[1][name]) for name in outcomes[0])
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_ends_with_the_same_bits(run_main, ticket, tmp_path):
     words = ["main_eval_all.py", *SHORT[:4], "--epochs", "12", "--mask_dir", str(ticket / "ticket.pth.tar")]
     assert run_main(*words, "--save_dir", tmp_path / "whole").returncode == 0
@@ -88,6 +91,7 @@ def test_killed_and_resumed_ends_with_the_same_bits(run_main, ticket, tmp_path):
         assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
+@pytest.mark.slow
 def test_another_mask_under_the_same_name_is_noticed(run_main, refused, ticket, tmp_path):
     mask_file = tmp_path / "masks.pth.tar"
     mask_file.write_bytes((ticket / "masks.pth.tar").read_bytes())
@@ -102,6 +106,7 @@ def test_another_mask_under_the_same_name_is_noticed(run_main, refused, ticket, 
     assert (tmp_path / "run/checkpoint.pth.tar").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_weights_of_another_class_count_need_a_fresh_classifier(run_main, refused, ticket, make_model, tmp_path):
     torch.save(make_model("res20s", classes=100).state_dict(), tmp_path / "hundred.pth.tar")
     words = ("main_eval_all.py", *SHORT, "--mask_dir", ticket / "masks.pth.tar", "--pretrained",

@@ -77,6 +77,7 @@ def unrelated() -> np.ndarray:
     return np.array(p_values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.05, 1e-2, 1e-3])
 def test_unrelated_masks_and_signatures_agree_no_more_than_chance_allows(unrelated, alpha):
     assert len(unrelated) == 10000
@@ -145,6 +146,7 @@ def test_correlation_against_counting():
         assert found[code, x, y] == pytest.approx((both - chance.mean()) / chance.std(), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False])
 def test_a_scan_finds_the_place(known):
     random = np.random.default_rng(5)
@@ -180,6 +182,7 @@ def test_copies_lie_apart_keep_the_weights_and_are_tested_together():
     assert together.shows("signature") and together.evidence.p_value < 1e-45
 
 
+@pytest.mark.slow
 def test_the_owners_threshold_takes_noise_away():
     from ownership.qr_code.claim import CodeClaim
 

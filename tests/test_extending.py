@@ -80,6 +80,7 @@ def test_every_step_is_documented():
         "main_attack.py", "extract_qrcode.py", "make_claim.py", "main_verify.py"]
 
 
+@pytest.mark.slow
 def test_the_commands_as_they_stand(extended, run_main, monkeypatch, tmp_path):
     """All of them, in an empty folder, with fewer epochs, rounds and pictures."""
     monkeypatch.chdir(tmp_path)
@@ -124,6 +125,7 @@ def test_the_commands_as_they_stand(extended, run_main, monkeypatch, tmp_path):
     assert "Fashion-MNIST" not in json.dumps(claim) and '"fashion"' in json.dumps(claim)
 
 
+@pytest.mark.slow
 def test_a_deeper_network_and_own_arrays(extended, run_main, tmp_path, make_dataset):
     made = make_dataset(train=60, test=20, size=9, classes=3)
     np.savez(tmp_path / "own.npz", train_images=made.train.images.numpy(), train_labels=made.train.labels.numpy(),
@@ -152,6 +154,7 @@ def sparse(model: nn.Module, density: float) -> Mask:
                  for name, layer in prunable_layers(model).items()})
 
 
+@pytest.mark.slow
 def test_vgg_channel_graph_written_down_by_hand(extended):
     """A chain of layers: its graph, the products along all paths and betweenness, from the weights alone."""
     torch.manual_seed(0)
@@ -292,6 +295,7 @@ def test_a_network_that_lacks_something_is_refused(register, run_main, refused, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_least_network_goes_all_the_way(register, run_main, tmp_path):
     register(Plain)
     small = ("--arch", "mine", "--epochs", 2, "--limit", 60)
@@ -306,6 +310,7 @@ def test_the_least_network_goes_all_the_way(register, run_main, tmp_path):
     assert (claim["arch"], claim["layer"], claim["nonzeros"]) == ("mine", "conv2", 32 * 32 * 9 // 2)
 
 
+@pytest.mark.slow
 def test_what_the_channel_graph_cant_follow_is_one_line_and_the_rest_works(register, run_main, refused, tmp_path):
     register(Gated)
     task = ("--arch", "mine", "--epochs", 1, "--limit", 60)
@@ -372,6 +377,7 @@ def test_the_documents_loaders_refuse_what_they_cant_do(extended, tmp_path):
 # --- without touching the repository ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_script_of_ones_own(make_dataset, tmp_path):
     blocks, made = documented_blocks(), make_dataset(train=40, test=10)
     (tmp_path / "mine.py").write_text(blocks["mine.py"])

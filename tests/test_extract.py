@@ -89,6 +89,7 @@ def test_a_weight_that_became_zero_counts_as_pruned_whatever_the_mask_says(run_m
     assert "flipped: 1 of 567 data modules (0.18%): 1 of the code's ones are empty, 0" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_place_by_hand_needs_no_claim(run_main, signed, files):
     _, region, _ = signed
     place = by_hand(region)
@@ -100,6 +101,7 @@ def test_the_place_by_hand_needs_no_claim(run_main, signed, files):
     assert done.returncode == 1 and "verdict: no match" in done.stdout
 
 
+@pytest.mark.slow
 def test_an_unsigned_ticket_is_no_match(run_main, signed, files, make_model, tmp_path):
     _, region, model = signed
     generator = torch.Generator().manual_seed(9)
@@ -130,6 +132,7 @@ def test_flips_are_counted_on_data_modules_only(signed):
         assert flips.share == (lost + added) / 567
 
 
+@pytest.mark.slow
 def test_what_is_shown_does_not_come_from_the_claim(signed):
     # data modules are shown as found even where the claim knows better: a ruined code stays ruined
     mask, region, _ = signed
@@ -144,6 +147,7 @@ def test_what_is_shown_does_not_come_from_the_claim(signed):
     assert {found.texts[reader] for reader in available_readers()} == {None}
 
 
+@pytest.mark.slow
 def test_without_zbar_zxing_reads_alone_and_says_so_once(run_script, files, tmp_path):
     package = tmp_path / "pyzbar"
     package.mkdir()
@@ -237,6 +241,7 @@ def test_hostile_suspects_are_one_line(run_main, refused, signed, files, tmp_pat
     assert not (tmp_path / "exploded").exists() and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_truncated_suspect_and_a_wrong_architecture_are_one_line(run_main, refused, files, make_model, tmp_path):
     whole = (files / "model.pth.tar").read_bytes()
     for size in (0, 10, len(whole) // 2, len(whole) - 100):
@@ -332,6 +337,7 @@ def test_a_code_that_zxing_and_zbar_lose_is_read(run_main, signed, files, tmp_pa
     assert result["p_value"] > 1e-3 and result["readers"][SOFT_READER] == SIGNATURE
 
 
+@pytest.mark.slow
 def test_where_no_text_is_left_to_read_the_agreement_may_still_prove_it(run_main, signed, files, tmp_path):
     damaged_model(signed, tmp_path / "damaged.pth.tar", 0.6)
     suspect = ("extract_qrcode.py", "--checkpoint", tmp_path / "damaged.pth.tar", "--claim", files / "claim.json",
@@ -357,6 +363,7 @@ def test_without_a_place_everything_is_searched(run_main, signed, files, tmp_pat
     assert result["readers"] == dict.fromkeys([*available_readers(), SOFT_READER], SIGNATURE)
 
 
+@pytest.mark.slow
 def test_the_threshold_is_measured_on_the_owners_model_and_kept_in_the_claim(run_main, refused, signed, files, tmp_path):
     mask, region, model = signed
     claim = tmp_path / "claim.json"

@@ -295,6 +295,7 @@ def rewritten(path) -> None:
         archive.writestr("model_best/version", b"3\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", ["zip", "legacy", "torch 1.6"])
 @pytest.mark.parametrize("content", HONEST)
 def test_what_torch_writes_is_read_as_torch_reads_it(content, written, make_model, tmp_path):

@@ -447,6 +447,7 @@ def test_a_ticket_given_as_init_brings_its_initial_weights(tmp_path, run_main, s
     assert_same(states[0], load(ticket)["init_weight"])
 
 
+@pytest.mark.slow
 def test_the_seed_decides_everything(search_run, tmp_path, run_main):
     run = search_run(*TWO_ROUNDS)
     assert run_main("main_imp.py", *SHORT, *TWO_ROUNDS, "--save_dir", tmp_path / "again").returncode == 0
@@ -459,6 +460,7 @@ def test_the_seed_decides_everything(search_run, tmp_path, run_main):
 # --- the extreme search for real --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_extreme_search_undoes_rounds_and_goes_on(run_main, tmp_path):
     done = run_main("main_imp.py", "--extreme", "--rates", "0.999,0.4,0.2", "--match_tolerance", 20, "--max_rounds", 3,
                     "--epochs", 6, "--save_dir", tmp_path / "run")
@@ -540,6 +542,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_stopped_before_any_of_its_writes_ends_the_same(tmp_path, monkeypatch, make_dataset, capsys):
     words = "--epochs 2 --rewind_epoch 1 --pruning_times 1 --rate 0.5 --lr 0.05 --save_dir".split()
     real, left = checkpoint.write_atomic, math.inf
@@ -593,6 +596,7 @@ def interrupt_in(folder: Path, signal_number: int, *words, moment: float = 0) ->
     return process.returncode, errors
 
 
+@pytest.mark.slow
 def test_killed_runs_resume_bit_for_bit(run_main, tmp_path):
     words = ("--dataset", "digits", "--limit", 500, "--epochs", 8, "--pruning_times", 2, "--rate", 0.4, "--save_dir")
     killed = tmp_path / "killed"
@@ -604,6 +608,7 @@ def test_killed_runs_resume_bit_for_bit(run_main, tmp_path):
     assert_same_run(tmp_path / "whole", killed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [0, 0.05])
 def test_ctrl_c_is_one_line_and_exit_code_130(tmp_path, moment):
     """The first moment falls into the writing of a file, the second, most likely, into training."""
@@ -659,6 +664,7 @@ def test_arguments_that_change_no_result_may_change(finished, run_main):
     assert not steps
 
 
+@pytest.mark.slow
 def test_other_initial_weights_under_the_same_name_are_refused(tmp_path, run_main, refused, make_model):
     words = ("main_imp.py", *SHORT, "--pruning_times", 0, "--init", tmp_path / "init.pth.tar",
              "--save_dir", tmp_path / "run")
@@ -687,6 +693,7 @@ def test_a_damaged_or_foreign_record_is_one_line(finished, run_main, refused, re
     assert str(folder) in message and (folder / "run.json").read_text() == record
 
 
+@pytest.mark.slow
 def test_more_pruning_times_extend_the_run(run_main, search_run, tmp_path):
     words = ("main_imp.py", *SHORT, "--rate", 0.4, "--save_dir", tmp_path / "run")
     assert run_main(*words, "--pruning_times", 1).returncode == 0
@@ -745,6 +752,7 @@ def test_selections_are_the_choices_of_the_flag():
         assert main_imp.parse_args(["--save_dir", "x", "--match_on", choice]).match_on == choice
 
 
+@pytest.mark.slow
 def test_the_dense_network_gets_epochs_of_its_own(search_run):
     run = search_run("--pruning_times", 1, "--rate", 0.4, "--dense_epochs", 8)
     assert [len(rows(run.folder / folder / "metrics.csv")) for folder in ("round_00", "round_01")] == [8, 5]

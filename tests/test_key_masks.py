@@ -81,6 +81,7 @@ def test_budget_is_exact_and_parts_make_the_whole(seed, density, ratio, levels):
     assert wanted == {(order, place) for order, name in enumerate(key) for place in np.flatnonzero(key[name])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SCORES if name not in ("taylor1_abs", "hessian_abs", "intgrads")])
 def test_every_score_meets_the_budget_on_a_network(ticket, name):
     _, model, mask = ticket
@@ -103,6 +104,7 @@ def test_paths_alone_give_the_key_all_that_lies_on_them(ticket):
         key_masks.split_visited(mask, {name: torch.where(kept, 1.0, -torch.inf) for name, kept in mask.items()})
 
 
+@pytest.mark.slow
 def test_number_of_walks_or_ratio_or_ranked(run_main, ticket, tmp_path):
     """What the paper's command means, the same at a ratio, and the kernels of whole paths as before."""
     _, model, mask = ticket
@@ -136,6 +138,7 @@ def test_files_hold_the_split_weights_and_merge_bit_for_bit(parts, ticket):
     assert key.mask.nonzeros == round(0.05 * mask.nonzeros)
 
 
+@pytest.mark.slow
 def test_the_merged_ticket_trains_like_the_whole_one(run_main, parts, ticket, tmp_path):
     for name, words in (("merged", ("--mask_dir", parts / "locked.pth.tar", "--key", parts / "key.pth.tar")),
                         ("whole", ("--mask_dir", ticket[0]))):
@@ -146,6 +149,7 @@ def test_the_merged_ticket_trains_like_the_whole_one(run_main, parts, ticket, tm
     assert all(torch.equal(merged[name], whole[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_the_locked_part_trains_the_same_in_its_owners_hands_and_in_anybody_elses(run_main, parts, tmp_path):
     done = run_main("main_eval_all.py", *SHORT, "--mask_dir", parts / "locked.pth.tar", "--save_dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr
@@ -230,6 +234,7 @@ def test_a_forged_key_has_the_true_ones_size_and_random_places(parts, ticket):
         forge_key(locked.mask, locked.initial, mask.entries, 0.01, seed=3)
 
 
+@pytest.mark.slow
 def test_forging_while_splitting_still_saves_the_true_parts(run_main, parts, ticket, tmp_path):
     done = run_main("main_eval_all.py", *SHORT, "--mask_dir", ticket[0], "--type", "ewp", "--key_ratio", "0.05",
                     "--add-back", "--save_dir", tmp_path / "run")
@@ -243,6 +248,7 @@ def test_forging_while_splitting_still_saves_the_true_parts(run_main, parts, tic
     assert result["key_ratio"] == pytest.approx(0.05, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_layer_left_empty_by_the_split_trains(run_main, make_model, tmp_path):
     model = make_model("res20s", classes=10)
     mask = random_ticket(model)
@@ -258,6 +264,7 @@ def test_a_layer_left_empty_by_the_split_trains(run_main, make_model, tmp_path):
     assert not state["layer2.0.conv1.weight_orig"].any()
 
 
+@pytest.mark.slow
 def test_transfer_to_another_class_count(run_main, make_model, tmp_path):
     # Table 4: the locked ticket of one data set on another, the classifier anew
     model = make_model("res20s", classes=100)
@@ -272,6 +279,7 @@ def test_transfer_to_another_class_count(run_main, make_model, tmp_path):
     assert all(torch.equal(state[f"{name}.weight_mask"].bool(), kept) for name, kept in locked.items())
 
 
+@pytest.mark.slow
 def test_the_published_transfer_makes_the_stem_anew(run_main, parts, make_model, tmp_path):
     """At a rate that moves nothing."""
     stems = {}
@@ -307,6 +315,7 @@ def test_wishes_that_make_no_sense_are_one_line(run_main, refused, ticket, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_original_readmes_command_for_scheme_1(run_main, make_dataset, ticket, tmp_path, monkeypatch):
     """As printed; the data set is a small stand-in, the 182 epochs are real."""
     monkeypatch.chdir(tmp_path)
@@ -324,6 +333,7 @@ def test_the_original_readmes_command_for_scheme_1(run_main, make_dataset, ticke
     assert result["split"] == "ewp_walks" and result["epochs"] == 182 and result["key_nonzeros"] + result["nonzeros"] == mask.nonzeros
 
 
+@pytest.mark.slow
 def test_figures_are_made_from_a_tree_of_runs(run_main, run_script, refused, parts, ticket, tmp_path):
     tree = tmp_path / "tree"
     splitting = ("--mask_dir", ticket[0], "--type", "ewp", "--key_ratio", "0.05")

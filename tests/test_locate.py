@@ -105,6 +105,7 @@ def test_masks_without_room_without_weights_and_full_ones():
         assert all(abs(block.score) < 0.1 for block in locate(Mask({"a": layer})))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("density", [0.26, 0.1])
 def test_a_code_is_located_and_an_unsigned_ticket_shows_none(density):
     """97% to 60% of the kernels of layer2 are occupied here, and the code takes half of its region's."""

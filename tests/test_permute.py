@@ -128,6 +128,7 @@ def test_groups_of_a_tiny_net_by_hand():
                     for kind in ("weight", "bias", "running_mean", "running_var")])) for axis in axes}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arch", "sizes"), [
     # the streams; then twice (three times) the inside of each block
     ("res20s", [16, 16, 32] + 3 * [16, 32, 64]),
@@ -497,6 +498,7 @@ def thief(run_main, signed, tmp_path_factory):
     return folder / "attacked.pth.tar"
 
 
+@pytest.mark.slow
 def test_the_attack_script_writes_the_same_network(make_model, signed, thief):
     model = make_model("res20s", classes=10)
     before, after = (tickets.read_model_file(path, model) for path in (signed / "model.pth.tar", thief))
@@ -506,6 +508,7 @@ def test_the_attack_script_writes_the_same_network(make_model, signed, thief):
     assert same(permute(before.mask, before.weights, model, seed=14)[1], after.weights)
 
 
+@pytest.mark.slow
 def test_a_file_of_masks_is_renumbered_alike(run_main, make_model, signed, thief, tmp_path):
     done = run_main("main_attack.py", "permute", "--checkpoint", signed / "masks.pth.tar", "--no_accuracy", "--save_dir",
                     tmp_path, "--seed", 14)
@@ -514,6 +517,7 @@ def test_a_file_of_masks_is_renumbered_alike(run_main, make_model, signed, thief
     assert tickets.read_model_file(tmp_path / "attacked.pth.tar", model).mask == tickets.read_model_file(thief, model).mask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reference", ["model", "ticket", "masks"])
 def test_the_owner_reads_after_alignment(run_main, signed, thief, tmp_path, reference):
     words = ("extract_qrcode.py", "--checkpoint", thief, "--claim", signed / "claim.json", "--save_dir", tmp_path)
@@ -532,6 +536,7 @@ def test_the_owner_reads_after_alignment(run_main, signed, thief, tmp_path, refe
     assert abs(result["before"]["correlation"]) < 0.05
 
 
+@pytest.mark.slow
 def test_the_owners_threshold_comes_before_the_alignment(make_model, signed, thief, tmp_path):
     """Noise below the threshold in every empty kernel: masks without cleaning say nothing."""
     model = make_model("res20s", classes=10)
@@ -544,6 +549,7 @@ def test_the_owners_threshold_comes_before_the_alignment(make_model, signed, thi
     assert align_claimed(owner, noisy, model, replace(claim, threshold=1e-6)).after.correlation > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "named"), [
     (("--signature", SIGNATURE, "--aligned_to", "masks"), "--aligned_to: needs the owner's --claim"),
     (("--claim", "claim", "--aligned_to", "masks", "--record_threshold", "0.1"), "--aligned_to"),

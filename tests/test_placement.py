@@ -148,6 +148,7 @@ def seen(mask: Mask, region) -> float:
                default=-math.inf)
 
 
+@pytest.mark.slow
 def test_what_is_predicted_is_what_locate_sees():
     mask, random = real_looking_mask(layer_shapes("res20s"), 0.15, 1), np.random.default_rng(0)
     predicted, measured = [], []

@@ -53,6 +53,7 @@ def brute_force_products(scoring: Scoring) -> dict[str, np.ndarray]:
     return sums
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", [Tiny, Grouped])
 @pytest.mark.parametrize("name", SCORES)
 def test_one_number_per_weight_minus_infinity_where_pruned(name, net):
@@ -66,6 +67,7 @@ def test_one_number_per_weight_minus_infinity_where_pruned(name, net):
         assert torch.equal(scores[layer], again[layer])
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), density=st.floats(0.15, 1.0), net=st.sampled_from([Tiny, Grouped]))
 def test_ewp_is_the_sum_over_all_paths(seed, density, net):
@@ -128,6 +130,7 @@ def test_betweenness_is_networkxs(seed, density, net):
     np.testing.assert_allclose(sampled_edge_betweenness(graph.nodes, edges, graph.nodes, seed), expected, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_betweenness_of_a_whole_resnet20(make_model):
     model = make_model("res20s", classes=10)
     scoring = Scoring(model, sparse(model, 0.1, 0))
@@ -154,6 +157,7 @@ def test_a_long_search_says_so_and_how_to_shorten_it(make_model, monkeypatch, ca
     assert ("--betweenness_samples estimates it" in printed) == said and bool(printed) == said
 
 
+@pytest.mark.slow
 def test_sampled_betweenness_is_unbiased(make_model):
     model = make_model("res20s", classes=10)
     graph, strengths = Scoring(model, sparse(model, 0.1, 0)).graph()
@@ -187,6 +191,7 @@ def derivative(function, step: float = 1e-5) -> float:
         return float((function(step) - function(-step)) / (2 * step))
 
 
+@pytest.mark.slow
 def test_taylor_and_integrated_gradients_against_finite_differences(double_scoring):
     scoring = double_scoring
     weights = {name: scoring.weight(name) for name in scoring.mask}
@@ -282,6 +287,7 @@ def chances_of_a_walk(scoring: Scoring, name: str) -> dict[str, np.ndarray]:
     return chances
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", [Tiny, Grouped])
 @pytest.mark.parametrize("name", WALKS)
 def test_walks_go_hop_by_hop_by_the_strength_of_each(net, name):

@@ -34,6 +34,7 @@ def damaged(code: np.ndarray, lost: float, added: float, random: np.random.Gener
     return np.where(code, draw >= lost, draw < added)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", range(2, 7))
 @pytest.mark.parametrize("level", "LMQH")
 def test_the_matrix_encodes_as_the_qrcode_library_does(version, level):
@@ -120,6 +121,7 @@ def test_one_letter_is_decoded_as_brute_force_does(content):
         assert (decode(weights, code, 3) == texts[np.where(words, weights, -weights).sum(1).argmax()]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost, added, least", [(0.3, 0, 100), (0.4, 0, 97), (0, 0.3, 100), (0, 0.4, 97)])
 def test_a_hundred_codes_with_one_sided_damage(lost, added, least):
     random = np.random.default_rng(11)
@@ -131,6 +133,7 @@ def test_a_hundred_codes_with_one_sided_damage(lost, added, least):
     assert texts.count(SIGNATURE) >= least
 
 
+@pytest.mark.slow
 def test_symmetric_damage_needs_restarts():
     random, code_format = np.random.default_rng(2), CodeFormat(3, "H", 5)
     code = qr_code.encode(SIGNATURE, code_format)
@@ -147,6 +150,7 @@ def test_several_patterns_and_texts_with_any_letters():
         assert reading.text == text and reading.code_format == formats[6] and reading.false_probability <= 1e-9
 
 
+@pytest.mark.slow
 def test_copies_are_read_together():
     # each alone is lost: half of the ones and a quarter of the zeros wrong
     random, code_format = np.random.default_rng(4), CodeFormat(3, "H", 0)

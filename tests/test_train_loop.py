@@ -39,6 +39,7 @@ def setting(train_loop):
 # --- the two loops ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_both_loops_take_the_same_step(setting):
     """Same weights, mask and batch: the conventional loop is no straw man that computes something else."""
     here = setting()
@@ -74,6 +75,7 @@ def test_the_conventional_loop_reads_the_same_pictures(setting):
     assert sorted(map(int, found)) == list(range(24))
 
 
+@pytest.mark.slow
 def test_steps_count_pictures(setting):
     here = setting()
     assert here.loop("ours").steps(5) == 40  # over the end of an epoch of 3 batches
@@ -124,6 +126,7 @@ def test_arithmetic_of_a_step_is_that_of_its_layers(train_loop, setting):
 # --- whole epochs --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_happens_once_is_not_counted_per_epoch(train_loop, setting, monkeypatch):
     """On a clock that only moves by what each part is said to take."""
     clock = 0.0
@@ -155,6 +158,7 @@ def test_what_happens_once_is_not_counted_per_epoch(train_loop, setting, monkeyp
 # --- as users run them ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_tiny_run_of_the_benchmark(run_script, tmp_path):
     done = run_script("benchmarks/train_loop.py", *TINY, "--sections", "loop,parts,epoch", "--out", tmp_path)
     assert done.returncode == 0, done.stderr

@@ -99,6 +99,7 @@ def test_another_owners_code_lies_at_the_very_place(verdicts, setting, owner, ra
     assert not (code_at_the_place(verdicts.renumbered(setting, owner, random)[0], owner) == other).all()
 
 
+@pytest.mark.slow
 def test_owners_differ_and_their_own_models_are_owned(verdicts, setting, random):
     """Else no innocent model being owned would say nothing."""
     owners = [verdicts.new_owner("res20s", random) for _ in range(4)]
@@ -118,6 +119,7 @@ def test_innocent_answers_prefer_classes(verdicts, setting, owner, random):
     assert max(most) > 90 and min(most) < 30
 
 
+@pytest.mark.slow
 def test_a_small_run_on_innocent_models(verdicts, run, tmp_path):
     code, printed = run("--only", "innocent", "--count", 22, "--owners", 2, "--out", tmp_path)
     assert code == 0 and "owned: 0 of 22" in printed
@@ -136,6 +138,7 @@ def innocent_rows(folder: Path) -> list[dict]:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on(run, tmp_path):
     """Cut off within a row, it comes to the very rows of one that was not."""
     words = "--only", "innocent", "--owners", 2, "--seed", 3
@@ -236,6 +239,7 @@ def triggers_of(folder: Path) -> tuple:
     return "--trigger_key", folder / "trigger.key", "--trigger_count", 24, "--trigger_size", 8
 
 
+@pytest.mark.slow
 def test_attacked_models_are_owned(run, stolen, tmp_path):
     code, printed = run("--only", "attacked", stolen / "prune", stolen / "addon", "--claim", stolen / "claim.json",
                         *triggers_of(stolen),
@@ -248,6 +252,7 @@ def test_attacked_models_are_owned(run, stolen, tmp_path):
     assert all(float(row["p V2"]) < 1e-9 for row in rows) and float(rows[0]["p V3"]) == pytest.approx(1e-24)
 
 
+@pytest.mark.slow
 def test_a_miss_is_counted(run, stolen):
     code, printed = run("--only", "attacked", stolen / "prune", "--claim", stolen / "other.json")
     assert code == 1 and "missed: 3 of 3" in printed

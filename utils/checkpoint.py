@@ -219,7 +219,7 @@ def check_can_be_file(path: str | Path, flag: str) -> None:
     """Raise UserError, naming `flag`, for a folder, a device or a pipe where a file is to be written, and for a place where none
     can be."""
     path = Path(path)
-    if path.exists():
+    if os.path.exists(path):
         try:
             check_is_file(path)
         except UserError as error:
@@ -229,7 +229,11 @@ def check_can_be_file(path: str | Path, flag: str) -> None:
 
 def _check_place(path: Path, folder: Path, flag: str) -> None:
     """`folder` is where `path` lies, or is it; what is missing above it will be made."""
-    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    try:
+        there = [place for place in (path, *path.parents) if place.exists()]
+    except OSError as error:  # too long a name, for one
+        raise UserError(f"{flag} {path}: can't be written ({error.strerror}); name another") from None
+    nearest = next(place for place in there if place in (folder, *folder.parents))
     if not nearest.is_dir():
         raise UserError(f"{flag} {path}: {'' if nearest == path else f'{nearest} '}is a file; name a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
