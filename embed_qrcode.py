@@ -4,6 +4,11 @@ r"""Write a signature into a ticket's sparse masks (scheme V2, Algorithm 2): a Q
     python embed_qrcode.py --mask_dir runs/digits/ticket.pth.tar --arch res20s --dataset digits \
         --signature "Jane Doe 2026" --save_dir runs/digits_signed
 
+    # a text that counts before a court: it follows from its owner and the ticket, so nobody can have chosen it
+    python make_claim.py --new_owner_key runs/owner.key
+    python embed_qrcode.py --mask_dir runs/digits/ticket.pth.tar --arch res20s --dataset digits \
+        --owner runs/owner.key --owner_name "Jane Doe" --save_dir runs/digits_signed_derived
+
     # the paper's command: ownership/res20s_cifar10_extreme.pth.tar, text "signature", at the place that the paper's next
     # commands name (layer2.1.conv1, 2, 3)
     python embed_qrcode.py
@@ -42,9 +47,17 @@ def parse_args(argv: Sequence[str] | None):
     parser.add_argument("--dataset", type=cli.text, default="cifar10", metavar="NAME",
                         help=f"only names the output files ({', '.join(sorted(DATASETS))}, or any word)")
     parser.add_argument("--save_dir", type=cli.Output(files=WRITES), default="ownership", metavar="DIR", help="where the output files go")
-    parser.add_argument("--signature", type=cli.utf8_text, default="signature", metavar="TEXT",
-                        help="the text to embed (UTF-8; zbar guesses at letters outside ASCII, ZXing reads them)")
+    parser.add_argument("--signature", type=cli.utf8_text, default=None, metavar="TEXT",
+                        help="the text to embed (UTF-8; zbar guesses at letters outside ASCII, ZXing reads them; default: "
+                            "signature, or what is derived for --owner)")
     parser.add_argument("--seed", type=cli.seed_int, default=1, help="of the random positions of moved weights")
+
+    group = parser.add_argument_group("a text that proves something: derived from its owner, as long as the code holds")
+    group.add_argument("--owner", type=cli.path, default=None, metavar="FILE",
+                       help="the owner's private key (make_claim.py --new_owner_key); the text is a hash of its public key, "
+                            "--owner_name, a nonce and the ticket, so nobody can have guessed it or made it up to fit a model. A "
+                            "verdict counts no other text (docs/verification.md)")
+    group.add_argument("--owner_name", type=cli.utf8_text, default=None, metavar="NAME", help="as in make_claim.py --owner")
 
     group = parser.add_argument_group("code (chosen where not given)")
     group.add_argument("--version", type=int, choices=range(1, 41), default=None, metavar="1-40",
@@ -72,6 +85,12 @@ def parse_args(argv: Sequence[str] | None):
     for flag in ("max_name", "start_x", "start_y", "any_level"):
         if args.hidden is not None and getattr(args, flag):
             parser.error(f"argument --hidden: chooses the place; leave out --{flag}")
+    if (args.owner is None) != (args.owner_name is None):
+        parser.error("argument --owner: comes with --owner_name, and --owner_name with --owner")
+    if args.owner is not None and args.signature is not None:
+        parser.error("argument --owner: derives the text; leave out --signature")
+    if args.owner is None and args.signature is None:
+        args.signature = "signature"
     if args.mask_dir is None:
         args.mask_dir = PAPERS_TICKET
         for name, value in PAPERS_PLACE.items():
@@ -86,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import numpy as np
 
     from models import build_model
-    from ownership.qr_code.claim import CodeClaim, write_claim
+    from ownership.qr_code.claim import MAX_VERSION, CodeClaim, write_claim
     from ownership.qr_code.readers import write_code
     from pruner import tickets
     from pruner.qr_code import geometry as qr_code
@@ -98,14 +117,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = build_model(args.arch, num_classes=2)
     mask = tickets.read_model_file(args.mask_dir, model, head=False).need_mask("--mask_dir", model)
     wish = Wish(args.max_name, args.start_x, args.start_y, args.version, args.error_correction, args.mask_pattern)
+    signature, derived_from = args.signature, {}
+    if args.owner:
+        signature, wish, derived_from = derive(args, model, mask, wish)
     if args.hidden is None:
-        region = find_region(mask, args.signature, wish, low_level=not args.any_level)
+        region = find_region(mask, signature, wish, low_level=not args.any_level)
     else:
-        region = best_place(mask, args.signature, wish, args.hidden)
-    regions = find_copies(mask, args.signature, region, args.copies, low_level=not args.any_level)
+        region = best_place(mask, signature, wish, args.hidden)
+    regions = find_copies(mask, signature, region, args.copies, low_level=not args.any_level)
     random = np.random.default_rng(args.seed)
     random_state = random.bit_generator.state
-    signed = embed(mask, args.signature, regions, random)
+    signed = embed(mask, signature, regions, random)
 
     files = SignatureFiles(args.save_dir, args.arch, args.dataset, region.layer)
     if files.masks.exists() and not files.claim.exists() and not args.force:
@@ -113,12 +135,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                         "--save_dir, or give --force to write over it")
     os.makedirs(args.save_dir, exist_ok=True)
     code_format = region.code_format
-    claim = CodeClaim(args.signature, args.arch, region.layer, region.start_x, region.start_y, code_format.version,
+    if code_format.version > MAX_VERSION:
+        raise UserError(f"--signature: needs a code of version {code_format.version}, a claim can have {MAX_VERSION} at most; "
+                        "shorten it")
+    claim = CodeClaim(signature, args.arch, region.layer, region.start_x, region.start_y, code_format.version,
                   code_format.error_correction, code_format.mask_pattern, region.similarity, signed.nonzeros,
-                  signed.entries, random_state, tuple((copy.layer, copy.start_x, copy.start_y) for copy in regions[1:]))
+                  signed.entries, random_state, tuple((copy.layer, copy.start_x, copy.start_y) for copy in regions[1:]),
+                      **derived_from)
     write_claim(files.claim, claim)
     tickets.write_masks(files.masks, signed)
-    write_code(qr_code.encode(args.signature, code_format), files.code)
+    write_code(qr_code.encode(signature, code_format), files.code)
     plots.mask_before_and_after(mask[region.layer].flatten(2).sum(2).numpy(),
                                 signed[region.layer].flatten(2).sum(2).numpy(), region.layer,
                                 (region.start_x, region.start_y, code_format.size), files.before_and_after)
@@ -136,6 +162,26 @@ def main(argv: Sequence[str] | None = None) -> int:
           "--pretrained <rewinding weights> --dataset <name> --data <folder> --save_dir <run>\n"
           f"      python extract_qrcode.py --arch {args.arch} --claim {files.claim} --checkpoint <run>/model_best.pth.tar")
     return cli.EXIT_OK
+
+
+def derive(args, model, mask, wish):
+    """(text, wish with its version, what it follows from, as fields of a claim)."""
+    from dataclasses import replace
+
+    from ownership.claims.commitment import nonce_of, read_owner_key
+    from ownership.suspects.alignment import read_reference
+    from pruner.qr_code import derived_text as texts
+    from pruner.qr_code.embedding import choose_version
+
+    with cli.named("--owner"):
+        owner_key = read_owner_key(args.owner)
+    with cli.named("--mask_dir"):
+        ticket_sha256 = read_reference(args.mask_dir, model).sha256()
+    public, nonce = owner_key.public_key().public_bytes_raw(), nonce_of(owner_key, texts.LABEL, args.owner_name, ticket_sha256)
+    version = choose_version(mask, "x", wish)  # the first that fits, since any holds a letter
+    text = texts.derived_text(public, args.owner_name, nonce, ticket_sha256, texts.length_for(version, wish.error_correction))
+    return text, replace(wish, version=version), {"owner_key": public.hex(), "owner_name": args.owner_name, "nonce": nonce.hex(),
+                                                  "ticket_sha256": ticket_sha256}
 
 
 if __name__ == "__main__":

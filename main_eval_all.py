@@ -212,7 +212,8 @@ def draw(args, whole, scored):
     from pruner.key_mask import split as key_masks
     from pruner.masks import Mask
 
-    owner_key = read_owner_key(args.owner, "--owner")
+    with cli.named("--owner"):
+        owner_key = read_owner_key(args.owner)
     ticket_sha256 = key_masks.fingerprint(whole.mask, whole.weights)
     key, drawn = key_masks.draw(whole.mask, ticket_sha256, scored, args.drawn, owner_key.public_key().public_bytes_raw(),
                                 nonce_of(owner_key, key_masks.LABEL, ticket_sha256))

@@ -15,15 +15,15 @@ r"""Check an owner's claim, or two rivals' claims, on a suspect: owned (exit cod
 
     # channels may have been renumbered (main_attack.py permute): undo that too, by the owner's own model, ticket or mask file
     python main_verify.py --claim runs/claim/claim.json --commitment published/commitment.json \
-        --suspect runs/permuted/attacked.pth.tar --aligned_to runs/triggered/model_best.pth.tar --aligned_committed
+        --suspect runs/permuted/attacked.pth.tar --aligned_to runs/ticket/ticket.pth.tar
 
     # two claims on one suspect, the one that was committed to earlier first; exit code 0: one of them owns it
     python main_verify.py --claim first/claim.json --claim second/claim.json --commitment published/first.json \
         --commitment published/second.json --suspect suspect.pth.tar --own first/model.pth.tar --own second/model.pth.tar \
         --report runs/dispute.html
 
-`owned` means that chance gives as much with a probability of at most --max_false, all corrections included, or that the claimed
-key completes a locked ticket exactly. `refused` means that the claim does not open the commitment, is not signed as it says,
+`owned` means that chance gives as much with a probability of at most --max_false, for the worst choice of everything that a
+claimant could choose; each correction is printed. `refused` means that the claim does not open the commitment, is not signed as it says,
 or is contradicted by a file. Of two claims the later is judged as if it had not been committed to; if both show, the earlier
 owns. What each check proves and assumes: docs/verification.md.
 """
@@ -56,14 +56,12 @@ def parse_args(argv: Sequence[str] | None):
 
     group = cli.add_suspect_flags(parser, "--suspect", "--checkpoint", holds="model, ticket or masks", claims=True)
     group.add_argument("--aligned_to", type=cli.path, action="append", default=None, metavar="FILE",
-                       help=f"the owner's model, ticket or mask file: try {in_a_row(numbered)} also with a renumbering of the "
-                            "suspect's channels undone (docs/renumbered_channels.md)")
-    group.add_argument("--aligned_committed", action="store_true",
-                       help="these files, or their SHA-256, were published before anybody looked at the suspect: count "
-                            f"{in_a_row([name for name in numbered if SCHEMES[name].has_p_value])} in their numbering. Else it "
-                            "counts by a file whose mask the committed claim names (in its "
-                            f"{in_a_row([name for name in numbered if not SCHEMES[name].has_p_value])}) alone, and only masks "
-                            "are compared")
+                       help=f"the owner's ticket, model or mask file: try {in_a_row(numbered)} also with a renumbering of the "
+                            "suspect's channels undone (docs/renumbered_channels.md). What shows so counts by the very ticket "
+                            "alone that the mark was drawn from by hash")
+    group.add_argument("--aligned_committed", action="store_true", help="accepted from earlier commands; a word makes no file count")
+    group.add_argument("--prior", type=cli.path, action="append", default=None, metavar="FILE",
+                       help="a model that is older than the commitment, from any party: does the claim show on it already?")
 
     group = parser.add_argument_group("F: accuracy on the claim's test pictures")
     group.add_argument("--dataset", choices=sorted(DATASETS), default=None, help="must be the claim's")
@@ -102,14 +100,12 @@ def parse_args(argv: Sequence[str] | None):
                      "give the suspect: one of --suspect, --predictions, --endpoint")
     if args.suspect is None:
         of_files = [flag for scheme in SCHEMES.values() if not scheme.by_answers for flag in scheme.flags.PROOFS]
-        for flag in ("dataset", "data", *of_files, "aligned_to", "mean", "std"):
+        for flag in ("dataset", "data", *of_files, "aligned_to", "prior", "mean", "std"):
             if getattr(args, flag) is not None:
                 parser.error(f"argument --{flag}: needs the --suspect's file")
     for flag in ("mean", "std"):
         if getattr(args, flag) is not None and len(getattr(args, flag)) != 3:
             parser.error(f"argument --{flag}: must be three numbers R,G,B")
-    if args.aligned_committed and args.aligned_to is None:
-        parser.error("argument --aligned_committed: needs --aligned_to")
     if args.data is not None and args.dataset is None:
         parser.error("argument --data: needs --dataset")
     for scheme in SCHEMES.values():
@@ -161,7 +157,7 @@ def given_for_all(args):
     from ownership.claims.case import Given
 
     return Given(suspect=args.suspect, endpoint=args.endpoint, mean=args.mean, std=args.std, dataset=args.dataset, data=args.data,
-                 aligned_to=tuple(args.aligned_to or ()), aligned_committed=args.aligned_committed, device=args.device,
+                 aligned_to=tuple(args.aligned_to or ()), priors=tuple(args.prior or ()), device=args.device,
                  max_false=args.max_false, proofs=vars(args))
 
 

@@ -154,7 +154,7 @@ def try_on_own_model(args, claim) -> list[str]:
     """What the schemes show on the owner's own model, as lines. Raises UserError for what does not show."""
     from ownership.claims.case import Case, Files, Given, checks_of
     from ownership.claims.p_values import scientific
-    from ownership.claims.verdict import SHOWN, Standing
+    from ownership.claims.verdict import LEVEL, SHOWN, Standing
     from pruner.tickets import Expected
     from utils.errors import UserError
 
@@ -162,7 +162,8 @@ def try_on_own_model(args, claim) -> list[str]:
     case, lines = Case(claim, args.save_dir, Standing.COMMITTED, given, Files()), []
     for check in filter(None, (scheme.check_on_own_model(case) for scheme in checks_of(claim))):
         p = "" if check.p is None else f", p {scientific(check.p)}"
-        if check.result != SHOWN:
+        told = float(check.figures.get("uncounted_p", 1)) <= LEVEL  # it is there, and counts for nothing
+        if check.result != SHOWN and not told:
             raise UserError(f"--checkpoint {args.checkpoint}: {check.name} does not show on it ({check.detail}{p}); claim what "
                             "it shows, or leave out --checkpoint")
         lines.append(f"{check.name} on the own model: {check.detail}{p}")

@@ -14,8 +14,8 @@ class Scheme:
 
     module: a package of the modules `flags`, `claim` and `check` (docs/extending.md says what is in them).
     title: what reports call it.
-    corrected_for: what somebody who makes up a claim afterwards could choose from, which the check's p-value then pays for;
-        None where the check is no test of chance, and has no p-value.
+    corrected_for: what the maker of a claim could try until one fits, which the check's p-value pays for; None where the check is
+        no test of chance, and has no p-value: it is told, and makes no owner.
     since: the first format of owners' claims that has its fields.
     numbered: whether it looks at channels by their number, so that a renumbering of the suspect's is to be undone.
     by_answers: whether the answers of a model can show it, without its file.
@@ -50,9 +50,9 @@ class Scheme:
 
 # in the order of the checks
 SCHEMES: dict[str, Scheme] = {
-    "V1": Scheme("ownership.key_mask", "key mask", None, numbered=True),
-    "V2": Scheme("ownership.qr_code", "code in the mask", "all texts", numbered=True),
-    "V3": Scheme("ownership.trigger_set", "trigger set", "2^80 trigger keys", by_answers=True),
+    "V1": Scheme("ownership.key_mask", "key mask", "nonces", numbered=True),
+    "V2": Scheme("ownership.qr_code", "code in the mask", "derived texts", numbered=True),
+    "V3": Scheme("ownership.trigger_set", "trigger set", "trigger keys", by_answers=True),
 }
 
 

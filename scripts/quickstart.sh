@@ -5,7 +5,7 @@ set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 
 RUN=${RUN:-runs/quickstart}
-SIGNATURE=${SIGNATURE:-signature}
+OWNER=${OWNER:-Jane Doe}
 EPOCHS=30
 ROUNDS=6 # 0.8^6: 26.2% of the weights remain
 
@@ -22,9 +22,10 @@ mkdir -p "$RUN"
 stage find main_imp.py --dataset digits --arch res20s --epochs $EPOCHS --rate 0.2 --pruning_times $ROUNDS \
     --prune_type lt --rewind_epoch 3 --save_dir "$RUN/ticket"
 
-# 2. write the signature into its mask
+# 2. write a signature into its mask: a text that follows from the owner's key, so that nobody can have chosen or guessed it
+[ -e "$RUN/owner.key" ] || python make_claim.py --new_owner_key "$RUN/owner.key"
 stage sign embed_qrcode.py --mask_dir "$RUN/ticket/ticket.pth.tar" --arch res20s --dataset digits \
-    --signature "$SIGNATURE" --save_dir "$RUN/signed"
+    --owner "$RUN/owner.key" --owner_name "$OWNER" --save_dir "$RUN/signed"
 CLAIM=$(ls -t "$RUN"/signed/*.claim.json | head -n 1)
 
 # 3. train the signed ticket from the same rewound weights

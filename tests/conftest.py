@@ -170,7 +170,8 @@ def digits():
 def owner(run_main, digits, tmp_path_factory):
     """A folder with everything that Jane has, and the files of other people's models."""
     import torch
-    from stand_ins import KEY, OTHER_KEY, OWNER, SIGNATURE, TRIGGERS, random_mask, trained
+    from stand_ins import (DERIVED, KEY, OTHER_KEY, OWNER, OWNER_KEY, SIGNATURE, TRIGGERS, UNSIGNED, as_pem, random_mask,
+                           trained)
 
     from datasets import trigger
     from models import build_model
@@ -183,12 +184,13 @@ def owner(run_main, digits, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("owner")
     blank = build_model("res20s", 10)
-    unsigned = random_mask(blank, 0)
-    region = find_region(unsigned, SIGNATURE)
-    signed = embed(unsigned, SIGNATURE, region, np.random.default_rng(0))
-    place = region.layer, region.start_x, region.start_y, 3, "H"
-    write_claim(folder / "v2.json", CodeClaim(SIGNATURE, "res20s", *place, region.code_format.mask_pattern, region.similarity,
-                                          signed.nonzeros, signed.entries, {"state": 2**127 + 1}))
+    region = find_region(UNSIGNED, SIGNATURE)
+    signed = embed(UNSIGNED, SIGNATURE, region, np.random.default_rng(0))
+    tickets.write_masks(folder / "unsigned.pth.tar", UNSIGNED)
+    write_claim(folder / "v2.json", CodeClaim(
+        arch="res20s", layer=region.layer, start_x=region.start_x, start_y=region.start_y, version=3, error_correction="H",
+        mask_pattern=region.code_format.mask_pattern, similarity=region.similarity, nonzeros=signed.nonzeros,
+        entries=signed.entries, random_state={"state": 2**127 + 1}, **DERIVED))
     (folder / "trigger.key").write_text(KEY)
     (folder / "other.key").write_text(OTHER_KEY)
     triggers = trigger.keyed(KEY.encode(), TRIGGERS, 10, 8)
@@ -209,14 +211,19 @@ def owner(run_main, digits, tmp_path_factory):
     tickets.write_weights(folder / "pruned.pth.tar", own, {}, pruned)
 
     scores = {name: torch.where(kept, own[f"{name}.weight"].abs().double(), -torch.inf) for name, kept in signed.items()}
-    key, locked = key_masks.split(signed, scores, 0.05)
-    key_masks.write_split(folder / "key.pth.tar", folder / "locked.pth.tar", key, locked, own, {"split": "omp"})
+    scored, _ = key_masks.split(signed, scores, 0.05, less=64)
+    key, drawn = key_masks.draw(signed, key_masks.fingerprint(signed, own), scored, 64, OWNER_KEY.public_key().public_bytes_raw(),
+                                bytes(16))
+    locked = Mask({name: signed[name] & ~key[name] for name in key})
+    key_masks.write_split(folder / "key.pth.tar", folder / "locked.pth.tar", key, locked, own, {"split": "omp"}, drawn)
+    tickets.write_ticket(folder / "signed_ticket.pth.tar", signed, own, {})
     wrong_key, wrong_locked = key_masks.split(random_mask(blank, 7), {
         name: torch.where(kept, 1.0, -torch.inf) for name, kept in random_mask(blank, 7).items()}, 0.05)
     key_masks.write_split(folder / "wrong_key.pth.tar", folder / "wrong_locked.pth.tar", wrong_key, wrong_locked, own, {})
     tickets.write_weights(folder / "locked_trained.pth.tar", trained(locked, 4, digits), {}, locked)
 
-    assert run_main("make_claim.py", "--new_owner_key", folder / "owner.key").returncode == 0
+    (folder / "owner.key").write_bytes(as_pem(OWNER_KEY))
+    (folder / "owner.key").chmod(0o600)
     done = run_main("make_claim.py", "--owner", OWNER, "--sign", folder / "owner.key", "--v1", folder / "locked.pth.tar",
                     "--key", folder / "key.pth.tar", "--v2", folder / "v2.json", "--v3", folder / "triggers", "--trigger_key",
                     folder / "trigger.key", "--checkpoint", folder / "own.pth.tar", "--dataset", "digits", "--tolerance", 1,

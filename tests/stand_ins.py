@@ -11,15 +11,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import torch
 import torch.nn.functional as F
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from torch import nn
 
 from attacks.locate import Found
 from datasets.pictures import as_float
 from models import build_model
+from pruner.key_mask.split import fingerprint
 from pruner.masks import Mask, prunable_layers
+from pruner.qr_code.derived_text import derived_text
 
-SIGNATURE, OWNER = "Jane Doe 2026", "Jane <script>alert(1)</script> & Söhne"
-TRIGGERS = 24
+OWNER = "Jane <script>alert(1)</script> & Söhne"
+OWNER_KEY, THIEFS_KEY = (Ed25519PrivateKey.from_private_bytes(letter * 32) for letter in (b"J", b"R"))
+TRIGGERS = 32
 KEY, OTHER_KEY = "a secret that only Jane has", "a secret that only John has"
 
 
@@ -153,6 +158,22 @@ def random_mask(model, seed: int) -> Mask:
     generator = torch.Generator().manual_seed(seed)
     return Mask({name: torch.rand(layer.weight.shape, generator=generator) < 0.25
                  for name, layer in prunable_layers(model).items()})
+
+
+def derived_for(owner_key: Ed25519PrivateKey, name: str, unsigned: Mask, nonce: int = 7) -> dict[str, str]:
+    """Fields of a code's claim: a text, and what it follows from."""
+    public = owner_key.public_key().public_bytes_raw()
+    parts = {"owner_key": public.hex(), "owner_name": name, "nonce": f"{nonce:032x}", "ticket_sha256": fingerprint(unsigned)}
+    return {"signature": derived_text(public, name, bytes.fromhex(parts["nonce"]), parts["ticket_sha256"], 24), **parts}
+
+
+def as_pem(owner_key: Ed25519PrivateKey) -> bytes:
+    return owner_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+UNSIGNED = random_mask(build_model("res20s", 10), 0)
+DERIVED = derived_for(OWNER_KEY, OWNER, UNSIGNED)
+SIGNATURE = DERIVED["signature"]
 
 
 def trained(mask: Mask, seed: int, data, triggers=None) -> dict[str, torch.Tensor]:

@@ -322,8 +322,9 @@ def test_a_written_code_verifies_on_the_copy_alone_and_the_owners_on_both(thief,
 
 
 @pytest.mark.parametrize("by", ["fake3", "resign"])
-def test_a_written_code_shows_without_a_commitment_too(thief, owned, by):
-    assert owned(thief(by) / "claimed", thief(by) / "attacked.pth.tar", committed=False)
+def test_a_text_of_his_own_choice_owns_nothing_though_it_was_written(thief, owned, by):
+    for committed in (True, False):
+        assert not owned(thief(by) / "claimed", thief(by) / "attacked.pth.tar", committed=committed)
 
 
 @pytest.mark.parametrize("by", WAYS)

@@ -424,7 +424,7 @@ def test_a_damaged_drawn_part_is_named(ticket, spoil):
 
 @pytest.mark.parametrize("words, complaint", [
     (("--owner", "o"), "needs --type and --key_ratio"), (("--drawn", "5"), "--drawn: needs --owner"),
-    (("--owner", "/nonexistent", "--type", "omp", "--key_ratio", "0.05"), "/nonexistent: no such file"),
+    (("--owner", "/nonexistent", "--type", "omp", "--key_ratio", "0.05"), "--owner /nonexistent: no such file"),
     (("--owner", "KEY", "--type", "omp", "--key_ratio", "0.001"), "--drawn 256: the key has")])
 def test_what_can_not_be_drawn_is_one_line(run_main, refused, ticket, tmp_path, words, complaint):
     commitment.new_owner_key(tmp_path / "KEY")

@@ -14,7 +14,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stand_ins import OTHER_KEY, OWNER, TRIGGERS, Page, assert_self_contained, trained
+from stand_ins import (OTHER_KEY, OWNER, THIEFS_KEY, TRIGGERS, Page, as_pem, assert_self_contained, derived_for, trained)
 
 from attacks.forgeries.forge import forge
 from attacks.permute import permute
@@ -27,18 +27,18 @@ from ownership.claims.report import write_comparison_report
 from ownership.claims.verdict import NOT_SHOWN, OWNED, REFUSED, Check, Standing, Verdict
 from ownership.qr_code.check import Regions, compare_regions
 from pruner import tickets
+from pruner.key_mask import split as key_masks
+from pruner.masks import Mask
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import Place, Wish, embed, find_region
-
-THIEF = "John Roe 1999"
 
 
 # --- a thief, and others ----------------------------------------------------------------------------------------------
 
 
-def claim_of(mask, text: str, place: Place, code_format) -> CodeClaim:
+def claim_of(mask, text: str, place: Place, code_format, **derived) -> CodeClaim:
     return CodeClaim(text, "res20s", place.layer, place.start_x, place.start_y, code_format.version, code_format.error_correction,
-                 code_format.mask_pattern, 0.5, mask.nonzeros, mask.entries, {"state": 1})
+                 code_format.mask_pattern, 0.5, mask.nonzeros, mask.entries, {"state": 1}, **derived)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def thief(run_main, owner, digits, tmp_path_factory):
     a text that he made up. For each a signed claim: with accuracy, without, and with a trigger set."""
     folder, model = tmp_path_factory.mktemp("thief"), build_model("res20s", 10)
     own = tickets.read_model_file(owner / "own.pth.tar", model).mask
-    assert run_main("make_claim.py", "--new_owner_key", folder / "thief.key").returncode == 0
+    (folder / "thief.key").write_bytes(as_pem(THIEFS_KEY))
 
     def commit(name: str, claim: CodeClaim, *words) -> None:
         write_claim(folder / f"{name}.v2.json", claim)
@@ -55,16 +55,18 @@ def thief(run_main, owner, digits, tmp_path_factory):
                         *words, "--save_dir", folder / name)
         assert done.returncode == 0, done.stderr
 
-    def sign(name: str, mask, text: str, **place):
+    def sign(name: str, mask, nonce: int, **place):
+        derived = derived_for(THIEFS_KEY, "John", mask, nonce)
+        text = derived.pop("signature")
         region = find_region(mask, text, Wish(**place))
         signed = embed(mask, text, region, np.random.default_rng(3))
         tickets.write_weights(folder / f"{name}.pth.tar", trained(signed, 1, digits), {}, signed)
-        commit(name, claim_of(signed, text, region, region.code_format), "--checkpoint", folder / f"{name}.pth.tar", "--dataset",
+        commit(name, claim_of(signed, text, region, region.code_format, **derived), "--checkpoint", folder / f"{name}.pth.tar", "--dataset",
                "digits")
         return signed, region
 
-    again, region = sign("again", own, THIEF, layer="layer3.1.conv2")
-    sign("over", again, "Jack Poe 2001", layer=region.layer, start_y=region.start_y,
+    again, region = sign("again", own, 1, layer="layer3.1.conv2")
+    sign("over", again, 2, layer=region.layer, start_y=region.start_y,
          start_x=region.start_x + 24 if region.start_x + 24 + 29 <= 64 else region.start_x - 24)
     made_up = forge(own, budget=600, length=11, version=3, error_correction="H", seed=1)
     forged = claim_of(own, made_up.signature, made_up.place, made_up.code_format)
@@ -155,20 +157,20 @@ def test_only_the_second_shows(dispute, owner):
     assert conclusion(done) == f"the second claim ({OWNER}) owns; the first does not show"
 
 
-def test_a_key_for_a_mask_that_was_seen_is_not_counted_for_the_later(run_main, owner, tmp_path):
+def test_a_key_for_a_mask_that_was_seen_is_not_counted(run_main, owner, thief, tmp_path):
     """Somebody who has the locked ticket names any weights outside it as his key."""
-    model = build_model("res20s", 10)
-    locked = tickets.read_model_file(owner / "locked.pth.tar", model, head=False)
-    key = tickets.read_model_file(owner / "key.pth.tar", model, head=False)
-    assert locked.mask.nonzeros and key.mask.nonzeros
-    words = ("--v1", owner / "locked.pth.tar", "--key", owner / "key.pth.tar")
-    for name in ("first", "second"):
-        assert run_main("make_claim.py", "--owner", name, *words, "--save_dir", tmp_path / name).returncode == 0
+    locked = tickets.read_model_file(owner / "locked.pth.tar", build_model("res20s", 10))
+    made_up = Mask({name: ~layer & (torch.arange(layer.numel()).view(layer.shape) % 50 == 0) for name, layer in locked.mask.items()})
+    key_masks.write_split(tmp_path / "key.pth.tar", tmp_path / "locked.pth.tar", made_up, locked.mask, locked.initial, {})
+    words = ("--save_dir", tmp_path / "first", "--v1", tmp_path / "locked.pth.tar", "--key", tmp_path / "key.pth.tar")
+    assert run_main("make_claim.py", "--owner", "John", *words).returncode == 0
+    words = ("--save_dir", tmp_path / "second", "--v1", owner / "locked.pth.tar", "--key", owner / "key.pth.tar")
+    assert run_main("make_claim.py", "--owner", OWNER, "--sign", owner / "owner.key", *words).returncode == 0
     done = run_main("main_verify.py", "--claim", tmp_path / "first/claim.json", "--claim", tmp_path / "second/claim.json",
                     "--commitment", tmp_path / "second/commitment.json", "--commitment", tmp_path / "first/commitment.json",
-                    "--suspect", owner / "locked.pth.tar", "--key", owner / "key.pth.tar")
-    assert done.returncode == 0 and verdicts(done) == ["owned", "not shown"], done.stderr
-    assert "anybody who has seen a mask can make a key for it" in done.stdout
+                    "--suspect", owner / "locked.pth.tar", "--key", owner / "key.pth.tar", "--key", tmp_path / "key.pth.tar")
+    assert done.returncode == 0 and verdicts(done) == ["not shown", "owned"], done.stdout + done.stderr
+    assert "not counted: no part of the key was drawn, so anybody could have foreseen it" in done.stdout
 
 
 @pytest.mark.parametrize("first", [OWNED, NOT_SHOWN, REFUSED])
@@ -331,8 +333,8 @@ def test_a_rival_whose_claim_can_not_be_read_is_refused_whatever_his_commitment_
 @pytest.mark.slow
 def test_claims_about_another_network_are_refused(run_main, owner, thief, tmp_path):
     private, _ = commitment.read_claim(thief / "again/claim.json")
-    other = commitment.salted({**private.values, "owner_key": None, "arch": "res18", "v2.arch": "res18"})
-    claim, public = commitment.write(tmp_path, other, commitment.commit(other))
+    other = commitment.salted({**private.values, "arch": "res18", "v2.arch": "res18"}, private.format)
+    claim, public = commitment.write(tmp_path, other, commitment.commit(other, THIEFS_KEY))
     done = run_main("main_verify.py", "--claim", claim, "--claim", owner / "claim.json", "--commitment", public, "--commitment",
                     owner / "commitment.json", "--suspect", owner / "own.pth.tar", "--restarts", 0)
     assert done.returncode == 0 and verdicts(done) == ["refused", "owned"], done.stderr
@@ -383,8 +385,8 @@ def test_answers_of_both_sets(dispute, run_main, owner, thief, refused, tmp_path
     assert done.returncode == 0 and verdicts(done) == ["owned", "not shown"], done.stderr
     message = refused(dispute("jane", "triggers", *keys, "--predictions", owner / "right.csv", suspect=None))
     assert "argument --predictions: of two claims one list each" in message
-    message = refused(dispute("jane", "again", *keys[:2], *["--predictions", owner / "right.csv"] * 2, suspect=None))
-    assert "has no V3" in message
+    done = dispute("jane", "again", *keys[:2], *["--predictions", owner / "right.csv"] * 2, suspect=None)
+    assert done.returncode == 0 and verdicts(done) == ["owned", "refused"] and "has no V3" in done.stdout
 
 
 # --- accuracy ---------------------------------------------------------------------------------------------------------
@@ -414,8 +416,8 @@ def test_a_rival_who_speaks_of_other_pictures_is_not_measured(dispute, run_main,
                                ("size", {"fidelity.image_size": 9, "fidelity.test_sha256": "0" * 64},
                                 "the test pictures can't be had as the claim names them (--image_size 9: digits are 8x8; leave the "
                                 "flag out)")):
-        other = commitment.salted({**private.values, "owner_key": None, **changes})
-        claim, public = commitment.write(tmp_path / name, other, commitment.commit(other))
+        other = commitment.salted({**private.values, **changes}, private.format)
+        claim, public = commitment.write(tmp_path / name, other, commitment.commit(other, THIEFS_KEY))
         words = ("--suspect", thief / "again.pth.tar", "--restarts", 0, "--dataset", "digits")
         done = run_main("main_verify.py", "--claim", owner / "claim.json", "--claim", claim, "--commitment", public,
                         "--commitment", owner / "commitment.json", *words, "--json", tmp_path / "out.json")
@@ -503,24 +505,26 @@ def test_in_two_numberings_places_are_not_compared(dispute, run_main, owner, thi
     model = build_model("res20s", 10)
     own = tickets.read_model_file(owner / "own.pth.tar", model)
     mask, weights = permute(own.mask, own.weights, model, seed=5)
-    region = find_region(mask, THIEF, Wish("layer3.1.conv2"))
-    signed = embed(mask, THIEF, region, np.random.default_rng(0))
+    derived = derived_for(THIEFS_KEY, "John", mask)
+    text = derived.pop("signature")
+    region = find_region(mask, text, Wish("layer3.1.conv2"))
+    signed = embed(mask, text, region, np.random.default_rng(0))
     assert signed.nonzeros == mask.nonzeros
     weights = {**weights, **{f"{name}.weight": torch.where(kept, torch.where(weights[f"{name}.weight"] != 0,
                                                                              weights[f"{name}.weight"], 0.01), 0.0)
                              for name, kept in signed.items()}}
     tickets.write_weights(tmp_path / "suspect.pth.tar", weights, {}, signed)
-    write_claim(tmp_path / "v2.json", claim_of(signed, THIEF, region, region.code_format))
-    assert run_main("make_claim.py", "--owner", "John", "--v2", tmp_path / "v2.json", "--save_dir", tmp_path).returncode == 0
+    write_claim(tmp_path / "v2.json", claim_of(signed, text, region, region.code_format, **derived))
+    assert run_main("make_claim.py", "--owner", "John", "--sign", thief / "thief.key", "--v2", tmp_path / "v2.json", "--save_dir", tmp_path).returncode == 0
     done = run_main("main_verify.py", "--claim", owner / "claim.json", "--claim", tmp_path / "claim.json", "--commitment",
                     tmp_path / "commitment.json", "--commitment", owner / "commitment.json", "--suspect",
-                    tmp_path / "suspect.pth.tar", "--aligned_to", owner / "own.pth.tar", "--aligned_to",
+                    tmp_path / "suspect.pth.tar", "--aligned_to", owner / "unsigned.pth.tar", "--aligned_to",
                     tmp_path / "suspect.pth.tar", "--restarts", 0, "--json", tmp_path / "out.json")
     assert done.returncode == 0 and verdicts(done) == ["owned", "owned"], done.stdout + done.stderr
     found = json.loads((tmp_path / "out.json").read_text())
     first, second = (next(check for check in claim["checks"] if check["check"] == "V2") for claim in found["claims"])
-    assert first["aligned_to"] == str(owner / "own.pth.tar") and second.get("aligned_to") is None
-    # hers is the mask that her V1 names; neither file is known to be older than the suspect to a later claim
+    assert first["aligned_to"] == str(owner / "unsigned.pth.tar") and second.get("aligned_to") is None
+    # hers is the ticket that her text is the hash of; his text is that of neither file
     assert first["numberings"] == 2 and "uncounted_p" in first and "numberings" not in second and "uncounted_p" in second
     assert found["rivals"]["regions"] is None and "the codes show in different numberings" in done.stdout
 
@@ -566,7 +570,7 @@ def test_trigger_sets_are_asked_of_own_models(dispute, owner, thief, tmp_path):
     dispute("jane", "again", *words, "--json", tmp_path / "out.json")
     table = json.loads((tmp_path / "out.json").read_text())["rivals"]["own_models"]["verdicts"]
     names = [[[check["check"] for check in found["checks"]] for found in row] for row in table]
-    assert names == [[["V2", "V3"]] * 2, [["V2"]] * 2]
+    assert names == [[["V1", "V2", "V3"]] * 2, [["V2"]] * 2]
     on_own, on_other = (next(check for check in found["checks"] if check["check"] == "V3") for found in table[0])
     assert on_own["correct"] == TRIGGERS > on_other["correct"]
 
@@ -597,7 +601,8 @@ def test_the_page_shows_both_codes_and_escapes_everything(dispute, owner, thief,
         == [code["lost"] + code["added"] for code in codes]
     fills = [[attributes["fill"], attributes["d"].count("M")] for tag, attributes in page.tags if tag == "path"]
     assert ["#f5a3a3", codes[0]["lost"]] in fills and ["#c00000", codes[0]["added"]] in fills
-    for text in (THIEF, "Jack Poe 2001", found["conclusion"], *found["rivals"]["notes"], "points", "overlap in"):
+    texts = [json.loads((thief / f"{name}.v2.json").read_text())["signature"] for name in ("again", "over")]
+    for text in (*texts, found["conclusion"], *found["rivals"]["notes"], "points", "overlap in"):
         assert text in page.text
     for row in found["inputs"]:
         assert row["sha256"] in page.text

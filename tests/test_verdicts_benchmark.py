@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stand_ins import OWNER_KEY, THIEFS_KEY, derived_for
 
 from datasets import trigger
 from datasets.pictures import as_float
@@ -156,7 +157,7 @@ def test_a_run_that_was_killed_goes_on(run, tmp_path):
 
 
 def made_up_rows(count: int) -> list[dict]:
-    return [{"kind": "fresh", "p": number / 8, "p V2": 1.0, "p V3": 1.0, "p of agreement alone": 0.5, "seconds": 1.25}
+    return [{"kind": "fresh", "p": number / 8, "p V1": 1.0, "p V2": 1.0, "p V3": 1.0, "p of a mark alone": 0.5, "seconds": 1.25}
             for number in range(count)]
 
 
@@ -197,37 +198,40 @@ def test_an_owned_innocent_model_misses_the_bar(verdicts, run, monkeypatch):
 
 # --- attacked models ----------------------------------------------------------------------------------------------------
 
-SIGNATURE, KEY = "Jane Doe 2026", b"a secret that only Jane has"
+KEY = b"a secret that only Jane has"
 
 
 @pytest.fixture(scope="module")
 def stolen(run_main, tmp_path_factory):
-    """A signed model that knows 24 triggers by heart, its claim and key, and two sweeps of attacks on it."""
+    """A signed model that knows 32 triggers by heart, its claim and key, and two sweeps of attacks on it."""
     folder = tmp_path_factory.mktemp("stolen")
     torch.manual_seed(0)
     model = build_model("res20s", 10)
     generator = torch.Generator().manual_seed(0)
     mask = Mask({name: torch.rand(layer.weight.shape, generator=generator) < 0.25
                  for name, layer in prunable_layers(model).items()})
-    region = find_region(mask, SIGNATURE)
-    mask = embed(mask, SIGNATURE, region, np.random.default_rng(0))
+    own, others = derived_for(OWNER_KEY, "Jane", mask), derived_for(THIEFS_KEY, "John", mask)
+    region = find_region(mask, own["signature"])
+    mask = embed(mask, own["signature"], region, np.random.default_rng(0))
     layers, seen = dict(model.named_modules()), []
-    triggers = trigger.keyed(KEY, 24, 10, 8)
+    triggers = trigger.keyed(KEY, 32, 10, 8)
     with torch.no_grad():
         for name, kept in mask.items():
             layers[name].weight.mul_(kept)
         model.eval().fc.register_forward_hook(lambda module, given, out: seen.append(given[0]))
         model(as_float(triggers.pictures.images))
-        features = torch.cat((seen[0], torch.ones(24, 1)), 1).double()
+        features = torch.cat((seen[0], torch.ones(32, 1)), 1).double()
         fitted = torch.linalg.lstsq(features, torch.nn.functional.one_hot(triggers.pictures.labels, 10).double(),
                                     driver="gelsd").solution
         model.fc.weight.copy_(fitted[:-1].T)
         model.fc.bias.copy_(fitted[-1])
     tickets.write_weights(folder / "model.pth.tar", model.state_dict(), {}, mask)
     (folder / "trigger.key").write_bytes(KEY)
-    for text, name in ((SIGNATURE, "claim.json"), ("John Roe 1999", "other.json")):
-        write_claim(folder / name, CodeClaim(text, "res20s", region.layer, region.start_x, region.start_y, 3, "H",
-                                         region.code_format.mask_pattern, region.similarity, mask.nonzeros, mask.entries, {}))
+    for derived, name in ((own, "claim.json"), (others, "other.json")):
+        write_claim(folder / name, CodeClaim(
+            arch="res20s", layer=region.layer, start_x=region.start_x, start_y=region.start_y, version=3, error_correction="H",
+            mask_pattern=region.code_format.mask_pattern, similarity=region.similarity, nonzeros=mask.nonzeros,
+            entries=mask.entries, random_state={}, **derived))
     for attack, *words in (("prune", "--sweep", "0,0.1,0.3"), ("addon", "--sweep", "0.02"), ("permute",)):
         done = run_main("main_attack.py", attack, "--checkpoint", folder / "model.pth.tar", "--no_accuracy", "--save_dir",
                         folder / attack, *words)
@@ -236,7 +240,7 @@ def stolen(run_main, tmp_path_factory):
 
 
 def triggers_of(folder: Path) -> tuple:
-    return "--trigger_key", folder / "trigger.key", "--trigger_count", 24, "--trigger_size", 8
+    return "--trigger_key", folder / "trigger.key", "--trigger_count", 32, "--trigger_size", 8
 
 
 @pytest.mark.slow

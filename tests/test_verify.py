@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
-from stand_ins import (KEY, OTHER_KEY, OWNER, SIGNATURE, TRIGGERS, Page, assert_self_contained, hangs, random_mask,
+from stand_ins import (OWNER_KEY, KEY, OTHER_KEY, OWNER, SIGNATURE, TRIGGERS, Page, assert_self_contained, hangs, random_mask,
                        serving)
 
 from attacks.permute import permute
@@ -32,14 +33,12 @@ from ownership.trigger_set import endpoint as open_inference
 from ownership.qr_code.claim import CodeClaim, write_claim
 from ownership.claims.commitment import Refused, open_claim
 from ownership.claims.verdict import Standing
-from ownership.key_mask.claim import KeyMask, mask_sha256
+from ownership.key_mask.claim import mask_sha256
 from ownership.qr_code import check as code_check
 from ownership.trigger_set.claim import Triggers
-from ownership.qr_code.evidence import Evidence, p_value, parity_parts
-from ownership.qr_code.extraction import Extraction
+from ownership.qr_code.evidence import p_value, parity_parts
 from ownership.trigger_set.endpoint import Service
 from ownership.claims.report import draw, write_report
-from ownership.qr_code.soft_decoding import SoftReading
 from ownership.suspects.reading import Suspect
 from pruner import tickets
 from pruner.qr_code import geometry as qr_code
@@ -125,7 +124,7 @@ def test_private_files_are_private_and_never_written_over(owner, run_main, refus
 
 def test_a_commitment_tells_nothing_of_the_claim(owner, run_main, tmp_path):
     for name in ("first", "second"):
-        assert run_main("make_claim.py", "--owner", OWNER, "--v2", owner / "v2.json", "--save_dir",
+        assert run_main("make_claim.py", "--owner", OWNER, "--sign", owner / "owner.key", "--v2", owner / "v2.json", "--save_dir",
                         tmp_path / name).returncode == 0
     first, second = (json.loads((tmp_path / name / "commitment.json").read_text()) for name in ("first", "second"))
     whole = json.loads((owner / "commitment.json").read_text())
@@ -214,7 +213,7 @@ def test_changed_leaves_root_and_signature_are_refused(owner, files, tmp_path):
 
 def test_another_claims_commitment_is_called_so(verify, run_main, owner, refused, tmp_path):
     """No field of it opens it: that is a file mistaken, not a claim that was changed in 28 places."""
-    assert run_main("make_claim.py", "--owner", OWNER, "--v2", owner / "v2.json", "--save_dir", tmp_path).returncode == 0
+    assert run_main("make_claim.py", "--owner", OWNER, "--sign", owner / "owner.key", "--v2", owner / "v2.json", "--save_dir", tmp_path).returncode == 0
     done = verify("--suspect", owner / "own.pth.tar", commitment=tmp_path / "commitment.json")
     assert f"does not open {tmp_path / 'commitment.json'}, which is another claim's commitment" in refused(done)
     assert "changed since" not in done.stdout + done.stderr
@@ -285,7 +284,7 @@ def duplicated(text: str) -> str:
     (lambda text: text.replace('"value": 3\n', '"value": 3.0\n', 1), "changed since: 'v2.version'"),
     (lambda text: text.replace('"value": 3\n', '"value":  3\n', 1), "not byte for byte"),
     (lambda text: text.replace("\n", "\r\n"), "not byte for byte"),
-    (lambda text: "\ufeff" + text, "not a JSON file"),
+    (lambda text: "\ufeff" + text, "byte order mark"),
     (lambda text: text.replace("ö", "\\u00f6"), "not byte for byte"),
 ])
 def test_spellings_are_refused(owner, tmp_path, change, message):
@@ -329,8 +328,8 @@ def test_values_out_of_range_are_named(owner, field, value):
                                               ("arch", "/etc"), ("v2.copies", [["layer1.0.conv1", 0, 0]])])
 def test_claims_of_what_can_not_be_are_refused(owner, run_main, refused, tmp_path, field, value):
     private, _ = commitment.read_claim(owner / "claim.json")
-    made = commitment.salted({**private.values, "owner_key": None, field: value})
-    claim, public = commitment.write(tmp_path, made, commitment.commit(made))
+    made = commitment.salted({**private.values, field: value}, private.format)
+    claim, public = commitment.write(tmp_path, made, commitment.commit(made, OWNER_KEY))
     done = run_main("main_verify.py", "--claim", claim, "--commitment", public, "--suspect", owner / "own.pth.tar")
     assert field.partition(".")[0] in refused(done) and "verdict:    refused" in done.stdout
 
@@ -374,14 +373,17 @@ def test_the_true_model_is_owned(verify, owner, tmp_path):
     found = json.loads((tmp_path / "verdict.json").read_text())
     checks = {check["check"]: check for check in found["checks"]}
     assert found["verdict"] == "owned" and checks["V2"]["lost"] == checks["V2"]["added"] == 0
-    # against chance by scipy; combined: the smaller p-value, twice. Tiny numbers: approx must not add its 1e-12
+    # against chance by scipy; combined: the smallest p-value, three times. Tiny numbers: approx must not add its 1e-12
     def about(value: float):
         return pytest.approx(value, rel=1e-6, abs=0)
 
-    assert checks["V3"]["correct"] == TRIGGERS and checks["V3"]["p"] == about(binom.sf(TRIGGERS - 1, TRIGGERS, 0.1))
-    assert found["p"] == about(2 * min(checks["V2"]["p"], checks["V3"]["p"]))
-    code = checks["V2"]
-    assert code["p"] == about(2 * code["searched"] * min(code["p_agreement"], code["p_reading"])) and code["searched"] > 1000
+    assert checks["V3"]["correct"] == TRIGGERS and checks["V3"]["p"] == about(binom.sf(TRIGGERS - 1, TRIGGERS, 0.1) * 2**40)
+    assert found["p"] == about(3 * min(checks["V2"]["p"], checks["V3"]["p"]))
+    code, innocent = checks["V2"], tickets.read_model_file(owner / "own.pth.tar", build_model("res20s", 10)).mask
+    places = sum(max(0, layer.shape[0] - size + 1) * max(0, layer.shape[1] - size + 1)
+                 for layer in innocent.values() for size in range(21, 178, 4))
+    assert code["p"] == about(code["p_alone"] * places * 8 * 4 * 2 * 2 * 2**40) and 2**-144 <= code["p_alone"] < 2**-138
+    assert sum(code["log2_choices"].values()) == about(math.log2(places) + 7 + 40)
     hashed = {row["input"]: row["sha256"] for row in found["inputs"]}
     for flag, name in (("--claim", "claim.json"), ("--commitment", "commitment.json"), ("--suspect", "own.pth.tar")):
         assert hashed[flag] == hashlib.sha256((owner / name).read_bytes()).hexdigest()
@@ -433,7 +435,7 @@ def test_a_claim_on_an_image_folder_is_verified_on_it(run_main, owner, tmp_path)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.numpy()).save(path)
     data = ("--dataset", "imagefolder", "--data", tmp_path / "my digits")
-    done = run_main("make_claim.py", "--owner", "Jane", "--v2", owner / "v2.json", "--checkpoint", owner / "own.pth.tar", *data,
+    done = run_main("make_claim.py", "--owner", OWNER, "--sign", owner / "owner.key", "--v2", owner / "v2.json", "--checkpoint", owner / "own.pth.tar", *data,
                     "--save_dir", tmp_path / "claim")
     assert done.returncode == 0, done.stderr
     done = run_main("main_verify.py", "--claim", tmp_path / "claim/claim.json", "--commitment", tmp_path / "claim/commitment.json",
@@ -446,17 +448,17 @@ def test_a_claim_on_an_image_folder_is_verified_on_it(run_main, owner, tmp_path)
 def key_alone(owner, run_main, tmp_path_factory):
     """A claim of V1 and accuracy alone."""
     folder = tmp_path_factory.mktemp("key_alone")
-    done = run_main("make_claim.py", "--owner", "Jane", "--v1", owner / "locked.pth.tar", "--key", owner / "key.pth.tar",
+    done = run_main("make_claim.py", "--owner", OWNER, "--sign", owner / "owner.key", "--v1", owner / "locked.pth.tar", "--key", owner / "key.pth.tar",
                     "--checkpoint", owner / "own.pth.tar", "--dataset", "digits", "--save_dir", folder)
     assert done.returncode == 0, done.stderr
     return {"claim": folder / "claim.json", "commitment": folder / "commitment.json"}
 
 
-def test_a_key_proves_nothing_without_a_commitment(verify, owner, key_alone):
+def test_a_drawn_key_pays_more_without_a_commitment(verify, owner, key_alone):
     words = ("--suspect", owner / "locked.pth.tar", "--key", owner / "key.pth.tar")
     assert verify(*words, **key_alone).returncode == 0
     done = verify(*words, claim=key_alone["claim"], commitment=None)
-    assert done.returncode == 1 and "anybody can make a key" in done.stdout and "nothing shows when the claim" in done.stdout
+    assert done.returncode == 0 and "x 2^80 nonces" in done.stdout and "nothing shows when the claim" in done.stdout
 
 
 def test_one_weight_more_or_less_is_another_mask(verify, owner, key_alone, tmp_path):
@@ -482,14 +484,15 @@ def test_every_layer_counts_in_the_digest_of_a_mask():
 
 
 @pytest.mark.slow
-def test_ticket_and_key_together_must_be_as_accurate_as_claimed(verify, owner, key_alone, refused, tmp_path):
+def test_the_accuracy_of_ticket_and_key_together_is_told(verify, owner, key_alone, refused, tmp_path):
     words = ("--suspect", owner / "locked_trained.pth.tar", "--key", owner / "key.pth.tar", "--dataset", "digits", "--merged")
     done = verify(*words, owner / "own.pth.tar", **key_alone)
     assert done.returncode == 0 and "together: accuracy" in done.stdout
     broken = torch.load(owner / "own.pth.tar", weights_only=True)
     broken["state_dict"]["fc.weight"] *= -1
     torch.save(broken, tmp_path / "broken.pth.tar")
-    assert verify(*words, tmp_path / "broken.pth.tar", **key_alone).returncode == 1
+    done = verify(*words, tmp_path / "broken.pth.tar", **key_alone)  # told beside; what was drawn is missing all the same
+    assert done.returncode == 0 and re.search(r"together: accuracy [0-4]?\d\.", done.stdout)
     assert "has another mask" in refused(verify(*words, owner / "innocent.pth.tar", **key_alone))
 
 
@@ -497,7 +500,7 @@ def test_a_merged_model_without_a_claimed_accuracy_has_no_use(verify, run_main, 
     """What a message asks for must help: first --dataset was wanted, and then refused."""
     words = ("--suspect", owner / "locked_trained.pth.tar", "--key", owner / "key.pth.tar")
     merged = ("--merged", owner / "own.pth.tar")
-    made = run_main("make_claim.py", "--owner", "Jane", "--v1", owner / "locked.pth.tar", "--key", owner / "key.pth.tar",
+    made = run_main("make_claim.py", "--owner", OWNER, "--sign", owner / "owner.key", "--v1", owner / "locked.pth.tar", "--key", owner / "key.pth.tar",
                     "--save_dir", tmp_path / "claim")
     assert made.returncode == 0, made.stderr
     bare = {"claim": tmp_path / "claim/claim.json", "commitment": tmp_path / "claim/commitment.json"}
@@ -512,15 +515,15 @@ def test_a_merged_model_without_a_claimed_accuracy_has_no_use(verify, run_main, 
 def test_a_merged_model_is_not_measured_on_the_pictures_of_a_rival(run_main, owner, tmp_path):
     """The first claim is about other pictures than those that were given for the second."""
     private, _ = commitment.read_claim(owner / "claim.json")
-    made = commitment.salted({**private.values, "owner_key": None, "fidelity.dataset": "cifar10"})
-    claim, public = commitment.write(tmp_path, made, commitment.commit(made))
+    made = commitment.salted({**private.values, "fidelity.dataset": "cifar10"}, private.format)
+    claim, public = commitment.write(tmp_path, made, commitment.commit(made, OWNER_KEY))
     done = run_main("main_verify.py", "--claim", claim, "--claim", owner / "claim.json", "--commitment", public, "--commitment",
                     owner / "commitment.json", "--suspect", owner / "locked.pth.tar", "--key", owner / "key.pth.tar",
                     "--merged", owner / "own.pth.tar", "--dataset", "digits", "--restarts", 0, "--json", tmp_path / "out.json")
     assert done.returncode == 0, done.stderr
     keys = [next(check for check in side["checks"] if check["check"] == "V1")
             for side in json.loads((tmp_path / "out.json").read_text())["claims"]]
-    assert keys[0]["found"].endswith("; together: the claim is about cifar10") and keys[0]["result"] == "shown"
+    assert "; together: the claim is about cifar10; of " in keys[0]["found"] and keys[0]["result"] == "shown"
     assert "; together: accuracy" in keys[1]["found"] and keys[1]["merged_accuracy"] > 0
 
 
@@ -544,9 +547,8 @@ def test_answers_alone(verify, owner, refused):
 def test_a_service_is_asked_the_claimed_pictures(verify, owner, monkeypatch):
     set_ = trigger.keyed(KEY.encode(), TRIGGERS, 10, 8)
 
-    def answer(address, service, images, names, num_classes):
-        assert (address.url, names, num_classes) == ("http://localhost:1/v2/models/m", set_.names, 10)
-        assert np.array_equal(images, set_.pictures.images.numpy())
+    def answer(address, service, triggers):
+        assert (address.url, triggers.fingerprint()) == ("http://localhost:1/v2/models/m", set_.fingerprint())
         return set_.pictures.labels.numpy()
 
     monkeypatch.setattr("ownership.trigger_set.endpoint.query_endpoint", answer)
@@ -577,20 +579,10 @@ def test_without_a_commitment_the_verdict_says_what_is_missing(verify, owner, tm
     assert "signed by:  nobody" in done.stdout
     checks = {check["check"]: check for check in json.loads((tmp_path / "verdict.json").read_text())["checks"]}
     code, shown = checks["V2"], results(done.stdout)
-    # a text that was made up afterwards: one of all of its kind; a key: the best of 2^80, which 24 pictures don't outweigh
-    assert code["p"] == pytest.approx(2 * min(code["p_any_text"], code["searched"] * code["p_reading"]), rel=1e-6, abs=0)
-    assert code["p_any_text"] > 1e6 * code["searched"] * code["p_agreement"]
-    assert shown == {"F": "not run", "V1": "not run", "V2": "shown", "V3": "not shown"} and checks["V3"]["p"] == 1
-
-
-def test_agreement_with_a_text_that_was_made_up_afterwards_is_corrected_for_all_texts():
-    evidence = Evidence(176, 1.0, 1e-20, 50, 40.0)
-    for committed, expected in ((True, 2 * 50 * 1e-20), (False, 2 * 50 * 1e-20 * 2**40)):
-        found = Extraction(None, None, {}, None, None, evidence)
-        assert float(code_check.p_of_code(found, SIGNATURE, committed)) == pytest.approx(expected, rel=1e-6, abs=0)
-        read = replace(found, soft=SoftReading(SIGNATURE, None, "alike", 1e-40, 0))
-        assert float(code_check.p_of_code(read, SIGNATURE, committed)) == pytest.approx(2 * 50 * 1e-40, rel=1e-6, abs=0)
-        assert float(code_check.p_of_code(read, "another text", committed)) == pytest.approx(expected, rel=1e-6, abs=0)
+    # a text or a key: the best of 2^80, which 32 pictures don't outweigh
+    assert code["log2_choices"]["nonces"] == checks["V3"]["log2_choices"]["keys"] == 80
+    assert shown == {"F": "not run", "V1": "not run", "V2": "shown", "V3": "not shown"}
+    assert checks["V3"]["p"] == pytest.approx(1e-32 * 2**80, rel=1e-6, abs=0)
 
 
 def test_a_model_with_another_classifier_is_judged_by_its_mask(verify, owner, tmp_path):
@@ -610,7 +602,7 @@ def test_a_file_that_is_no_model_is_one_line_and_no_verdict(verify, owner, refus
 
 @pytest.mark.slow
 def test_a_claim_that_does_not_show_on_the_own_model_is_not_made(owner, run_main, refused, tmp_path):
-    words = ("--owner", "Jane", "--save_dir", tmp_path / "claim")
+    words = ("--owner", OWNER, "--sign", owner / "owner.key", "--save_dir", tmp_path / "claim")
     for claimed in (("--v2", owner / "v2.json"), ("--v3", owner / "triggers")):
         message = refused(run_main("make_claim.py", *words, *claimed, "--checkpoint", owner / "innocent.pth.tar"))
         assert "does not show on it" in message
@@ -645,10 +637,9 @@ def renumbered(owner, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "reference"), [("whole", "own"), ("pruned", "own"), ("pruned", "masks")])
-def test_a_renumbered_copy_shows_the_code_once_it_is_aligned(verify, owner, renumbered, tmp_path, name, reference):
-    suspect = ("--suspect", renumbered / f"{name}.pth.tar", "--restarts", 0)
-    reference = {"own": owner / "own.pth.tar", "masks": renumbered / "masks.pth.tar"}[reference]
+@pytest.mark.parametrize("name", ["whole", "pruned"])
+def test_a_renumbered_copy_shows_the_code_once_it_is_aligned(verify, owner, renumbered, tmp_path, name):
+    suspect, reference = ("--suspect", renumbered / f"{name}.pth.tar", "--restarts", 0), owner / "unsigned.pth.tar"
     done = verify(*suspect)
     assert done.returncode == 1 and results(done.stdout)["V2"] == "not shown", done.stderr
     done = verify(*suspect, "--aligned_to", reference, "--json", tmp_path / "verdict.json", "--report", tmp_path / "page.html")
@@ -657,8 +648,8 @@ def test_a_renumbered_copy_shows_the_code_once_it_is_aligned(verify, owner, renu
     code = next(check for check in found["checks"] if check["check"] == "V2")
     assert code["aligned_to"] == str(reference) and code["numberings"] == 2 and 380 < code["moved"] <= 400
     assert f"aligned to {reference}, {code['moved']} of 400 channels had another number" in code["found"]
-    # two tests in two numberings, whichever showed
-    assert code["p"] == pytest.approx(4 * code["searched"] * min(code["p_agreement"], code["p_reading"]), rel=1e-6, abs=0)
+    assert code["log2_choices"]["numberings of channels"] == 1, "two"
+    assert code["log10_p"] == pytest.approx(code["log10_p_alone"] + sum(code["log2_choices"].values()) * math.log10(2), rel=1e-6)
     hashed = {row["input"]: (row["name"], row["sha256"]) for row in found["inputs"]}
     assert hashed["--aligned_to"] == (str(reference), hashlib.sha256(reference.read_bytes()).hexdigest())
     page = Page(tmp_path / "page.html")
@@ -669,7 +660,7 @@ def test_a_renumbered_copy_shows_the_code_once_it_is_aligned(verify, owner, renu
 
 def test_a_copy_that_was_not_renumbered_is_shown_as_it_is(verify, owner, tmp_path):
     found = []
-    for words in ((), ("--aligned_to", owner / "own.pth.tar")):
+    for words in ((), ("--aligned_to", owner / "unsigned.pth.tar")):
         done = verify("--suspect", owner / "pruned.pth.tar", *words, "--json", tmp_path / "verdict.json")
         assert done.returncode == 0, done.stderr
         found.append(next(check for check in json.loads((tmp_path / "verdict.json").read_text())["checks"]
@@ -694,15 +685,15 @@ def test_innocent_models_stay_innocent_when_they_are_aligned(verify, owner, renu
     p_values = []
     for seed in range(20, 24):
         innocent = Suspect(random_mask(model, seed))
-        aligned = align_to(renumbered / "masks.pth.tar", innocent, claim)
-        assert aligned.counted and aligned.mask.nonzeros == innocent.mask.nonzeros and aligned.mask != innocent.mask
+        aligned = align_to(owner / "unsigned.pth.tar", innocent, claim)
+        assert aligned.counted == {"V2"} and aligned.mask.nonzeros == innocent.mask.nonzeros and aligned.mask != innocent.mask
         check = code_check.code(claim.parts["V2"], innocent, Standing.COMMITTED, restarts=0, aligned=[aligned])
         assert check.result == "not shown"
-        p_values += [check.figures["p_agreement"]]
+        p_values += [check.figures["p_alone"]]
     assert min(p_values) > 1e-3, "nothing to be corrected away"
     for name in ("innocent", "other_owner"):
         done = verify("--suspect", owner / f"{name}.pth.tar", "--key", owner / "key.pth.tar", "--aligned_to",
-                      owner / "own.pth.tar", "--restarts", 0)
+                      owner / "unsigned.pth.tar", "--restarts", 0)
         assert done.returncode == 1 and set(results(done.stdout).values()) <= {"not shown", "not run"}, done.stderr
 
 
@@ -710,7 +701,7 @@ def test_innocent_models_stay_innocent_when_they_are_aligned(verify, owner, renu
 def code_alone(owner, run_main, tmp_path_factory):
     """A claim of V2 alone."""
     folder = tmp_path_factory.mktemp("code_alone")
-    assert run_main("make_claim.py", "--owner", "Jane", "--v2", owner / "v2.json", "--save_dir", folder).returncode == 0
+    assert run_main("make_claim.py", "--owner", OWNER, "--sign", owner / "owner.key", "--v2", owner / "v2.json", "--save_dir", folder).returncode == 0
     return {"claim": folder / "claim.json", "commitment": folder / "commitment.json"}
 
 
@@ -745,36 +736,6 @@ def spelling(mask: Mask, claim: CodeClaim, groups: ChannelGroups) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_signs_that_were_made_up_for_a_mask_that_the_claim_names_are_not_looked_at(verify, tmp_path):
-    """V1 names where the ticket has weights, not what training made of them."""
-    model = build_model("res20s", 10)
-    innocent, named, groups = random_mask(model, 30), random_mask(model, 31), channel_groups(model)
-    random = np.random.default_rng(32)
-    weights = {f"{name}.weight": torch.from_numpy(random.standard_normal(kept.shape)).float() * kept
-               for name, kept in innocent.items()}
-    claim = CodeClaim("Adam Moe 1987", "res20s", "layer3.1.conv1", 10, 18, 3, "H", 2, 0.5, 1, 2, {"state": 1})
-    key = KeyMask("0" * 64, mask_sha256(named), "0" * 64, 10)
-    private = commitment.salted(owner_claim.to_fields(owner_claim.OwnerClaim("Adam", None, "res20s", None, {"V1": key, "V2": claim})))
-    written, public = commitment.write(tmp_path, private, commitment.commit(private))
-    # each channel of his ticket gets the signs of the innocent model's that is to come there
-    wanted = groups.renumbered(weights, spelling(innocent, claim, groups))
-    made_up = {name: torch.where(wanted[name] == 0, 0.01, wanted[name]) for name in wanted}
-    tickets.write_weights(tmp_path / "made_up.pth.tar", {**model.state_dict(), **{
-        f"{name}.weight": made_up[f"{name}.weight"] * kept for name, kept in named.items()}}, {}, named)
-    tickets.write_weights(tmp_path / "innocent.pth.tar", {**model.state_dict(), **weights}, {}, innocent)
-    words = ("--suspect", tmp_path / "innocent.pth.tar", "--restarts", 0, "--aligned_to", tmp_path / "made_up.pth.tar", "--json",
-             tmp_path / "verdict.json")
-    p_values = []
-    for word in ((), ("--aligned_committed",)):
-        done = verify(*words, *word, claim=written, commitment=public)
-        assert done.returncode == (0 if word else 1), done.stdout + done.stderr
-        check = json.loads((tmp_path / "verdict.json").read_text())["checks"][1]
-        assert check["numberings"] == 2 and "uncounted_p" not in check
-        p_values.append(check["p"])
-    assert p_values[1] < 1e-9 and p_values[0] == 1, "with its signs it would be owned"
-
-
-@pytest.mark.slow
 def test_a_reference_that_was_made_up_for_the_suspect_is_not_counted(verify, run_main, tmp_path):
     """The worst that a claimant with an early commitment can do to a model that he has nothing to do with: a mask file by which
     its channels spell out his code."""
@@ -790,18 +751,16 @@ def test_a_reference_that_was_made_up_for_the_suspect_is_not_counted(verify, run
     done = verify(*words, **files)
     assert done.returncode == 1 and results(done.stdout)["V2"] == "not shown", done.stderr
     assert float(re.search(r"aligned to \S+ p is (\S+), not counted", done.stdout)[1]) < 1e-9
-    assert verify(*words, "--aligned_committed", **files).returncode == 0, "the arbiter's word is taken"
+    assert verify(*words, "--aligned_committed", **files).returncode == 1, "nobody's word makes a file count"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("word", [(), ("--aligned_committed",)])
-def test_a_reference_counts_where_the_claim_names_it_or_the_arbiter_vouches(verify, owner, renumbered, code_alone, word):
-    words = ("--suspect", renumbered / "pruned.pth.tar", "--restarts", 0, "--aligned_to", owner / "own.pth.tar", *word)
-    assert verify(*words).returncode == 0, "its mask is that of the claim's V1"
-    assert verify(*words, commitment=None).returncode == (0 if word else 1), "which nobody has seen before"
-    done = verify(*words, **code_alone)
-    assert done.returncode == (0 if word else 1), done.stderr
-    assert ("not counted: a file that was not committed to" in done.stdout) == (not word)
+def test_a_reference_counts_where_the_text_is_its_hash(verify, owner, renumbered, code_alone):
+    words = ("--suspect", renumbered / "pruned.pth.tar", "--restarts", 0, "--aligned_to")
+    for files in ({}, {"commitment": None}, code_alone):
+        assert verify(*words, owner / "unsigned.pth.tar", **files).returncode == (0 if files != {"commitment": None} else 1)
+        done = verify(*words, owner / "own.pth.tar", "--aligned_committed", **files)
+        assert done.returncode == 1 and "not counted: by a file that is not the ticket" in done.stdout, done.stderr
 
 
 @pytest.mark.slow
@@ -810,11 +769,11 @@ def test_a_key_completes_a_renumbered_ticket_once_it_is_aligned(verify, owner, r
     words = ("--suspect", renumbered / "locked.pth.tar", "--key", owner / "key.pth.tar", "--restarts", 0)
     files = {} if of_all else key_alone
     assert results(verify(*words, **files).stdout)["V1"] == "not shown"
-    done = verify(*words, "--aligned_to", owner / "own.pth.tar", "--json", tmp_path / "verdict.json", **files)
+    done = verify(*words, "--aligned_to", owner / "signed_ticket.pth.tar", "--json", tmp_path / "verdict.json", **files)
     assert done.returncode == 0 and results(done.stdout)["V1"] == "shown", done.stdout + done.stderr
     check = next(check for check in json.loads((tmp_path / "verdict.json").read_text())["checks"] if check["check"] == "V1")
-    assert check["completes"] and check["overlap"] == 0 and check["aligned_to"] == str(owner / "own.pth.tar")
-    done = verify("--suspect", renumbered / "pruned.pth.tar", *words[2:], "--aligned_to", owner / "own.pth.tar", **files)
+    assert check["completes"] and check["overlap"] == 0 and check["aligned_to"] == str(owner / "signed_ticket.pth.tar")
+    done = verify("--suspect", renumbered / "pruned.pth.tar", *words[2:], "--aligned_to", owner / "signed_ticket.pth.tar", **files)
     assert results(done.stdout)["V1"] == "not shown" and "in none of 2 numberings" in done.stdout
 
 
@@ -840,7 +799,6 @@ def test_a_reference_that_is_no_model_of_this_network_is_one_line(verify, owner,
 def test_an_alignment_needs_a_file_and_something_to_align_for(run_main, verify, owner, refused, tmp_path):
     answers = ("--predictions", owner / "right.csv", "--trigger_key", owner / "trigger.key")
     assert "argument --aligned_to: needs the --suspect's file" in refused(verify(*answers, "--aligned_to", owner / "own.pth.tar"))
-    assert "needs --aligned_to" in refused(verify("--suspect", owner / "own.pth.tar", "--aligned_committed"))
     assert run_main("make_claim.py", "--owner", "Jane", "--v3", owner / "triggers", "--save_dir", tmp_path).returncode == 0
     message = refused(verify("--suspect", owner / "own.pth.tar", "--aligned_to", owner / "own.pth.tar",
                              claim=tmp_path / "claim.json", commitment=tmp_path / "commitment.json"))
@@ -954,8 +912,8 @@ def test_a_size_that_the_data_set_can_not_have_is_the_claims(owner, verify, refu
             ("digits", 9, "(fidelity.image_size 9): digits are 8x8"), ("cifar10", 8, "(fidelity.image_size 8): cifar10 is 32x32"),
             ("imagefolder", 7, "(fidelity.image_size 7): must be at least 8"),
             ("imagefolder", None, "dog/13.png: is 13x12, others are 12x12"))):
-        made = commitment.salted({**private.values, "owner_key": None, "fidelity.dataset": dataset, "fidelity.image_size": size})
-        claim, public = commitment.write(tmp_path / str(number), made, commitment.commit(made))
+        made = commitment.salted({**private.values, "fidelity.dataset": dataset, "fidelity.image_size": size}, private.format)
+        claim, public = commitment.write(tmp_path / str(number), made, commitment.commit(made, OWNER_KEY))
         message = refused(verify("--suspect", owner / "own.pth.tar", "--dataset", dataset, "--data", tmp_path / "pictures",
                                  "--restarts", 0, claim=claim, commitment=public))
         assert f"--claim {claim}: the test pictures can't be had" in message and message.rstrip().endswith(why)
@@ -1024,7 +982,7 @@ def test_an_arbiter_is_told_of_no_flag_that_is_not_there(verify, run_main, refus
 
 
 def test_an_owner_is_told_of_the_flags_of_make_claim(run_main, refused, owner, tmp_path):
-    words, flags = ("make_claim.py", "--owner", "x", "--save_dir", tmp_path / "claim"), flags_of(run_main, "make_claim.py")
+    words, flags = ("make_claim.py", "--owner", OWNER, "--sign", owner / "owner.key", "--save_dir", tmp_path / "claim"), flags_of(run_main, "make_claim.py")
     changed = torch.load(owner / "locked.pth.tar", weights_only=True)
     changed["init_weight"]["layer3.0.conv1.weight"] *= 2
     torch.save(changed, tmp_path / "changed.pth.tar")
@@ -1044,7 +1002,7 @@ def test_an_owner_is_told_of_the_flags_of_make_claim(run_main, refused, owner, t
 
 def test_make_claim_names_the_flag_of_a_file_that_can_not_be_read(run_main, refused, owner, tmp_path):
     (tmp_path / "file").write_text("text")
-    words = ("make_claim.py", "--owner", "x", "--v2", owner / "v2.json", "--save_dir")
+    words = ("make_claim.py", "--owner", OWNER, "--v2", owner / "v2.json", "--sign", owner / "owner.key", "--save_dir")
     for flag, *others in (("--v2",), ("--sign",), ("--v1", "--key", owner / "key.pth.tar"),
                           ("--key", "--v1", owner / "locked.pth.tar"), ("--checkpoint", "--dataset", "digits")):
         for path in (tmp_path / "none", tmp_path, tmp_path / "file"):

@@ -18,13 +18,14 @@ from ownership.claims.verdict import Check, Standing
 from ownership.key_mask.check import key_mask
 from ownership.key_mask.claim import KeyMask, mask_sha256
 from ownership.qr_code.check import code
-from ownership.qr_code.claim import CodeClaim
+from ownership.qr_code.claim import DERIVED_FROM, CodeClaim
 from ownership.suspects.reading import Suspect, read_suspect
 from ownership.trigger_set.check import triggers
 from ownership.trigger_set.claim import KEYED, Triggers
 from pruner import tickets
 from pruner.key_mask import split as key_masks
 from pruner.masks import Mask
+from pruner.qr_code.derived_text import NONCE_BYTES, derived_text
 from pruner.qr_code.embedding import Region, embed, find_copies, find_region
 from utils import checkpoint
 
@@ -32,7 +33,7 @@ LETTERS = ("abcdefghijklmnopqrstuvwxyz ", "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijk
            "".join(map(chr, range(32, 127))), "äöüßéñλжשलح中")
 LONGEST_TEXT = 24  # bytes that a version 3-H code holds
 TRIGGERS, CLASSES, SIDE = 100, 10, 32
-KEY_SHARE = 0.05
+KEY_SHARE, DRAWN_WEIGHTS = 0.05, 256
 
 Weights = dict[str, torch.Tensor]
 Asked = Callable[[Suspect, np.ndarray, Standing, float], Check]  # of a suspect and its answers, int64 [pictures], at a level
@@ -88,8 +89,11 @@ def drawn_weights(mask: Mask, random: np.random.Generator) -> Weights:
 
 
 def a_code(owner: Owner, random: np.random.Generator) -> tuple[CodeClaim, Asked]:
-    """A random text where embed_qrcode.py would write it; every fourth owner writes it twice, every fourth cleans suspects."""
-    owner.text = random_text(random)
+    """A derived text where embed_qrcode.py would write it; every fourth owner writes it twice, every fourth cleans suspects."""
+    derived = {"owner_key": random.bytes(32).hex(), "owner_name": random_text(random), "nonce": random.bytes(NONCE_BYTES).hex(),
+               "ticket_sha256": key_masks.fingerprint(owner.mask)}
+    owner.text = derived_text(*(bytes.fromhex(derived[name]) if name in ("owner_key", "nonce") else derived[name]
+                                for name in DERIVED_FROM), LONGEST_TEXT)
     owner.regions = find_copies(owner.mask, owner.text, find_region(owner.mask, owner.text), 1 + int(random.random() < 0.25))
     state = random.bit_generator.state
     owner.mask = embed(owner.mask, owner.text, owner.regions, random)
@@ -98,19 +102,20 @@ def a_code(owner: Owner, random: np.random.Generator) -> tuple[CodeClaim, Asked]
     part = CodeClaim(owner.text, owner.arch, first.layer, first.start_x, first.start_y, form.version, form.error_correction,
                      form.mask_pattern, first.similarity, owner.mask.nonzeros, owner.mask.entries, state,
                      tuple((copy.layer, copy.start_x, copy.start_y) for copy in further),
-                     0.02 if random.random() < 0.25 else None)
+                     0.02 if random.random() < 0.25 else None, **derived)
     return part, lambda suspect, answers, standing, level: code(part, suspect, standing, level)
 
 
 def a_key(owner: Owner, random: np.random.Generator) -> tuple[KeyMask, Asked]:
-    """A random key, split off the ticket."""
-    initial = drawn_weights(owner.mask, random)
-    key, _ = key_masks.split(owner.mask, {name: torch.where(kept, torch.rand(kept.shape, dtype=torch.float64), -torch.inf)
-                                          for name, kept in owner.mask.items()}, KEY_SHARE)
-    part = KeyMask(key_masks.fingerprint(owner.mask, initial), mask_sha256(owner.mask), key_masks.fingerprint(key, initial),
-                   key.nonzeros)
-    file = tickets.ModelFile("key", None, key, initial, {"part": "key"})
-    return part, lambda suspect, answers, standing, level: key_mask(part, suspect.mask, file, standing)
+    """A random key, split off the ticket, with a drawn part."""
+    initial, public = drawn_weights(owner.mask, random), random.bytes(32)
+    scored, _ = key_masks.split(owner.mask, {name: torch.where(kept, torch.rand(kept.shape, dtype=torch.float64), -torch.inf)
+                                             for name, kept in owner.mask.items()}, KEY_SHARE, DRAWN_WEIGHTS)
+    ticket_sha256 = key_masks.fingerprint(owner.mask, initial)
+    key, drawn = key_masks.draw(owner.mask, ticket_sha256, scored, DRAWN_WEIGHTS, public, random.bytes(NONCE_BYTES))
+    part = KeyMask(ticket_sha256, mask_sha256(owner.mask), key_masks.fingerprint(key, initial, drawn), key.nonzeros)
+    file = tickets.ModelFile("key", None, key, initial, {"part": "key", **drawn.facts()})
+    return part, lambda suspect, answers, standing, level: key_mask(part, suspect.mask, file, public.hex(), standing, level=level)
 
 
 def a_trigger_set(owner: Owner, random: np.random.Generator) -> tuple[Triggers, Asked]:

@@ -39,7 +39,7 @@ from utils.run_dir import AttackFiles
 QUANTILES = (0.01, 0.05, 0.5)
 TESTS = [name for name, scheme in SCHEMES.items() if scheme.has_p_value]
 # figures of checks that are of interest alone -> columns
-COLUMNS_OF_CHECKS = {"p_agreement": "p of agreement alone", "correct": "triggers right"}
+COLUMNS_OF_CHECKS = {"p_alone": "p of a mark alone", "correct": "triggers right"}
 
 
 # --- innocent models --------------------------------------------------------------------------------------------------
@@ -196,8 +196,8 @@ def report_innocent(rows: list[dict[str, Any]], args) -> bool:
         print(f"{kind:<34}{len(of_kind):>9}{sum(row['verdict'] == verdict.OWNED for row in of_kind):>7}"
               + "".join(f"{min(row[name] for row in of_kind):>{width}.1e}"
                         for name, width in (("p", 12), *((f"p {name}", 10) for name in TESTS))))
-    alone, seconds = np.array([row["p of agreement alone"] for row in rows]), np.array([row["seconds"] for row in rows])
-    print(f"\np of agreement alone, at the claimed place, uncorrected: smallest {alone.min():.1e}; below "
+    alone, seconds = np.array([row["p of a mark alone"] for row in rows]), np.array([row["seconds"] for row in rows])
+    print(f"\np of a mark alone, at the claimed place, uncorrected: smallest {alone.min():.1e}; below "
           + ", ".join(f"{share:g} in {100 * np.mean(alone < share):.2f}%" for share in QUANTILES))
     print(f"a verdict takes {np.median(seconds):.2f} s (median; {seconds.max():.1f} s at most), all {seconds.sum():.0f} s")
     owned = sum(row["verdict"] == verdict.OWNED for row in rows)
@@ -263,7 +263,7 @@ def attacked(args) -> Iterator[dict[str, Any]]:
         claimed = OwnerClaim("owner", None, args.arch, parts={name: part for name, (part, _) in shown.items()})
         checks = [check for _, check in shown.values()]
         found = verdict.decide(claimed, checks, Standing.COMMITTED, True, args.level)
-        p_values = {f"p {check.name}": scientific(check.p) for check in checks}
+        p_values = {f"p {check.name}": scientific(check.p) for check in checks if check.p is not None}
         result = stolen.result
         yield {"attack": " ".join(str(result[name]) for name in ("attack", "how", "share_of") if result.get(name)),
                "level": result["level"], "test_acc": result["test_acc"], "loss": stolen.loss,
@@ -317,7 +317,7 @@ def earlier_rows(path: Path, settings: dict[str, Any], count: int) -> list[dict[
     rows = list(csv.DictReader(whole.splitlines()))
     rows = rows[:min(count + count % 2, len(rows) - len(rows) % 2)]
     for row in rows:
-        row.update({name: float(row[name]) for name in ("p", *(f"p {name}" for name in TESTS), "p of agreement alone",
+        row.update({name: float(row[name]) for name in ("p", *(f"p {name}" for name in TESTS), "p of a mark alone",
                                                          "seconds")})
     return rows
 

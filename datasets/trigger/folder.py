@@ -17,8 +17,8 @@ from utils.errors import UserError
 
 EXPORT_FORMAT = "lottery-triggers/1"
 MAX_EXPORTED = 1 << 32  # bytes of pixels
-MAX_DESCRIPTION, MAX_ROW = 1 << 16, 1 << 9  # bytes of triggers.json, and of whatever else a file has beside its content; of a label
-MAX_CLASSES = 1 << 20
+MAX_DESCRIPTION, MAX_ROW = 1 << 16, 1 << 9  # bytes of triggers.json, and of what a file has beside its content; of a label
+MAX_CLASSES = 1 << 15  # the largest list of ImageNet has 21,841; a network's last layer grows with them
 
 
 def by_flags(args: argparse.Namespace, num_classes: int, size: int) -> TriggerSet:

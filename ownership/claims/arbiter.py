@@ -1,7 +1,7 @@
 """One claim before the court: it is opened, and what it says is checked on the suspect as far as the given files allow."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ownership import SCHEMES, in_a_row
 from ownership.claims import commitment, owner_claim, verdict
@@ -9,7 +9,7 @@ from ownership.claims.case import Case, Files, Given, NotRun, checks_of
 from ownership.claims.commitment import Commitment, Refused
 from ownership.claims.owner_claim import OwnerClaim
 from ownership.claims.scheme import SchemeCheck
-from ownership.claims.verdict import NOT_RUN, Check, Standing, Verdict
+from ownership.claims.verdict import NOT_RUN, SHOWN, Check, Standing, Verdict
 from utils.errors import UserError
 
 
@@ -58,28 +58,47 @@ def open_claim(path: str, commitment_path: str | None, files: Files) -> Opened:
 
 
 def judge_in_order(opened: Sequence[Opened], given: Sequence[Given], files: Files) -> list[Side]:
-    """The verdict on each claim by what was given for it; of two claims the one that was committed to earlier first. Raises
-    UserError as `run_checks`."""
-    sides: list[Side] = []
+    """The verdict on each claim by what was given for it; of two claims the one that was committed to earlier first.
+
+    Of two claims, whatever goes wrong with one alone is its refusal, so that nobody's claim stops the other's. Raises UserError as
+    `run_checks`, of two claims where it is so for both.
+    """
+    sides, errors = [], []
     for one, its_own in zip(opened, given):
         earlier_rival = any(side.standing is not Standing.NONE and side.refused is None for side in sides)
         standing = Standing.NONE if one.public is None else Standing.LATER if earlier_rival else Standing.COMMITTED
-        sides.append(judge(one, its_own, standing, files))
+        try:
+            sides.append(judge(one, its_own, standing, files))
+        except Exception as error:
+            if len(opened) == 1:
+                raise
+            errors.append(error)
+            why = str(error) if isinstance(error, UserError) else f"could not be judged ({type(error).__name__}: {error})"
+            sides.append(refused_side(one, Refused(f"{one.path}: {why}"), its_own, standing))
+    if len(errors) == len(sides):
+        raise errors[0]
     return sides
+
+
+def refused_side(opened: Opened, why: Refused, given: Given, standing: Standing) -> Side:
+    """A claim that was refused before anything was checked."""
+    return Side(opened, verdict.refusal(str(why), given.max_false),
+                {"suspect": given.suspect or given.predictions or given.endpoint}, standing, why)
 
 
 def judge(opened: Opened, given: Given, standing: Standing, files: Files) -> Side:
     """The verdict on one claim. Raises UserError as `run_checks`."""
-    facts = {"suspect": given.suspect or given.predictions or given.endpoint}
     claim, public, refused = opened.claim, opened.public, opened.refused
     if claim is None:
-        return Side(opened, verdict.refusal(str(refused), given.max_false), facts, standing, refused)
-    facts |= {"claimed by": claim.owner, "claims": ", ".join(claimed(claim)) or "nothing",
-              "commitment": public.root.hex() if public else "none given",
-              "signed by": claim.owner_key if public and claim.owner_key else "nobody"}
+        return refused_side(opened, refused, given, standing)
+    facts = {"suspect": given.suspect or given.predictions or given.endpoint, "claimed by": claim.owner, "claims": ", ".join(claimed(claim)) or "nothing",
+             "commitment": public.root.hex() if public else "none given",
+             "signed by": claim.owner_key if public and claim.owner_key else "nobody"}
     try:
-        checks = run_checks(Case(claim, opened.path, standing, given, files))
-        found = verdict.decide(claim, checks, standing, public is not None and public.signature is not None, given.max_false)
+        case = Case(claim, opened.path, standing, given, files)
+        found = verdict.decide(claim, run_checks(case), standing, public is not None and public.signature is not None,
+                               given.max_false)
+        found = replace(found, notes=(*found.notes, *(look_at_prior(case, path) for path in given.priors)))
     except Refused as error:
         found, refused = verdict.refusal(str(error), given.max_false), error
     return Side(opened, found, facts, standing, refused)
@@ -129,6 +148,14 @@ def check_marks(case: Case) -> list[Check]:
             except Refused as error:  # seen only here where the suspect can't be looked into
                 checks.append(Check(scheme.name, NOT_RUN, str(error)))
     return checks
+
+
+def look_at_prior(case: Case, path: str) -> str:
+    """What the claim shows on a model that is said to be older, in a sentence. Raises UserError as `run_checks`."""
+    older = replace(case, given=replace(case.given, suspect=path, suspect_flag="--prior"))
+    shown = [check.name for check in check_marks(older) if check.result == SHOWN]
+    found = f"{in_a_row(shown)} {'shows' if len(shown) == 1 else 'show'} on it already" if shown else "the claim does not show on it"
+    return f"prior {path}: {found}; when that model was made nothing says, so this is told and does not count"
 
 
 def run(scheme: SchemeCheck, case: Case) -> Check:

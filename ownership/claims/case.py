@@ -32,8 +32,8 @@ class Given:
     suspect, predictions, endpoint: the suspect's file, its answers on the trigger set, or its address; one of them. mean, std: of
     the suspect's training pictures, per channel on the scale 0 to 1, where its file does not say. dataset, data: a name of the
     registry, and its folder. no_pictures: why the accuracy is not measured, where the data set is not meant for this claim.
-    aligned_to: the owner's files of another numbering of channels; aligned_committed: they were published before. max_false:
-    owned means that chance is at most this probable. proofs: the flags of the schemes, of which each knows its own.
+    aligned_to: the owner's files of another numbering of channels. priors: models that are said to be older than the claim.
+    max_false: owned means that chance is at most this probable. proofs: the flags of the schemes, of which each knows its own.
     suspect_flag, expected: what names the suspect's file, and its network, in messages; None where the claim says.
     """
 
@@ -46,7 +46,7 @@ class Given:
     data: str | None = None
     no_pictures: str | None = None
     aligned_to: tuple[str, ...] = ()
-    aligned_committed: bool = False
+    priors: tuple[str, ...] = ()
     device: str = "auto"
     max_false: float = LEVEL
     proofs: Mapping[str, Any] = field(default_factory=dict)
@@ -59,14 +59,14 @@ class Aligned:
     """The suspect in the owner's numbering of channels.
 
     reference: the owner's file that says what it is. alignment: its suspect is cleaned as the claim asks. mask: the suspect's,
-    renumbered alike and not cleaned. counted: whether the file is known to be older than the suspect. Somebody who makes it up
-    afterwards can have it show any code, in any model.
+    renumbered alike and not cleaned. counted: the schemes whose mark was drawn by a hash of this very file's ticket. By any other
+    file somebody can have any model show any code: he sorts its channels.
     """
 
     reference: str
     alignment: Alignment
     mask: Mask
-    counted: bool
+    counted: frozenset[str]
 
 
 class NotRun(UserError):
@@ -161,9 +161,7 @@ class Case:
     def aligned(self) -> list[Aligned]:
         """The suspect in the numbering of each of the owner's files, its --aligned_to.
 
-        What holds a mark takes no part, or the mark's p-value would be worth nothing. The numbering counts where the file was
-        published before, or a part of a committed claim names its mask. It names no trained weights, and their signs can be
-        chosen afterwards to put any channel anywhere; so by such a file a mark is aligned by masks alone.
+        What holds a mark takes no part, or the mark's p-value would be worth nothing.
 
         Raises UserError as `ownership.suspects.alignment.read_reference`, and if the network's structure can't be followed.
         """
@@ -171,19 +169,15 @@ class Case:
 
     def _align_to(self, path: str) -> Aligned:
         model, marks = build_model(self.claim.arch, num_classes=2), checks_of(self.claim)
-        published = self.given.aligned_committed
         owner = self.read("--aligned_to", path, lambda *_: read_reference(path, model, self.expected))
         groups, suspect, left_out = channel_groups(model), self.suspect, {}
         for mark in marks:
             suspect = mark.cleaned(suspect)
             for layer, kernels in mark.left_out(owner.mask).items():
                 left_out[layer] = left_out.get(layer, False) | kernels
-        named = self.committed and any(mark.names(owner.mask) for mark in marks)
-        if named and left_out and not published:
-            owner = Suspect(owner.mask)
         alignment = align(owner, suspect, groups, left_out)
         mask = groups.renumbered_mask(self.suspect.mask, np.argsort(alignment.order))
-        return Aligned(path, alignment, mask, published or named)
+        return Aligned(path, alignment, mask, frozenset(mark.name for mark in marks if mark.is_drawn_from(owner)))
 
     @cached_property
     def pictures(self) -> Dataset | None:

@@ -110,8 +110,8 @@ def nonce_of(owner_key, purpose: str, *parts: str) -> bytes:
     return hashlib.sha256(owner_key.sign(_digest(f"nonce/{purpose}", *(part.encode("utf-8") for part in parts)))).digest()[:16]
 
 
-def read_owner_key(path: str | Path, flag: str = "--sign"):
-    """The private key in a PEM file. Raises UserError, naming `flag`, for anything but an Ed25519 key without a password."""
+def read_owner_key(path: str | Path):
+    """The private key in a PEM file. Raises UserError for anything but an Ed25519 key without a password."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -121,7 +121,7 @@ def read_owner_key(path: str | Path, flag: str = "--sign"):
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
-        raise UserError(f"{flag} {path}: is no Ed25519 private key (PEM, without a password); make_claim.py --new_owner_key "
+        raise UserError(f"{path}: is no Ed25519 private key (PEM, without a password); make_claim.py --new_owner_key "
                         "makes one")
     return key
 

@@ -28,6 +28,10 @@ class ClaimPart:
         """
         return cls(**content)
 
+    def is_for(self, owner: str, owner_key: str | None) -> bool:
+        """Whether it can be claimed by this owner, of this public key in hex."""
+        return True
+
     @classmethod
     def from_file(cls, path: str) -> Self | None:
         """From a file that holds this part alone; None where there are none such. Raises UserError for any other file."""

@@ -122,6 +122,8 @@ def from_fields(table: Mapping[str, Any], where: str, claim_format: int | None =
                 parts[prefix] = kind.opened(contents[prefix], top["arch"], where, prefix)
             except UserError as error:
                 raise Refused(str(error)) from None
+            if prefix != "fidelity" and not parts[prefix].is_for(top["owner"], top["owner_key"]):
+                raise Refused(f"{where}: its {prefix} was made for another owner than 'owner' and 'owner_key' say, who signs")
     return OwnerClaim(**top, fidelity=parts.pop("fidelity", None),
                       parts={name: parts[name.lower()] for name in SCHEMES if name.lower() in parts})
 

@@ -1,6 +1,7 @@
 """p-values: exact, and in words and figures where they are too small for a float."""
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
 
 SMALLEST = 1e-300  # what JSON and floats show of a p-value below
@@ -27,3 +28,18 @@ def scientific(p: Fraction) -> str:
     if mantissa == 100:
         mantissa, exponent = 10, exponent + 1
     return f"{mantissa / 10:.1f}e{exponent:+03d}"
+
+
+def corrected(p: Fraction, choices: Mapping[str, int]) -> tuple[Fraction, str, dict[str, object]]:
+    """Bonferroni's correction for what the maker of a claim could choose: p times the number of all choices.
+
+    Args:
+        choices: what could be chosen -> among how many.
+    Returns:
+        the corrected p-value; how it came about, for people; the same for machines.
+    """
+    total = min(Fraction(1), p * math.prod(choices.values()))
+    counts = {name: str(count) if count < 10**6 else f"2^{math.log2(count):.0f}" for name, count in choices.items()}
+    text = f"p {scientific(p)}" + "".join(f" x {counts[name]} {name}" for name in choices) + f" = {scientific(total)}"
+    return total, text, {"p_alone": max(SMALLEST, float(p)), "log10_p_alone": log10(p),
+                         "log2_choices": {name: math.log2(count) for name, count in choices.items()}}

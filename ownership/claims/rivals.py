@@ -192,5 +192,5 @@ def cell(found: Verdict) -> str:
     """What one claim shows on one model, in a few words."""
     if found.p is None:
         return "not run: " + ("; ".join(check.detail for check in found.checks if check.result == NOT_RUN)
-                              or f"no {names_of_tests('or')}")
+                              or f"no {names_of_tests('or')} that counts")
     return f"{'shown' if found.verdict == OWNED else 'not shown'}, p {scientific(found.p)}"

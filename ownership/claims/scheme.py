@@ -63,8 +63,8 @@ class SchemeCheck:
         """The suspect as the owner cleans it before the channels are put in order."""
         return suspect
 
-    def names(self, mask: Mask) -> bool:
-        """Whether the claim names a whole model's mask, and this is it."""
+    def is_drawn_from(self, reference: Suspect) -> bool:
+        """Whether the hash that drew the mark is of this ticket, so that a numbering by it was fixed before the mark was."""
         return False
 
     def left_after(self, suspect: Suspect) -> Remains | None:

@@ -1,10 +1,11 @@
 """From a claim and a suspect to one verdict (paper, section 3.2: fidelity evaluation F and verification V).
 
-Every scheme is checked on its own. Those that are tests of chance give p-values; they need not be independent of each other, so
-they are combined by Bonferroni's rule: the smallest, times the number of those schemes in the claim, whether or not they were
-run. The others show or don't, without chance, which proves something only where a commitment was there before. F says whether
-the suspect works as well as the claimed model; a copy that was damaged is a copy still, so F alone neither makes a verdict nor
-prevents one. `ownership.claims.rivals` compares two verdicts on one suspect.
+Every scheme is checked on its own, and a claim owns by p-values alone: they bound how often chance gives as much for the
+worst choice of everything that the claimant could choose. They need not be independent of each other, so they are combined by
+Bonferroni's rule: the smallest, times the number of schemes in the claim that have them, whether or not they were run. What
+can't be paid for, as a text or a key that somebody chose, is told and never counts. F says whether the suspect works as well
+as the claimed model; a copy that was damaged is a copy still, so F alone neither makes a verdict nor prevents one.
+`ownership.claims.rivals` compares two verdicts on one suspect.
 """
 
 from collections.abc import Sequence
@@ -28,6 +29,12 @@ class Standing(Enum):
     COMMITTED = "committed to"
     LATER = "committed to later than a rival's"
     NONE = "not committed to"
+
+    @property
+    def tries(self) -> int:
+        """Keys or nonces that the claimant may have tried until one fitted: before the commitment, where others had not yet seen
+        anything to fit; or afterwards, as many as anybody can at the very most."""
+        return 1 << 40 if self is Standing.COMMITTED else 1 << 80
 
 
 @dataclass(frozen=True)
@@ -95,23 +102,21 @@ def decide(claim: OwnerClaim, checks: Sequence[Check], standing: Standing, signe
     p_values = [check.p for check in checks if check.p is not None]
     tested = sum(SCHEMES[name].has_p_value for name in claim.schemes)
     combined = min(Fraction(1), tested * min(p_values)) if p_values else None
-    exact = any(check.result == SHOWN and not SCHEMES[check.name].has_p_value for check in checks)
-    owned = exact or (combined is not None and combined <= level)
+    owned = combined is not None and combined <= level
     notes = []
-    by_date = [name for name, scheme in SCHEMES.items() if not scheme.has_p_value]
     paid_for = in_a_row([scheme.corrected_for for scheme in SCHEMES.values() if scheme.has_p_value])
     if standing is Standing.LATER:
         notes.append("committed to later than the other claim, so perhaps made up by somebody who had seen the model: judged as "
-                     f"if it had not been committed to. {in_a_row(by_date)} {'is' if len(by_date) == 1 else 'are'} not "
-                     f"counted; p-values are corrected for {paid_for}")
+                     f"if it had not been committed to. p-values are corrected for 2^80 {paid_for}")
     elif standing is Standing.NONE:
         notes.append("without a commitment nothing shows when the claim was made, nor that it was made before the suspect was "
-                     f"signed by somebody else; p-values are corrected for {paid_for} that a claim made up afterwards could "
+                     f"signed by somebody else; p-values are corrected for 2^80 {paid_for} that a claim made up afterwards could "
                      "choose from")
     if standing is not Standing.NONE and not signed:
         notes.append("the commitment is not signed: it shows that somebody claimed this before, not who")
     if standing is Standing.COMMITTED:
-        notes.append("when the commitment was made is for its publication to show; it must be older than the suspect")
+        notes.append("when the commitment was made is for its publication to show; it must be older than the suspect and all that "
+                     f"the suspect comes from. p-values are corrected for 2^40 {paid_for} that could be tried before")
     if owned and any(check.name == "F" and check.result == NOT_MET for check in checks):
         notes.append("the suspect is below the claim's accuracy: a damaged copy")
     return Verdict(OWNED if owned else NOT_SHOWN, tuple(checks), combined, level, tuple(notes))

@@ -1,19 +1,24 @@
-"""Scheme V1, the check: whether a key completes the suspect's mask to exactly the claimed ticket's.
+"""Scheme V1, the check: whether a key completes the suspect's mask to exactly the claimed ticket's, and what that proves.
 
-It is no test of chance: the key completes the mask or it does not, which proves something only where a commitment fixed the
-ticket before. Anybody can make a key for a mask that he has seen.
+That a key completes a mask is identity, and proves nothing where the rest could be foreseen: anybody can make a key for a mask
+that he has seen, or for the one that everybody gets who prunes a public network. So it counts by the part of the key alone
+that a hash drew of ticket, owner and nonce (`pruner.key_mask.split.draw`): of the ticket's weights that no score picked, these
+and no others are missing.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from models import build_model
 from ownership.claims.case import Aligned, Case, Files, NotRun, numbering
 from ownership.claims.commitment import Refused
 from ownership.claims.scheme import SchemeCheck
-from ownership.claims.verdict import NOT_MET, NOT_SHOWN, SHOWN, Check, Standing
+from ownership.claims.p_values import corrected
+from ownership.claims.verdict import LEVEL, NOT_SHOWN, SHOWN, Check, Standing
 from ownership.key_mask.claim import KeyMask, mask_sha256
-from ownership.suspects.reading import expected_by
+from ownership.suspects.reading import Suspect, expected_by
 from pruner import tickets
 from pruner.key_mask import split as key_masks
 from pruner.masks import Mask
@@ -54,19 +59,20 @@ class Checker(SchemeCheck):
             mask = case.files.suspect(proofs["merged"], case.claim.arch).mask
             merged = Merged(mask, case.fidelity_of(proofs["merged"]))
             case.files.record("--merged", proofs["merged"])
-        return key_mask(self.part, suspect.mask, key, case.standing, merged, case.aligned)
+        aligned = [one for one in case.aligned if self.name in one.counted]
+        return key_mask(self.part, suspect.mask, key, case.claim.owner_key, case.standing, merged, aligned, case.given.max_false)
 
     def check_on_own_model(self, case: Case) -> None:
         """Nothing: that one has the key in it."""
 
     def belongs(self, flag: str, path: str, files: Files, arch: str) -> bool:
         if flag == "merged":
-            return self.names(files.suspect(path, arch).mask)
+            return mask_sha256(files.suspect(path, arch).mask) == self.part.ticket_mask_sha256
         key = key_of(read_key(files, path, arch))
-        return key_masks.fingerprint(key.mask, key.initial) == self.part.key_sha256
+        return key_masks.fingerprint(key.mask, key.initial, key_masks.drawn_part(key)) == self.part.key_sha256
 
-    def names(self, mask: Mask) -> bool:
-        return mask_sha256(mask) == self.part.ticket_mask_sha256
+    def is_drawn_from(self, reference: Suspect) -> bool:
+        return reference.sha256() == self.part.ticket_sha256
 
 
 def read_key(files: Files, path: str, arch: str) -> ModelFile:
@@ -82,24 +88,31 @@ def key_of(file: ModelFile) -> ModelFile:
     return file
 
 
-def key_mask(claimed: KeyMask, suspect: Mask, key: ModelFile, standing: Standing, merged: Merged | None = None,
-             aligned: Sequence[Aligned] = ()) -> Check:
-    """V1: whether the key completes the suspect's mask to exactly the claimed ticket's.
+def key_mask(claimed: KeyMask, suspect: Mask, key: ModelFile, owner_key: str | None, standing: Standing,
+             merged: Merged | None = None, aligned: Sequence[Aligned] = (), level: float = LEVEL) -> Check:
+    """V1: whether the key completes the suspect's mask to exactly the claimed ticket's, and how improbable that is.
 
     Args:
         suspect: the locked part, as a file or a trained model shows it.
-        aligned: other numberings of its channels to try; the key fits exactly or not, so nothing needs correcting.
+        owner_key: Ed25519, public, in hex, whose claim it is.
+        aligned: other numberings of its channels to try; each is a try.
+        merged: is told beside; it makes no owner.
     Raises:
-        Refused: the key, or the merged model, is not the claim's.
+        Refused: the key, or the merged model, is not the claim's; or a part of the key is not what the hash draws for this owner.
         UserError: the file is no key's.
     """
     key = key_of(key)
-    if key_masks.fingerprint(key.mask, key.initial) != claimed.key_sha256 or key.mask.nonzeros != claimed.key_nonzeros:
+    drawn = key_masks.drawn_part(key)
+    if key_masks.fingerprint(key.mask, key.initial, drawn) != claimed.key_sha256 or key.mask.nonzeros != claimed.key_nonzeros:
         raise Refused(f"--key {key.path}: is not the key that the claim names (v1.key_sha256)")
     if merged is not None and mask_sha256(merged.mask) != claimed.ticket_mask_sha256:
         raise Refused("--merged: has another mask than the ticket that the claim names (v1.ticket_mask_sha256)")
-    figures: dict[str, object] = {"key_nonzeros": claimed.key_nonzeros, "suspect_nonzeros": suspect.nonzeros}
-    completed = [_completed(claimed, mask, key.mask) for mask in (suspect, *(other.mask for other in aligned))]
+    if drawn is not None and drawn.owner_key.hex() != owner_key:
+        raise Refused(f"--key {key.path}: its drawn part is another owner's than the claim's (owner_key)")
+    figures: dict[str, object] = {"key_nonzeros": claimed.key_nonzeros, "suspect_nonzeros": suspect.nonzeros,
+                                  "drawn": len(drawn.positions) if drawn else 0}
+    masks = [suspect, *(other.mask for other in aligned)]
+    completed = [_completed(claimed, mask, key.mask) for mask in masks]
     number = next((number for number, (completes, _) in enumerate(completed) if completes), 0)
     completes, overlap = completed[number]
     where, numbers = numbering(([None, *aligned])[number], len(completed))
@@ -108,20 +121,30 @@ def key_mask(claimed: KeyMask, suspect: Mask, key: ModelFile, standing: Standing
     figures |= {"completes": completes, **numbers}
     if not completes:
         tried = f", in none of {len(completed)} numberings of channels" if len(completed) > 1 else ""
-        return Check("V1", NOT_SHOWN, f"key and suspect together are not the claimed ticket's mask{tried}", figures=figures)
+        return Check("V1", NOT_SHOWN, f"key and suspect together are not the claimed ticket's mask{tried}",
+                     Fraction(1) if drawn else None, figures)
     detail = (f"the key's {claimed.key_nonzeros} weights complete the suspect's {suspect.nonzeros} to the claimed mask exactly"
               f"{where}")
-    if merged is None:
-        detail += "; accuracy together not measured (--merged)"
-    else:
+    if merged is not None:
         figures |= {f"merged_{name}": value for name, value in merged.fidelity.figures.items()}
         detail += f"; together: {merged.fidelity.detail}"
-    if standing is not Standing.COMMITTED:
-        why = "anybody who has seen a mask can make a key for it" if standing is Standing.LATER \
-            else "without a commitment anybody can make a key for a mask"
-        return Check("V1", NOT_SHOWN, f"{detail}; but {why}", figures=figures)
-    failed = merged is not None and merged.fidelity.result == NOT_MET
-    return Check("V1", NOT_SHOWN if failed else SHOWN, detail, figures=figures)
+    if drawn is None:
+        return Check("V1", NOT_SHOWN, f"{detail}; not counted: no part of the key was drawn, so anybody could have foreseen it "
+                     "(main_eval_all.py --owner)", figures=figures)
+    ticket = Mask({name: key.mask[name] | masks[number][name] for name in key.mask})
+    if not key_masks.follows(drawn, key.mask, ticket, claimed.ticket_sha256):
+        raise Refused(f"--key {key.path}: its drawn part is not what the hash draws of this ticket")
+    count = len(drawn.positions)
+    p, words, choices = corrected(p_of_draw(count, masks[number].nonzeros), {
+        "nonces": standing.tries, **({"numberings of channels": len(masks)} if len(masks) > 1 else {})})
+    detail += f"; of {count + masks[number].nonzeros} weights the hash left out these {count}: {words}"
+    return Check("V1", SHOWN if p <= level else NOT_SHOWN, detail, p, {**figures, **choices})
+
+
+def p_of_draw(drawn: int, locked: int) -> Fraction:
+    """Probability that of drawn + locked weights, which are the ticket's that no score picked, a hash draws exactly those that
+    are missing."""
+    return Fraction(1, math.comb(drawn + locked, drawn))
 
 
 def _completed(claimed: KeyMask, suspect: Mask, key: Mask) -> tuple[bool, int | None]:

@@ -1,5 +1,6 @@
 """Scheme V2, the check: what the suspect shows where the claim says, against chance; and two codes beside each other."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,15 +12,17 @@ import torch
 
 from ownership.claims.case import Aligned, Case, numbering
 from ownership.claims.commitment import Refused
-from ownership.claims.p_values import scientific
+from ownership.claims.p_values import corrected, scientific
 from ownership.claims.rivals import NAMES
 from ownership.claims.scheme import Comparison, Remains, SchemeCheck
 from ownership.claims.verdict import LEVEL, NOT_SHOWN, SHOWN, Check, Exhibit, Figure, Standing
 from ownership.qr_code import window
 from ownership.qr_code.claim import CodeClaim
+from ownership.qr_code.drawn_text import Belief
+from ownership.qr_code.evidence import freedom
 from ownership.qr_code.extraction import Extraction, extract_claimed
 from ownership.qr_code.readers import write_code
-from ownership.qr_code.soft_decoding import RESTARTS
+from ownership.qr_code.soft_decoding import RESTARTS, log2_texts
 from ownership.suspects.reading import Suspect
 from pruner.masks import Mask
 from pruner.qr_code import geometry as qr_code
@@ -52,6 +55,9 @@ class Checker(SchemeCheck):
 
     def cleaned(self, suspect: Suspect) -> Suspect:
         return window.cleaned(suspect, self.part)
+
+    def is_drawn_from(self, reference: Suspect) -> bool:
+        return self.part.derived and reference.sha256() == self.part.ticket_sha256
 
     def left_after(self, suspect: Suspect) -> Remains:
         """What the owner reads. Raises UserError for a claim about another network."""
@@ -100,60 +106,81 @@ def code(claimed: CodeClaim, suspect: Suspect, standing: Standing, level: float 
          aligned: Sequence[Aligned] = ()) -> Check:
     """V2: what the suspect shows where the claim says.
 
-    Two tests, corrected for both and for all places and mask patterns that a claim could name: how well the region agrees with
-    the code (`ownership.qr_code.evidence`), and whether the soft decoder reads the text (its own bound, which counts all texts).
-    Where nothing was committed to before, the text may have been made up to fit, so agreement is corrected for all texts of its
-    kind too. ZXing's and zbar's readings are told, but have no p-value.
+    A derived text counts, by `ownership.qr_code.drawn_text`, corrected for all that its maker could choose
+    (`ownership.qr_code.evidence.freedom`) and for the nonces that he could try. A text that somebody chose can have been guessed,
+    or made up to fit: what agrees with it, and who reads it, is told and never counts.
 
     Other numberings of the suspect's channels in `aligned` are tried as well; of those that are counted, and its own, the
     smallest p-value counts, times their number (Bonferroni). What the others show is told.
 
     Raises Refused where the claim names a place that the network lacks.
     """
-    committed = standing is Standing.COMMITTED
     try:
-        counted, told = ([other for other in aligned if other.counted == kind] for kind in (True, False))
+        counted, told = ([other for other in aligned if ("V2" in other.counted) == kind] for kind in (True, False))
         suspects = [suspect, *(other.alignment.suspect for other in counted)]
-        number, found, p = _best_code(claimed, suspects, committed, level, 0)
-        if p > level and restarts:
-            number, found, p = _best_code(claimed, suspects, committed, level, restarts)
-        where, numbers = numbering(([None, *counted])[number], len(suspects))
+        best = _best_code(claimed, suspects, standing, level, 0)
+        if best.p > level and restarts:
+            best = _best_code(claimed, suspects, standing, level, restarts)
+        where, numbers = numbering(([None, *counted])[best.number], len(suspects))
         if told:
-            best, _, uncounted = _best_code(claimed, [other.alignment.suspect for other in told], committed, level, 0)
-            where += (f"; aligned to {told[best].reference} p is {scientific(uncounted)}, not counted: a file that was not "
-                      "committed to can be made up to show any code (--aligned_committed)")
-            numbers |= {"uncounted_p": scientific(uncounted)}
-        exhibit = exhibit_of(claimed, window.cleaned(suspects[number], claimed), found, numbers)
+            other = _best_code(claimed, [one.alignment.suspect for one in told], standing, level, 0)
+            where += (f"; aligned to {told[other.number].reference} p is {scientific(other.p)}, not counted: by a file that is not "
+                      "the ticket whose hash the text is, any model can be made to show any code")
+            numbers |= {"uncounted_p": scientific(other.p)}
+        exhibit = exhibit_of(claimed, window.cleaned(suspects[best.number], claimed), best.found, numbers)
     except UserError as error:
         raise Refused(f"field 'v2': {error}") from None
+    found, flips = best.found, best.found.flips
     readers = [reader for reader, text in found.texts.items() if text == claimed.signature]
-    flips = found.flips
-    return Check("V2", SHOWN if p <= level else NOT_SHOWN,
-                 f"{flips.count} of {flips.data_modules} data modules differ; "
-                 + (f"text read by {', '.join(readers)}" if readers else "text not read") + where, p,
-                 {"readers": found.texts, "lost": flips.lost, "added": flips.added, "data_modules": flips.data_modules,
-                  "p_agreement": found.evidence.p_value, "p_any_text": found.evidence.p_any_text,
-                  "searched": found.evidence.searched,
-                  "p_reading": found.soft.false_probability if found.soft is not None else None, **numbers},
-                 exhibit)
+    detail = (f"{flips.count} of {flips.data_modules} data modules differ; "
+              + (f"text read by {', '.join(readers)}" if readers else "text not read") + where)
+    figures = {"readers": found.texts, "lost": flips.lost, "added": flips.added, "data_modules": flips.data_modules,
+               "derived": claimed.derived, **best.choices, **numbers}
+    if claimed.derived:
+        return Check("V2", SHOWN if best.p <= level else NOT_SHOWN, f"{detail}; {best.words}", best.p, figures, exhibit)
+    there = "the text is there; anybody could have named it" if readers or best.p <= level else "a text that somebody chose"
+    return Check("V2", NOT_SHOWN, f"{detail}; not counted: {there} (embed_qrcode.py --owner derives one)", None,
+                 {**figures, "p_agreement": found.evidence.p_value, "p_any_text": found.evidence.p_any_text,
+                  "p_reading": found.soft.false_probability if found.soft is not None else None,
+                  "uncounted_p": scientific(best.p)}, exhibit)
 
 
-def _best_code(claimed: CodeClaim, suspects: Sequence[Suspect], committed: bool, level: float,
-               restarts: int) -> tuple[int, Extraction, Fraction]:
-    """Which of the suspect's numberings shows most, what it shows, and its p-value, corrected for their number."""
-    found = [extract_claimed(suspect, claimed, level, restarts) for suspect in suspects]
-    p_values = [p_of_code(shown, claimed.signature, committed) for shown in found]
+@dataclass(frozen=True)
+class Best:
+    """Where of several numberings a suspect shows most. number: of the numbering. p: corrected, for their number too; words,
+    choices: how it came about."""
+
+    number: int
+    found: Extraction
+    p: Fraction
+    words: str
+    choices: Mapping[str, object]
+
+
+def _best_code(claimed: CodeClaim, suspects: Sequence[Suspect], standing: Standing, level: float, restarts: int) -> Best:
+    """Of all numberings the one with the smallest p-value."""
+    shown = [extract_claimed(suspect, claimed, level, restarts) for suspect in suspects]
+    p_values = [p_of_code(found, suspect, claimed) for found, suspect in zip(shown, suspects)]
     number = p_values.index(min(p_values))
-    return number, found[number], min(Fraction(1), len(suspects) * p_values[number])
+    choices = dict(freedom(suspects[0].mask, claimed))
+    if claimed.derived:
+        choices |= {"nonces": standing.tries}
+    elif standing is not Standing.COMMITTED:
+        choices |= {"texts": math.ceil(2 ** log2_texts(claimed.signature))}
+    if len(suspects) > 1:
+        choices |= {"numberings of channels": len(suspects)}
+    return Best(number, shown[number], *corrected(p_values[number], choices))
 
 
-def p_of_code(found: Extraction, signature: str, committed: bool) -> Fraction:
-    """Of both tests, corrected for both and for what was searched."""
-    searched = found.evidence.searched
-    p_values = [searched * Fraction(found.evidence.p_value) if committed else Fraction(found.evidence.p_any_text)]
-    if found.soft is not None and found.soft.text == signature:
-        p_values.append(searched * Fraction(found.soft.false_probability))
-    return min(Fraction(1), 2 * min(p_values))
+def p_of_code(found: Extraction, suspect: Suspect, claimed: CodeClaim) -> Fraction:
+    """For the place and form of the claim alone: of a derived text as `ownership.qr_code.drawn_text` says; of another, that its
+    code's parity agrees as well by chance."""
+    if not claimed.derived:
+        return Fraction(found.evidence.p_value)
+    suspect = window.cleaned(suspect, claimed)
+    windows = [window.window_of(suspect, place, claimed.version) for place in claimed.places]
+    readings = sum(text == claimed.signature for text in found.texts.values())
+    return Belief(windows, claimed.code_format, len(claimed.signature)).p_value(claimed.signature, readings)
 
 
 def exhibit_of(claimed: CodeClaim, suspect: Suspect, found: Extraction, numbers: Mapping[str, object]) -> Exhibit:

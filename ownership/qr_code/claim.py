@@ -5,18 +5,21 @@ from pathlib import Path
 from typing import Any, Self
 
 from models import ARCHITECTURES
-from ownership.claims.fields import ClaimPart, field, is_text, number, or_none, whole
+from ownership.claims.fields import ClaimPart, field, is_digest, is_text, number, or_none, whole
 from pruner.qr_code import geometry as qr_code
+from pruner.qr_code.derived_text import NONCE_BYTES, derived_text, length_for
 from pruner.qr_code.embedding import Place
 from pruner.qr_code.geometry import CodeFormat
 from utils import checkpoint, cli
 from utils.errors import UserError
 
-CLAIM_FORMAT = "lottery-verification-claim/2"
+CLAIM_FORMAT = "lottery-verification-claim/3"
 MOST_CHANNELS, MOST_ENTRIES, MOST_COPIES, LONGEST_NAME = 1 << 20, 1 << 40, 1 << 10, 1000
 LARGEST_THRESHOLD = 1e30
+MAX_VERSION = 14  # of a code; looking for one of version 40 takes a court 39 minutes and 5 GB
 MAX_COPIES, MAX_START = 32, 1 << 20  # in an owner's claim; the time of reading grows with the copies
-READABLE_FORMATS = ("lottery-verification-claim/1", CLAIM_FORMAT)  # the first had neither copies nor threshold
+READABLE_FORMATS = ("lottery-verification-claim/1", "lottery-verification-claim/2", CLAIM_FORMAT)  # of fewer fields each
+DERIVED_FROM = ("owner_key", "owner_name", "nonce", "ticket_sha256")
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class CodeClaim(ClaimPart):
     `pruner.qr_code.embedding.Region` and `pruner.qr_code.geometry.CodeFormat`. random_state: numpy's bit generator before embedding.
     nonzeros, entries: of the signed ticket. similarity: of the region before embedding. copies: [layer, start_x, start_y]
     of every further copy of the same code. threshold: magnitude below which weights of a suspect are noise to the owner,
-    the paper's t (section 3.4), or None.
+    the paper's t (section 3.4), or None. owner_key, owner_name, nonce, ticket_sha256: what the text was derived from, as
+    `pruner.qr_code.derived_text` says, keys and digests in hex; all None for a text that somebody chose.
     """
 
     signature: str
@@ -45,6 +49,10 @@ class CodeClaim(ClaimPart):
     copies: tuple[tuple[str, int, int], ...] = field(lambda value: isinstance(value, list) and len(value) < MAX_COPIES,
                                                      default=())
     threshold: float | None = field(or_none(number(0, LARGEST_THRESHOLD)), default=None)
+    owner_key: str | None = field(or_none(is_digest), since=2, default=None)
+    owner_name: str | None = field(or_none(is_text), since=2, default=None)
+    nonce: str | None = field(or_none(is_text), since=2, default=None)
+    ticket_sha256: str | None = field(or_none(is_digest), since=2, default=None)
 
     @property
     def code_format(self) -> CodeFormat:
@@ -55,6 +63,13 @@ class CodeClaim(ClaimPart):
         """Where the code lies, the further copies behind the first."""
         return [Place(self.layer, self.start_x, self.start_y), *(Place(*copy) for copy in self.copies)]
 
+    @property
+    def derived(self) -> bool:
+        """Whether the text follows from owner, nonce and ticket; that it does was checked when it was read."""
+        return self.owner_key is not None
+
+    def is_for(self, owner: str, owner_key: str | None) -> bool:
+        return not self.derived or (self.owner_name, self.owner_key) == (owner, owner_key)
 
     @classmethod
     def opened(cls, content: dict[str, Any], arch: str, where: str, prefix: str) -> Self:
@@ -114,6 +129,8 @@ def checked_claim(path: str | Path, content: dict[str, Any]) -> CodeClaim:
     if claim.error_correction not in qr_code.ERROR_CORRECTION or claim.version not in qr_code.VERSIONS \
             or claim.mask_pattern not in qr_code.MASK_PATTERNS:
         raise UserError(f"{path}: version, error_correction or mask_pattern is none of a QR code's")
+    if claim.version > MAX_VERSION:
+        raise UserError(f"{path}: a code of version {claim.version} is too large for a claim; at most {MAX_VERSION}")
     if claim.arch not in ARCHITECTURES:
         raise UserError(f"{path}: 'arch' is {checkpoint.shortened(claim.arch)}, which is none of {', '.join(ARCHITECTURES)}")
     if len(claim.copies) > MOST_COPIES or any(len(place.layer) > LONGEST_NAME for place in claim.places):
@@ -132,7 +149,23 @@ def checked_claim(path: str | Path, content: dict[str, Any]) -> CodeClaim:
         raise UserError(f"{path}: the signature is no valid text") from None
     if not 0 < size <= qr_code.capacity(claim.version, claim.error_correction):
         raise UserError(f"{path}: a signature of {size} bytes does not fit a version {claim.version} code")
+    if "\0" in claim.signature:
+        raise UserError(f"{path}: the signature has a NUL, which no text has")
+    stated = [getattr(claim, name) for name in DERIVED_FROM]
+    if stated != [None] * len(stated) and claim.signature != _derived(*stated, length_for(claim.version, claim.error_correction)):
+        raise UserError(f"{path}: the signature does not follow from {', '.join(DERIVED_FROM)}")
     return claim
+
+
+def _derived(owner_key: Any, owner_name: Any, nonce: Any, ticket_sha256: Any, length: int) -> str | None:
+    """The text, None where it is derived from what can't be so."""
+    if not (is_digest(owner_key) and is_text(owner_name) and is_digest(ticket_sha256) and isinstance(nonce, str)):
+        return None
+    try:
+        parts = bytes.fromhex(owner_key), owner_name, bytes.fromhex(nonce), ticket_sha256
+        return derived_text(*parts, length) if parts[2].hex() == nonce and len(parts[2]) == NONCE_BYTES else None
+    except ValueError:
+        return None
 
 
 def _is_state(table: dict[str, Any], inner: bool = False) -> bool:

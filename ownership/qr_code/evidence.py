@@ -15,12 +15,14 @@ where a code has several independent parts (Reed-Solomon blocks), the p-value is
 ending share a whole block.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import binom
 
+from ownership.qr_code.claim import CodeClaim
 from ownership.qr_code.soft_decoding import log2_texts
 from ownership.qr_code.window import Window
 from pruner.qr_code import geometry as qr_code
@@ -51,11 +53,11 @@ class Evidence:
 
     @property
     def p_corrected(self) -> float:
-        return min(1.0, self.p_value * self.searched)
+        return float(np.exp2(min(0.0, math.log2(self.p_value) + math.log2(self.searched))))
 
     @property
     def p_any_text(self) -> float:
-        return float(np.exp2(min(0.0, np.log2(self.p_value) + np.log2(self.searched) + self.log2_texts)))
+        return float(np.exp2(min(0.0, math.log2(self.p_value) + math.log2(self.searched) + self.log2_texts)))
 
 
 def agreement(windows: Sequence[Window], signature: str, code_format: CodeFormat, searched: int = 1) -> Evidence:
@@ -116,6 +118,22 @@ def totals(scores: np.ndarray, most: int) -> np.ndarray:
 
 def places_for(mask: Mask, version: int) -> int:
     """Places where a code of this version could lie, times the mask patterns it could have."""
+    return max(1, len(qr_code.MASK_PATTERNS) * _places(mask, version))
+
+
+def _places(mask: Mask, version: int) -> int:
     size = qr_code.code_size(version)
-    return max(1, len(qr_code.MASK_PATTERNS) * sum(
-        max(0, layer.shape[0] - size + 1) * max(0, layer.shape[1] - size + 1) for layer in mask.values()))
+    return sum(max(0, layer.shape[0] - size + 1) * max(0, layer.shape[1] - size + 1) for layer in mask.values())
+
+
+def freedom(mask: Mask, claim: CodeClaim) -> dict[str, int]:
+    """What the maker of a claim could choose of place and form after a look at the suspect, and among how many. One number of
+    copies costs a factor of 2, two cost 4 and so on; a threshold lies between two of the weights, or is not there."""
+    copies, named = len(claim.places), {place.layer for place in claim.places}
+    return {
+        "places" if copies == 1 else f"sets of {copies} places": max(1, sum(math.comb(_places(mask, version), copies)
+                                                                            for version in qr_code.VERSIONS)),
+        "patterns": len(qr_code.MASK_PATTERNS), "levels": len(qr_code.ERROR_CORRECTION),
+        "numbers of copies": 1 << copies,
+        **({} if claim.derived else {"lengths": qr_code.capacity(claim.version, claim.error_correction)}),
+        "thresholds": 2 if claim.threshold is None else 2 * max(1, sum(int(mask[name].sum()) for name in named if name in mask))}

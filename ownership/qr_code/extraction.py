@@ -1,5 +1,6 @@
 """Reading a signature back out of a suspect's masks (paper, sections 3.3.2 and 3.4, scheme V2)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from ownership.qr_code import soft_decoding
 from ownership.qr_code.claim import CodeClaim
-from ownership.qr_code.evidence import Evidence, agreement, places_for
+from ownership.qr_code.evidence import Evidence, agreement, freedom
 from ownership.qr_code.readers import read_all
 from ownership.qr_code.scan import scan
 from ownership.qr_code.soft_decoding import SoftReading, read_softly
@@ -140,9 +141,8 @@ def extract_claimed(suspect: Suspect, claim: CodeClaim, max_false: float = soft_
                     restarts: int = soft_decoding.RESTARTS) -> Extraction:
     """Read a suspect where the claim says, after the owner's cleaning if the claim has a threshold. Raises UserError as
     `extract`."""
-    suspect = cleaned(suspect, claim)
-    return extract(suspect, claim.places, [claim.code_format], claim.signature, places_for(suspect.mask, claim.version),
-                   max_false, restarts)
+    return extract(cleaned(suspect, claim), claim.places, [claim.code_format], claim.signature,
+                   math.prod(freedom(suspect.mask, claim).values()), max_false, restarts)
 
 
 def _show(windows: Sequence[Window], code_format: CodeFormat, signature: str | None, searched: int,

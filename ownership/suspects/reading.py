@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pruner import tickets
+from pruner.key_mask.split import fingerprint
 from pruner.masks import Mask
 from pruner.tickets import Expected
 from utils.errors import UserError
@@ -27,6 +28,10 @@ class Suspect:
             raise UserError("--threshold: the suspect's file holds masks only; there are no magnitudes to compare")
         return Suspect(Mask({name: kept & (self.weights[name].abs() >= threshold) for name, kept in self.mask.items()}),
                        self.weights)
+
+    def sha256(self) -> str:
+        """In hex, of the mask and of the weights in it where they are known, as `pruner.key_mask.split.fingerprint`."""
+        return fingerprint(self.mask, self.weights and {f"{name}.weight": weight for name, weight in self.weights.items()})
 
     def magnitude_below(self, share: float) -> float:
         """The magnitude below which this share of the weights lies, over all layers together."""

@@ -1,21 +1,19 @@
 """Scheme V3, the check: the suspect's answers on the claim's trigger set, against chance."""
 
-from fractions import Fraction
-
 import numpy as np
 
 from datasets import trigger
 from datasets.trigger import TriggerSet
 from ownership.claims.case import Case, Files, NotRun
 from ownership.claims.commitment import Refused
-from ownership.claims.p_values import by_chance, scientific
+from ownership.claims.p_values import by_chance, corrected, scientific
 from ownership.claims.scheme import SchemeCheck
 from ownership.claims.verdict import LEVEL, NOT_SHOWN, SHOWN, Check, Standing
 from ownership.trigger_set import endpoint as open_inference, evidence as black_box
 from ownership.trigger_set.claim import KEYED, Triggers
 from utils.errors import UserError
 
-KEYS_TRIED = 1 << 80  # trigger keys that somebody who makes up a claim afterwards could try at the very most
+FEWEST_PICTURES = 30  # of a keyed set that counts: of fewer, keys can be tried until a public model answers them
 
 
 class Checker(SchemeCheck):
@@ -78,8 +76,8 @@ def read_exported(files: Files, path: str) -> TriggerSet:
 def predict(case: Case, shown: TriggerSet) -> np.ndarray:
     """int64 [pictures]: the answers of the suspect's file. Raises UserError as `ownership.trigger_set.evidence.predict`."""
     given = case.given
-    return black_box.predict(given.suspect, case.claim.arch, shown.num_classes, shown.pictures, shown.names, given.mean,
-                             given.std, case.expected)
+    return black_box.predict(given.suspect, case.claim.arch, shown.num_classes, shown.pictures, given.mean, given.std,
+                             case.expected)
 
 
 def ask(case: Case, shown: TriggerSet) -> np.ndarray:
@@ -96,19 +94,22 @@ def triggers(claimed: Triggers, expected: np.ndarray, answers: np.ndarray, key_s
     """V3: the suspect's answers on the claim's trigger set, against chance.
 
     The p-value counts only where the secret key was shown to give the set: that labels were drawn at random is the owner's word
-    otherwise, and somebody who chose them to be what any model answers would own every model. Where nothing was committed to
-    before, it is corrected for KEYS_TRIED.
+    otherwise, and somebody who chose them to be what any model answers would own every model. It is corrected for the keys that
+    the claimant may have tried.
 
     Args:
-        expected, answers: int64 [pictures].
+        expected, answers: int64 [pictures]; an answer that is none is wrong.
     """
     right = int((expected == answers).sum())
-    p = min(Fraction(1), by_chance(right, len(expected), claimed.num_classes)
-            * (1 if standing is Standing.COMMITTED else KEYS_TRIED))
+    p, words, choices = corrected(by_chance(right, len(expected), claimed.num_classes), {"keys": standing.tries})
     figures = {"correct": right, "pictures": len(expected), "num_classes": claimed.num_classes, "kind": claimed.kind,
-               "key_shown": key_shown}
+               "key_shown": key_shown, **choices}
     detail = f"{right} of {len(expected)} trigger pictures right, chance {len(expected) / claimed.num_classes:g}"
-    if key_shown:
-        return Check("V3", SHOWN if p <= level else NOT_SHOWN, detail, p, figures)
-    why = "show the secret key (--trigger_key)" if claimed.kind == KEYED else "everybody has this set"
+    unanswered = int((answers < 0).sum())
+    if unanswered:
+        detail += f", {unanswered} without an answer"
+    if key_shown and len(expected) >= FEWEST_PICTURES:
+        return Check("V3", SHOWN if p <= level else NOT_SHOWN, f"{detail}; {words}", p, figures)
+    why = f"a keyed set that counts has {FEWEST_PICTURES} pictures or more" if key_shown else \
+        "show the secret key (--trigger_key)" if claimed.kind == KEYED else "everybody has this set"
     return Check("V3", NOT_SHOWN, f"{detail}; not counted: {why}", None, {**figures, "uncounted_p": scientific(p)})

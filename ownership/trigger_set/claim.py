@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from datasets import trigger
+from datasets.trigger.folder import MAX_CLASSES
 from ownership.claims.fields import ClaimPart, field, is_digest, is_text, whole
 from utils.errors import UserError
 
@@ -20,7 +21,7 @@ class Triggers(ClaimPart):
     sha256: str = field(is_digest)
     pictures: int = field(whole(1, MAX_PICTURES))
     size: int = field(whole(1, MAX_SIDE))
-    num_classes: int = field(whole(2, 1 << 20))
+    num_classes: int = field(whole(2, MAX_CLASSES))
 
     @classmethod
     def opened(cls, content: dict[str, Any], arch: str, where: str, prefix: str) -> Self:

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from datasets.trigger import TriggerSet
-from ownership.trigger_set.evidence import surest
+from ownership.trigger_set.evidence import UNANSWERED, surest
 from utils import checkpoint
 from utils.cli import one_line
 from utils.errors import UserError
@@ -40,7 +40,6 @@ TOKEN_BYTES = 1 << 16
 WHOLE = frozenset(("UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"))
 REAL = frozenset(("FP16", "BF16", "FP32", "FP64"))
 BUSY = frozenset((429, 502, 503, 504))  # of the service, or of a gateway before it: worth another attempt
-UNANSWERED = -1  # instead of a label
 CLASSIFIED = re.compile(r"([^:]+):([0-9]{1,9})(?::.*)?", re.DOTALL)  # Triton's classification: score:class[:name]
 STATED = ("name", "datatype", "shape")  # of an input
 DATATYPES = ("FP32", "UINT8", "FP16")
@@ -345,7 +344,7 @@ def read_labels(address: Address, answer: dict[str, Any], output: str | None, na
         scores = np.array(data, dtype=np.float64).reshape(sent, num_classes)
     except OverflowError:
         raise UserError(f"{address}: the answer's scores are not all finite numbers") from None
-    return surest(scores[:len(names)], names, str(address))
+    return surest(scores[:len(names)])
 
 
 def flat(data: list[Any]) -> list[Any]:
@@ -358,7 +357,7 @@ def flat(data: list[Any]) -> list[Any]:
 def classified(address: Address, shape: Any, data: Any, names: Sequence[str], sent: int, num_classes: int) -> np.ndarray:
     """int64 [len(names)] out of Triton's classification: of each picture the best classes, `score:class[:name]`, best first.
 
-    Raises UserError for anything else, and where two classes are the best.
+    Raises UserError for anything else.
     """
     count = shape[1] if isinstance(shape, list) and len(shape) == 2 else 1
     values = flat(data) if isinstance(data, list) else []
@@ -367,16 +366,16 @@ def classified(address: Address, shape: Any, data: Any, names: Sequence[str], se
         raise UserError(f"{address}: the answer's datatype is 'BYTES'; it must be one of numbers, or a classification: texts "
                         f"'score:class', of {sent} pictures")
     labels = []
-    for name, at in zip(names, range(0, len(found), count)):
+    for at in range(0, count * len(names), count):
         scores, classes = [match[1] for match in found[at:at + count]], [int(match[2]) for match in found[at:at + count]]
         if max(classes) >= num_classes:
             raise UserError(f"{address}: label {max(classes)} is none of the {num_classes} classes (0 to {num_classes - 1}) of the "
                             "trigger set")
         try:
-            best = surest(np.array([scores], dtype=np.float64), [name], str(address))[0]
+            best = surest(np.array([scores], dtype=np.float64))[0]
         except ValueError:
             raise UserError(f"{address}: the answer's scores are not all finite numbers") from None
-        labels.append(classes[best])
+        labels.append(UNANSWERED if best == UNANSWERED else classes[best])
     return np.array(labels, dtype=np.int64)
 
 

@@ -31,6 +31,7 @@ COLUMNS = ("image", "predicted_label")
 SPACE = " \t"  # around values; nothing else that some call white space
 BYTES_PER_PICTURE, BYTES_BESIDE = 1024, 1 << 20  # more is no list of predictions for the set
 EVAL_BATCH = 125
+UNANSWERED = -1  # instead of a label
 MIN_SIDE = 8  # of pictures, for every network of the registry
 
 ALPHA = 1e-9  # as `ownership.qr_code.soft_decoding.MAX_FALSE`
@@ -187,17 +188,17 @@ def write_predictions(path: str | Path, names: Sequence[str], labels: np.ndarray
     checkpoint.save_csv([dict(zip(COLUMNS, row)) for row in zip(names, labels.tolist()) if row[1] >= 0], COLUMNS, path)
 
 
-def predict(path: str | Path, arch: str, num_classes: int, pictures: Pictures, names: Sequence[str],
+def predict(path: str | Path, arch: str, num_classes: int, pictures: Pictures,
             mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None,
             expected: tickets.Expected = tickets.Expected()) -> np.ndarray:
-    """Labels that a model file gives: int64 [pictures].
+    """Labels that a model file gives, computed in float64, in which large biases hide no scores: int64 [pictures], as `surest`.
 
     Args:
         mean, std: per channel on the scale 0 to 1, for files that lack their own.
         expected: which network, for messages.
     Raises:
         UserError: as `pruner.tickets.read_model_file`; no trained weights; pictures too small; normalisation unknown or
-            twice; scores that are not finite or tie.
+            twice.
     """
     height, width = pictures.images.shape[1:3]
     if min(height, width) < MIN_SIDE:
@@ -217,24 +218,17 @@ def predict(path: str | Path, arch: str, num_classes: int, pictures: Pictures, n
         if given and not torch.equal(held, torch.tensor(given)):
             raise UserError(f"--checkpoint {path}: has its own normalize.{flag}; leave out --{flag}")
     model.load_state_dict(weights)
-    model.double().eval()  # so that no machine's rounding decides between two classes
+    model.double().eval()
     with torch.no_grad():
-        scores = torch.cat([model(images.double()) for images, _ in pictures.batches(EVAL_BATCH)])
-    return surest(scores.numpy(), names, f"--checkpoint {path}")
+        return surest(torch.cat([model(images.double()) for images, _ in pictures.batches(EVAL_BATCH)]).numpy())
 
 
-def surest(scores: np.ndarray, names: Sequence[str], where: str) -> np.ndarray:
-    """int64 [pictures]: the class of the highest score of each.
+def surest(scores: np.ndarray) -> np.ndarray:
+    """int64 [pictures]: the class of the highest score of each; UNANSWERED, so wrong, where scores are not finite, or two are
+    highest: a thief who brings that about has gained no more than by a wrong answer.
 
     Args:
         scores: float [pictures, classes].
-    Raises:
-        UserError: beginning with `where`, for scores that are not finite, or of which two are highest.
     """
-    for name, row in zip(names, scores):
-        if not np.isfinite(row).all():
-            raise UserError(f"{where}: scores of {name} are not all finite numbers")
-        if (row == row.max()).sum() > 1:
-            raise UserError(f"{where}: two classes of {name} have the same, highest score, so there is no predicted "
-                            "label")
-    return scores.argmax(1).astype(np.int64)
+    good = np.isfinite(scores).all(1) & ((scores == scores.max(1, keepdims=True)).sum(1) == 1)
+    return np.where(good, scores.argmax(1), UNANSWERED).astype(np.int64)
