@@ -544,6 +544,7 @@ def test_fine_tuning_keeps_the_pattern_unless_it_is_freed(run_main, signed, stol
     assert row["density"] > 0.9 and row["lr"] == 0.01
 
 
+@pytest.mark.slow
 def test_other_pictures_get_a_new_classifier(run_main, refused, stolen, synthetic, tmp_path):
     synthetic(4)
     words = ("--checkpoint", stolen / "model.pth.tar", "--save_dir", tmp_path / "run")

@@ -57,6 +57,7 @@ def test_a_sweep_tells_what_the_owner_reads_at_each_level(run_main, stolen, tmp_
     assert rows[0]["code_added"] == "0" and int(rows[0]["code_lost"]) > 5 and rows[0]["read by ordered statistics"] == "True"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", ["clear", "fill"])
 def test_locate_finds_the_code_without_the_claim_and_ruins_it(run_main, stolen, tmp_path, then):
     done = run_main("main_attack.py", "locate", "--checkpoint", stolen / "model.pth.tar", "--claim", stolen / "claim.json",
@@ -75,6 +76,7 @@ def tabulate(*words) -> subprocess.CompletedProcess:
                           text=True)
 
 
+@pytest.mark.slow
 def test_the_tables_put_the_papers_numbers_beside(run_main, stolen, tmp_path):
     sweep(run_main, stolen, "addon", "0,0.005", tmp_path / "addon")
     sweep(run_main, stolen, "prune", "0.05,0.4", tmp_path / "prune")
@@ -92,6 +94,7 @@ def test_the_tables_put_the_papers_numbers_beside(run_main, stolen, tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "attack.csv" in done.stderr
 
 
+@pytest.mark.slow
 def test_signing_hidden_and_in_copies(run_main, refused, make_model, tmp_path):
     from ownership.qr_code.claim import read_claim
     from pruner import tickets

@@ -93,6 +93,7 @@ def test_rows_name_the_device_that_was_asked_for(monkeypatch):
     assert train_loop.Setting.chip.fget(SimpleNamespace(device=device)) == "chip of cuda:1"
 
 
+@pytest.mark.slow
 def test_innocent_tickets_are_aligned_with_the_region_and_without():
     from types import SimpleNamespace
 

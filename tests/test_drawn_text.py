@@ -96,6 +96,7 @@ def test_sums_over_all_choices_are_what_they_are_spelt_out():
         assert log_symmetric(logs, chosen) == pytest.approx(spelt_out, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("region", REGIONS)
 def test_drawn_texts_do_not_show_in_any_region(region):
     """2^10 draws in all: with a probability of 2^-40 a p-value of the smallest is 2^-40 or less."""

@@ -182,6 +182,7 @@ def test_the_best_epoch_is_the_later_of_equals_by_validation(make_model, make_da
     assert_same(torch.load(files.last, weights_only=True)["state_dict"], states[4])
 
 
+@pytest.mark.slow
 def test_files_hold_the_given_facts_and_the_epoch(make_model, make_dataset, tmp_path):
     files = TrainingFiles(tmp_path)
     Engine(make_model(), CPU).fit(make_dataset(train=16), PROTOCOL, files, 1, facts={"arch": "res20s", "density": 0.5})
@@ -611,6 +612,7 @@ def tower() -> nn.Module:
     return nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
 
 
+@pytest.mark.slow
 def test_another_objective_trains_resumes_with_the_same_bits_and_follows_its_own_probe(tmp_path):
     protocol, data = dataclasses.replace(PROTOCOL, epochs=5, lr=0.1), Sequences({"large": Large()})
     whole, parts = TrainingFiles(tmp_path / "whole"), TrainingFiles(tmp_path / "parts")

@@ -122,6 +122,7 @@ def test_masks_without_weights_are_refused(run_main, refused, ticket, tmp_path):
     assert "masks but no weights" in message and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_original_readmes_commands_for_scheme_2(run_main, make_model, make_dataset, tmp_path, monkeypatch):
     """As printed, but for the scripts' new names; the data set is a small stand-in, the 182 epochs are real."""
     monkeypatch.chdir(tmp_path)

@@ -416,6 +416,7 @@ def test_masks_will_do_for_a_code(owner, run_main, make_model, tmp_path):
     assert copy.weights is None and copy.mask.nonzeros == result(tmp_path / "copy")["nonzeros"]
 
 
+@pytest.mark.slow
 def test_pictures_are_loaded_only_where_a_model_is_written_and_triggers_are_followed(owner, run_main, refused, make_dataset,
                                                                                    tmp_path, monkeypatch):
     def no_pictures(*_):
@@ -475,6 +476,7 @@ def test_a_result_of_an_earlier_version_is_named_and_made_anew_once_it_is_gone(u
     assert (path.read_bytes(), claim.read_bytes()) == (written, claimed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by, words", [("search", ("--budget", 1)), ("fake1", ()), ("resign", ("--signature", THIEFS))])
 def test_a_damaged_column_is_named_or_not_asked_for(owner, run_main, refused, tmp_path, by, words):
     words = ("main_attack.py", "forge", "--by", by, "--checkpoint", owner / "model.pth.tar", "--no_accuracy", *words, "--claim",

@@ -129,6 +129,7 @@ def test_without_the_device_it_stops_at_once(report, tmp_path):
     assert calls == [] and not (tmp_path / "report").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="has a CUDA device")
 def test_the_real_interpreter_says_that_there_is_no_device(report, tmp_path):
     message = refusal(report(PYTHON=sys.executable, CUDA_VISIBLE_DEVICES="")[0])

@@ -322,6 +322,7 @@ def test_any_epoch_can_be_rewound_to(search_run, epoch):
     assert_same(run.starts[1], masked(after, masks(load(run.files.round(1).ticket))))
 
 
+@pytest.mark.slow
 def test_rounds_start_from_the_rewound_weights_under_their_mask(search_run):
     run = search_run(*TWO_ROUNDS)
     rewinding = load(run.files.weights_after(3))["state_dict"]

@@ -364,6 +364,7 @@ def test_figures_are_made_from_a_tree_of_runs(run_main, run_script, refused, par
 # --- the drawn part ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_drawn_key_has_its_size_and_a_part_that_the_hash_picks(run_main, ticket, tmp_path):
     path, model, mask = ticket
     public = commitment.new_owner_key(tmp_path / "owner.key")

@@ -43,6 +43,7 @@ shapes = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6), st.sampled_fro
                   min_size=1, max_size=4)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(shapes=shapes, rates=st.lists(st.floats(0.01, 0.95), min_size=1, max_size=5),
        levels=st.sampled_from((1, 2, 5, 40, 10**6)), channels_last=st.booleans(), seed=st.integers(0, 2**32 - 1))

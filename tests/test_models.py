@@ -105,6 +105,7 @@ def test_res20s_equals_the_plain_reimplementation(size):
     torch.testing.assert_close(model(pictures), resnet20_by_hand(model.state_dict(), pictures), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch, sizes", [("res20s", range(8, 41)), ("res18", (8, 13, 24, 32, 40)),
                                          ("res50", (8, 31, 40))])
 def test_pictures_of_8_to_40_pixels_and_training_work(arch, sizes):

@@ -414,6 +414,7 @@ def test_agreement_counted_by_hand():
 # --- what an alignment must not do ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same_origin", [True, False], ids=["stolen", "innocent"])
 def test_what_is_in_the_region_has_no_influence(same_origin):
     """Whatever the owner's region holds, code or not, in whichever layer, the alignment is the same."""

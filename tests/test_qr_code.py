@@ -52,6 +52,7 @@ def test_capacity_is_the_standards(version, level, size):
         qr_code.encode("a" * (size + 1), CodeFormat(version, level))
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(version=st.integers(1, 12), level=st.sampled_from(LEVELS), pattern=st.integers(0, 7), data=st.data(),
        seed=st.integers(0, 2**32 - 1))

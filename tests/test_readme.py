@@ -69,6 +69,7 @@ def test_every_command_of_the_tour(fresh_copy):
     assert made and all((fresh_copy / name).stat().st_size for name in made if "smoke" not in name)
 
 
+@pytest.mark.slow
 def test_the_search_of_the_readme_with_small_stand_ins(run_main, make_dataset, tmp_path, monkeypatch):
     """Pictures, epochs and the tolerance that ends the search are stand-ins; the words are the README's."""
     command, = [block for block in blocks("") if block.startswith("python ")]

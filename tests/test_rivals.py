@@ -409,6 +409,7 @@ def test_the_later_mark_costs_accuracy(dispute, monkeypatch, tmp_path):
     assert [claim["checks"][0]["check"] for claim in found["claims"]] == ["F", "F"]
 
 
+@pytest.mark.slow
 def test_a_rival_who_speaks_of_other_pictures_is_not_measured(dispute, run_main, owner, thief, refused, tmp_path):
     private, _ = commitment.read_claim(thief / "again/claim.json")
     for name, changes, why in (("cifar", {"fidelity.dataset": "cifar10"}, "the claim is about cifar10"),

@@ -123,6 +123,7 @@ def own(signs, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_registered_scheme_goes_all_the_way(run_main, refused, own, monkeypatch):
     """The documented commands as they stand, then a dispute, a page, and what is refused."""
     monkeypatch.chdir(own)

@@ -376,6 +376,7 @@ def test_published_betweenness_sees_layer_sizes_alone(monkeypatch):
                for layer, scores in SCORES["betweenness_published"](scoring).items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", ["taylor1_abs", "hessian_abs", "intgrads"])
 def test_pictures_in_parts_score_as_all_at_once(monkeypatch, make_model, make_dataset, score):
     """Seven pictures at a time, the last part shorter; memory is what parts are for."""

@@ -160,6 +160,7 @@ def test_copies_are_read_together():
     assert read_softly(copies, [code_format], restarts=0).text == SIGNATURE
 
 
+@pytest.mark.slow
 def test_what_kernels_hold_reads_what_occupancy_does_not():
     # every second zero was opened by a single weight, where a one holds three or more
     random, code_format = np.random.default_rng(5), CodeFormat(3, "H", 2)
@@ -173,6 +174,7 @@ def test_what_kernels_hold_reads_what_occupancy_does_not():
     assert read_softly([Window((counts > 0).astype(int), np.abs(largest))], [code_format], restarts=0).text == "A" * 24
 
 
+@pytest.mark.slow
 def test_a_region_without_a_code_is_not_read():
     random = np.random.default_rng(6)
     for density in (0.0, 0.1, 0.5, 0.9, 1.0):

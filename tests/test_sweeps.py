@@ -61,6 +61,7 @@ def test_there_is_a_script_for_every_table_and_figure():
     assert SWEEPS == [f"fig{n}" for n in range(1, 7)] + [f"table{n}" for n in (1, 2, 3, 4, 5, 6, 8)] + ["text_numbers"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("script", SWEEPS)
 def test_printed_plans_parse_and_are_in_an_order_that_works(script, profile):
@@ -156,6 +157,7 @@ def test_settings_from_outside():
     assert [one.save_dir for one in args[2:4]] == [f"x/res18/cifar100/seed{seed}/signed" for seed in (4, 7)]
 
 
+@pytest.mark.slow
 def test_all_of_them_are_one_plan_that_shares_its_stages():
     from launch import read_plan
 
@@ -248,6 +250,7 @@ def edited(tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old, new, told", [
     ("each signed\n", "each signd\n", "each signd: no such stage"),
     ("each signed\n", "signd res20s/cifar10 1\n", "exit code 127"),
@@ -305,6 +308,7 @@ def test_commands_without_a_bond_run_together_and_no_more_than_wanted(launch, tm
     assert (tmp_path / "trace").read_text() == "on\noff\n" * 4
 
 
+@pytest.mark.slow
 def test_after_a_failure_the_rest_goes_on_and_what_needs_it_is_left_out(launch, tmp_path):
     plan = ["# stage: first", "sh -c 'echo some words; [ -e mended ]' sh --save_dir x/a", MAKE.format("x/b", ""),
             "# stage: second", MAKE.format("x/c", "--in x/a/file"), MAKE.format("x/d", "--in=x/b/*.json"),
@@ -468,6 +472,7 @@ class Rehearsal:
         return [(job, code)]
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_every_plan_comes_to_its_end(data):
     """Any plan, any failures, any order: each job is accounted for once; left out is what needs something that failed."""
@@ -957,6 +962,7 @@ VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allo
                       lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2), max_leaves=4)
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=30)
 @given(data=st.data())
 def test_no_value_in_a_result_ends_in_a_traceback(damaged, sweep, data):
@@ -1034,6 +1040,7 @@ def drawn(run_main, make_model, tmp_path_factory):
     return seed, mask
 
 
+@pytest.mark.slow
 def test_figures_and_their_numbers(run_main, drawn, tmp_path):
     from PIL import Image
 

@@ -364,6 +364,7 @@ def sample(authority) -> bytes:
     return authority.answer(query.as_bytes())
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.data())
 def test_a_damaged_token_is_one_error_of_ours(tmp_path_factory, authority, sample, data):

@@ -58,6 +58,7 @@ def test_both_loops_take_the_same_step(setting):
     torch.testing.assert_close(ours.engine.model.fc.weight, theirs.model.fc.weight, **CLOSE)
 
 
+@pytest.mark.slow
 def test_the_conventional_loop_reads_the_same_pictures(setting):
     """Every crop lies in the padded picture, mirrored or not; labels go along; each picture comes once per epoch."""
     here = setting()
@@ -99,6 +100,7 @@ def test_traffic_of_a_convolution_is_its_operands(train_loop):
     assert traffic.heavy == 4 * (writes + reads + weights + weights)
 
 
+@pytest.mark.slow
 def test_arithmetic_of_a_step_is_that_of_its_layers(train_loop, setting):
     here = setting()
     work = 0

@@ -20,6 +20,7 @@ def args():
     return lambda *words: script.parse_args(["--repeats", "1", *words])
 
 
+@pytest.mark.slow
 def test_a_verdict_is_timed_with_fewer_and_fewer_checks(args, monkeypatch):
     commands, ran = [], verification.here
 
@@ -49,6 +50,7 @@ def test_a_ticket_is_no_suspect_whose_accuracy_is_timed(args, tmp_path):
         next(verification.verify(given))
 
 
+@pytest.mark.slow
 def test_a_command_that_ends_otherwise_than_it_should_is_not_timed(tmp_path):
     words = "--claim", str(tmp_path / "none"), "--suspect", str(tmp_path / "none")
     seconds, processor, found = verification.command(words, refused=True)

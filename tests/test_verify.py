@@ -409,6 +409,7 @@ def test_a_pruned_copy_is_owned_whatever_it_lost(verify, owner, tmp_path):
     assert any("damaged copy" in note for note in found["notes"]) == (fidelity["result"] == "not met")
 
 
+@pytest.mark.slow
 def test_a_locked_ticket_is_completed_by_its_key_alone(verify, owner, refused, tmp_path):
     # as the file of the locked ticket, and as a model that was trained from it; the code has lost no kernel's last weight
     for name in ("locked", "locked_trained"):

@@ -157,6 +157,7 @@ def test_the_device_of_an_index_is_made_the_current_one(monkeypatch, make_model)
     assert set_to == [1]
 
 
+@pytest.mark.slow
 def test_masks_follow_a_model_that_moves(gpu, make_model, make_dataset):
     model = make_model()
     masked = MaskedWeights(model, random_mask(model))
@@ -180,6 +181,7 @@ def test_masks_follow_strides(make_model):
     assert all((weight[~kept] == 0).all() and (weight[kept] != 0).all() for weight, kept in zip(weights, mask.values()))
 
 
+@pytest.mark.slow
 def test_triggers_are_mixed_in_on_the_device(gpu, make_model, make_dataset):
     data, model = make_dataset(train=40).to(CUDA), make_model()
     pictures = Pictures(torch.zeros(5, 8, 8, 3, dtype=torch.uint8), torch.arange(5) % 3)
@@ -194,6 +196,7 @@ def test_a_subset_is_drawn_of_pictures_on_the_device(gpu, make_dataset):
     assert make_dataset(train=40).to(CUDA).limited(12, 1).train.images.shape == (12, 8, 8, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", sorted(SCORES))
 def test_scores_are_computed_for_a_model_on_the_device(gpu, make_model, make_dataset, score):
     model = Engine(make_model(), CUDA, amp=False).model
