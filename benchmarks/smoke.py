@@ -6,6 +6,7 @@ The first that fails ends it with its own message. Exit code 0: all ran.
 """
 
 import importlib
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -13,13 +14,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+if __name__ == "__main__":  # a fault before main() must not end with 1, which is a verdict
+    sys.excepthook = lambda *fault: os._exit(sys.__excepthook__(*fault) or 3)
+    import utils  # noqa: F401  refuses a Python that is too old
+
 from utils import cli
 
 
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--out", type=cli.text, required=True, metavar="DIR", help="where the runs go; a folder that is not there yet")
+    parser.add_argument("--out", type=cli.Output(), required=True, metavar="DIR", help="where the runs go; a folder that is not there yet")
     return parser.parse_args(argv)
 
 

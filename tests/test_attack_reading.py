@@ -90,7 +90,7 @@ def test_the_tables_put_the_papers_numbers_beside(run_main, stolen, tmp_path):
     assert {row["test accuracy"] for row in rows} == {""}
     assert [row["ordered statistics"] for row in rows] == ["yes"] * 4
     assert (tmp_path / "attacks.md").read_text().count("\n") == 2 + len(rows)
-    done = tabulate(tmp_path, "--out", tmp_path)
+    done = tabulate(tmp_path, "--out", tmp_path / "out")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "attack.csv" in done.stderr
 
 

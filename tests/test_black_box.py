@@ -193,7 +193,7 @@ BAD_LISTS = {
     "column twice": (GOOD.replace("predicted_label", "image"), "must begin with"),
     "semicolons": (GOOD.replace(",", ";"), "separated by commas"),
     "NUL": (GOOD.replace("g,4", "g,4\0"), "NUL bytes"),
-    "UTF-16": (GOOD.encode("utf-16"), "NUL bytes"),
+    "UTF-16 without its mark": (GOOD.encode("utf-16-le"), "NUL bytes"),
     "not UTF-8": (GOOD.encode().replace(b"0004", b"0\xe904"), "line 6: not UTF-8"),
     "open quote": (GOOD.replace("0004", '"0004'), "not CSV"),
     "long field": (GOOD.replace("0004", "4" * 200000), "not CSV"),

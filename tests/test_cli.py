@@ -140,7 +140,7 @@ def test_unknown_and_abbreviated_flags_are_refused(script, parse, refused):
 @pytest.mark.parametrize("script, flag", FLAGS)
 def test_bad_values_name_their_flag(script, flag, parse, refused):
     action = next(action for action in actions(script) if flag in action.option_strings)
-    if action.nargs != 0:
+    if action.nargs not in (0, "?"):
         assert flag in refused(parse(script, *required(script, action), flag))  # the value is missing
     if action.choices or action.type:
         bad = "" if action.type in (cli.text, cli.utf8_text) or is_path(action) else "nonsense"  # any text but none is a path

@@ -11,7 +11,7 @@ from stand_ins import layer_shapes, overlap, real_looking_mask, small_mask
 
 from attacks.locate import Found, clear, fill, locate
 from pruner.qr_code import geometry as qr_code
-from pruner.qr_code.embedding import embed, find_region, occupancy
+from pruner.qr_code.embedding import Wish, embed, find_region, occupancy
 from pruner.masks import Mask
 from pruner.qr_code.placement import natural_probabilities
 from utils.errors import UserError
@@ -87,7 +87,7 @@ def test_blocks_lie_inside_apart_and_in_order(seed, density, limit):
 
 def test_a_block_moves_with_its_channels():
     mask = small_mask(7, 0.3)
-    region = find_region(mask, "signature", layer="a", start_x=1, start_y=4)
+    region = find_region(mask, "signature", Wish("a", 1, 4))
     signed = embed(mask, "signature", region, np.random.default_rng(0))["a"]
     found = locate(Mask({"a": signed}), limit=1)[0]
     assert (found.start_x, found.start_y, found.version) == (1, 4, 3)
@@ -195,7 +195,7 @@ def test_fill_is_seeded_and_gives_at_least_one_weight():
 
 def test_a_cleared_or_filled_code_has_no_zeros_or_no_ones_left():
     mask, weights = victim()
-    region = find_region(mask, "signature", layer="a")
+    region = find_region(mask, "signature", Wish("a"))
     signed = embed(mask, "signature", region, np.random.default_rng(0))
     found = locate(signed, limit=1)[0]
     assert (found.layer, found.start_x, found.start_y, found.version) == ("a", region.start_x, region.start_y, 3)

@@ -228,12 +228,11 @@ def test_an_authority_that_answers_nonsense_is_one_line(serve, status, content):
         timestamps.ask_authority(serve(lambda *_: (status, content)), MESSAGE)
 
 
-def test_an_address_that_is_none_is_refused(tmp_path):
-    for url in ("file:///etc/passwd", "freetsa.org", "http://"):
-        with pytest.raises(UserError, match="--timestamp"):
-            timestamps.ask_authority(url, MESSAGE)
-    with pytest.raises(UserError, match="--opentimestamps"):
-        timestamps.ask_calendars(["ftp://calendar"], MESSAGE)
+@pytest.mark.parametrize("flag", ["--timestamp", "--opentimestamps"])
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "freetsa.org", "http://", "ftp://calendar"])
+def test_an_address_that_is_none_is_refused(run_main, refused, tmp_path, flag, url):
+    words = ("make_claim.py", "--owner", "Jane", "--v2", CODE, "--save_dir", tmp_path / "claim", flag, url)
+    assert flag in refused(run_main(*words)) and not (tmp_path / "claim").exists()
 
 
 # --- a calendar -------------------------------------------------------------------------------------------------------

@@ -382,7 +382,7 @@ def rewrite(path: Path, old: str, new: str) -> None:
     (lambda f: (f / "labels.csv").write_text("image,label\n0000.png,10\n"), "line 2"),
     (lambda f: (f / "labels.csv").write_text("image,label\n0000.png,-1\n"), "line 2"),
     (lambda f: (f / "labels.csv").write_text("image,label\n0000.png,1.0\n"), "line 2"),
-    (lambda f: (f / "labels.csv").write_bytes(b"\xff\xfe"), "not a CSV"),
+    (lambda f: (f / "labels.csv").write_bytes(b"\xfd\xfc"), "not a CSV"),
     (lambda f: (f / "triggers.json").unlink(), "no triggers.json"),
     (lambda f: (f / "triggers.json").write_text("[]"), "no description"),
     (lambda f: rewrite(f / "triggers.json", '"size": 8', '"size": 8.0'), "no description"),

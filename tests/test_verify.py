@@ -548,7 +548,7 @@ def test_answers_alone(verify, owner, refused):
 def test_a_service_is_asked_the_claimed_pictures(verify, owner, monkeypatch):
     set_ = trigger.keyed(KEY.encode(), TRIGGERS, 10, 8)
 
-    def answer(address, service, triggers):
+    def answer(address, service, triggers, *_):
         assert (address.url, triggers.fingerprint()) == ("http://localhost:1/v2/models/m", set_.fingerprint())
         return set_.pictures.labels.numpy()
 

@@ -223,6 +223,13 @@ def path(value: str) -> str:
     return text(value)
 
 
+def address(value: str) -> str:
+    """An address on the web. Raises ArgumentTypeError."""
+    if not re.match(r"https?://.", value):
+        raise argparse.ArgumentTypeError(f"{value!r}: must be an address, http://... or https://...")
+    return value
+
+
 # how files begin that are lost for good when something else is written over them
 SECRETS = re.compile(rb"-----BEGIN|lottery-trigger-key/|\{\s*\"fields\": |\{\s*\"format\": \"lottery-verification-claim|PK\x03\x04")
 PNG_OF_A_CODE = rb"\x89PNG\r\n\x1a\n.{4}IHDR(.{4})\1[\1\x08]\x00"  # square and grey
@@ -450,9 +457,9 @@ def add_suspect_flags(parser: ArgumentParser, *file_flags: str, holds: str, clai
 def add_timestamp_flags(parser: ArgumentParser) -> None:
     """Who dates a commitment; see `ownership.claims.timestamps.stamp`."""
     group = parser.add_argument_group("dates (docs/dates.md)")
-    group.add_argument("--timestamp", type=text, default=None, metavar="URL",
+    group.add_argument("--timestamp", type=address, default=None, metavar="URL",
                        help="have an RFC 3161 authority sign when the commitment's root was there: commitment.tsr")
-    group.add_argument("--opentimestamps", type=listed(text), nargs="?", default=None, metavar="URL,URL",
+    group.add_argument("--opentimestamps", type=listed(address), nargs="?", default=None, metavar="URL,URL",
                        const=("https://a.pool.opentimestamps.org", "https://b.pool.opentimestamps.org"),
                        help="have these calendars (default: OpenTimestamps' public ones) put the root into the Bitcoin chain: "
                             "commitment.ots, complete after some hours")
