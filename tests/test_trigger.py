@@ -531,8 +531,10 @@ def share_right(model_file, make_model, head_of=None) -> float:
 def test_the_run_holds_its_set_for_the_owners_claim(run_main, ticket, trained, tmp_path):
     assert trigger.load_exported(trained / "triggers").fingerprint() == trigger.keyed(KEY, 20, 10, 8).fingerprint()
     done = run_main("make_claim.py", "--owner", "Jane", "--v3", trained / "triggers", "--trigger_key",
-                    ticket.parent / "trigger.key", "--checkpoint", trained / "model_best.pth.tar", "--save_dir", tmp_path / "claim")
+                    ticket.parent / "trigger.key", "--save_dir", tmp_path / "claim")
     assert done.returncode == 0, done.stderr
+    done = run_main(*done.args, "--checkpoint", trained / "model_best.pth.tar", "--save_dir", tmp_path / "tried")
+    assert done.returncode == 2 and "20 of 20 trigger pictures right" in done.stderr and "30 pictures or more" in done.stderr
 
 
 @pytest.mark.slow
