@@ -35,7 +35,8 @@ def test_a_verdict_is_timed_with_fewer_and_fewer_checks(args, monkeypatch):
     monkeypatch.setattr(verification, "command", command)
     monkeypatch.setattr(verification, "here", here)
     rows = list(verification.verify(args("--only", "verify")))
-    assert [row["found"] for row in rows] == ["owned", "", "owned by --dataset --trigger_key", "owned by --trigger_key", "owned by "]
+    assert [row["found"] for row in rows] == [
+        "not shown", "", "not shown by --dataset --trigger_key", "not shown by --trigger_key", "not shown by "]  # a chosen text
     assert all(0 < row["processor"] and row["low"] <= row["seconds"] <= row["high"] for row in rows)
     assert [refused for _, refused in commands] == [False, True] and "359 test pictures" in rows[0]["what"]
 
