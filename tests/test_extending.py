@@ -76,7 +76,7 @@ def commands() -> list[list[str]]:
 
 def test_every_step_is_documented():
     assert [words[0] for words in commands()] == [
-        "main_imp.py", "embed_qrcode.py", "main_eval_all.py", "extract_qrcode.py", "main_eval_all.py", "main_attack.py",
+        "main_imp.py", "make_claim.py", "embed_qrcode.py", "main_eval_all.py", "extract_qrcode.py", "main_eval_all.py", "main_attack.py",
         "main_attack.py", "extract_qrcode.py", "make_claim.py", "main_verify.py"]
 
 

@@ -7,6 +7,7 @@ Inputs begin as valid files and are changed where a stranger would change them: 
 byte by byte. Whatever reads as valid is then checked against what its reader promises, by other means.
 """
 
+import codecs
 import collections
 import copy
 import csv
@@ -648,7 +649,9 @@ def predictions(folder):
         labels = read_or_refused(lambda: read_predictions(path, PICTURES, CLASSES), path)
         if labels is not None:
             assert labels.dtype == np.int64 and labels.shape == (len(PICTURES),)
-            rows = csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""))
+            marked = path.read_bytes()[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            encoding = "utf-16" if marked else "utf-8-sig"
+            rows = csv.reader(io.StringIO(path.read_bytes().decode(encoding), newline=""))
             found = collections.Counter(tuple(sorted(value.strip(" \t") for value in row)) for row in rows if row)
             # by another way: in the columns' other order the label may come first
             expected = collections.Counter([("image", "predicted_label")])

@@ -140,7 +140,7 @@ def innocent_rows(folder: Path) -> list[dict]:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_that_was_killed_goes_on(run, tmp_path):
     """Cut off within a row, it comes to the very rows of one that was not."""
     words = "--only", "innocent", "--owners", 2, "--seed", 3

@@ -240,7 +240,7 @@ def test_a_search(on_gpu, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("split", ["identity", "omp", "taylor1_abs", "ewp"])
+@pytest.mark.parametrize("split", ["identity", "taylor1_abs"])
 def test_a_ticket(on_gpu, small_ticket, tmp_path, split):
     key = () if split == "identity" else ("--key_ratio", 0.1)
     assert on_gpu("main_eval_all.py", *SHORT, "--type", split, *key, "--mask_dir", small_ticket / "ticket.pth.tar", "--save_dir",
@@ -255,8 +255,7 @@ def test_a_ticket_with_triggers(on_gpu, run_main, small_ticket, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attack", [("finetune", "--free_mask"), ("finetune",), ("prune", "--level", "0.1"), ("addon", "--level", "0.01"),
-                                    ("fake1", "--level", "0.1")], ids=" ".join)
+@pytest.mark.parametrize("attack", [("finetune", "--free_mask"), ("finetune",), ("prune", "--level", "0.1")], ids=" ".join)
 def test_an_attack(on_gpu, small_ticket, tmp_path, attack):
     training = SHORT[2:] if "finetune" in attack else ()
     steps = on_gpu("main_attack.py", *attack, "--dataset", "digits", *training, "--checkpoint",
