@@ -722,6 +722,7 @@ def test_a_damaged_result_is_named_and_made_anew_once_it_is_gone(run_main, refus
     assert run_main(*words).stdout == first.stdout and path.read_bytes() == written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b""),
                                     lambda path: path.write_bytes(path.read_bytes()[:-60])])
 def test_a_picture_of_the_code_that_is_lost_is_drawn_again(run_main, stolen, tmp_path, damage):

@@ -428,6 +428,7 @@ def in_a_second() -> str:
     return email.utils.format_datetime(datetime.now(timezone.utc) + timedelta(seconds=2), usegmt=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status, retry_after, at_least", [
     (429, None, 0), (502, None, 0), (503, None, 0), (504, None, 0), (429, "1", 1), (503, "date", 0.9), (429, "nonsense", 0),
     (429, "-5", 0), (429, "Wed, 21 Oct 2015 07:28:00 GMT", 0)])

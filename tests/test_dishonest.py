@@ -160,6 +160,7 @@ def test_another_owners_text_is_refused(owner):
             from_fields({**private.values, **changed}, "it", private.format)
 
 
+@pytest.mark.slow
 def test_a_sorting_file_is_told_and_never_counts():
     """The suspect's channels in whatever order it takes; here the numbering in which it is his code, whole."""
     random = np.random.default_rng(0)
@@ -283,6 +284,7 @@ def test_what_a_claim_can_ask_for_is_bounded(field, value, why):
         checked_claim("it", {**vars(claim), "copies": [], field: value})
 
 
+@pytest.mark.slow
 def test_a_text_is_derived_when_it_is_embedded(run_main, refused, tmp_path):
     """The same command makes the same text; another owner, name or ticket makes another."""
     tickets.write_masks(tmp_path / "ticket.pth.tar", UNSIGNED)

@@ -377,6 +377,7 @@ def test_conv1_prunes_the_stem_too(search_run):
     assert "conv1" not in masks(load(search_run(*TWO_ROUNDS).files.ticket))
 
 
+@pytest.mark.slow
 def test_tables_and_results_agree_with_each_other_and_with_the_files(search_run):
     run = search_run(*TWO_ROUNDS)
     table, result = rows(run.files.rounds), json.loads(run.files.result.read_text())

@@ -138,6 +138,7 @@ def test_pictures_are_normalised_by_the_network_itself(arch):
     assert not any(name.startswith("normalize") for name, _ in normalising.named_parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["res20s", "res18", "res50"])
 def test_initial_weights_follow_the_seed_and_have_the_variance_of_he(arch):
     def weights(seed):
