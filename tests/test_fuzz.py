@@ -47,6 +47,7 @@ from pruner.masks import Mask, pack_state, prunable_layers
 from pruner.tickets import read_model_file
 from utils.errors import UserError
 
+pytestmark = pytest.mark.slow  # hundreds of inputs each
 SUITE = 300  # inputs of each kind in an ordinary run
 SECONDS = 20  # for one input, on a busy machine
 MEBIBYTES = 400  # that one input may take beyond what the process has

@@ -199,6 +199,7 @@ def test_an_owned_innocent_model_misses_the_bar(verdicts, run, monkeypatch):
 
 # --- attacked models ----------------------------------------------------------------------------------------------------
 
+pytestmark = pytest.mark.slow  # many verdicts each
 KEY = b"a secret that only Jane has"
 
 
