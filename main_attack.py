@@ -28,6 +28,8 @@ r"""What a thief does to a stolen model: remove its signature, or contradict it.
         --claim runs/digits_signed/*.claim.json --save_dir runs/resigned
     # the same network with its channels in another order: as accurate as before, and the code is scattered
     python main_attack.py permute --checkpoint runs/digits_signed/model_best.pth.tar --save_dir runs/permuted
+    # and with other weights, other numbers of them and no batch norms, all of which compute the same
+    python main_attack.py transform --checkpoint runs/digits_signed/model_best.pth.tar --level 1e-7 --save_dir runs/transformed
 
     # the paper's Table 6, ResNet-20 on CIFAR-10: 91.25, 90.72, 88.03, 80.08, 36.62% at 5, 10, 20, 30, 50%
     python main_attack.py prune --data datasets/cifar10 --dataset cifar10 --arch res20s \

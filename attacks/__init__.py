@@ -140,6 +140,9 @@ FORGERIES: dict[str, Forgery] = {
 
 BY = Flag("by", "; ".join(f"{name}: {forgery.help}" for name, forgery in FORGERIES.items()),
           dict(choices=sorted(FORGERIES), default="search"))
+KINDS = "scale", "sign", "dead", "duplicate", "split", "permute", "fill", "fold", "dtype"
+TRANSFORMS = Flag("kinds", "what is done, in this order, out of " + ", ".join(KINDS),
+                  dict(type=cli.names_of(KINDS), default=KINDS, metavar="NAME,NAME"))
 ADDON = Attack("attacks.addon", "add_on", "opens a share of the pruned entries with noise weights (Table 8)", (NOISE, SHARE_OF),
                level="share of the pruned entries that is opened (see --share_of)", levels=(0.0, 0.005, 0.01, 0.02, 0.05, 0.1))
 
@@ -160,6 +163,9 @@ ATTACKS: dict[str, Attack] = {
                     "makes a second claim that verifies, on the stolen model or a copy (see --by)", (BY,)),
     "permute": Attack("attacks.permute", "permute", "renumbers the channels, which changes no output and scatters the code",
                       needs_model=True),
+    "transform": Attack("attacks.transform", "transform", "other weights, and other numbers of them, that compute the same (see --kinds)",
+                        (TRANSFORMS,), needs_model=True, levels=(0.0, 1e-7, 0.1),
+                        level="share of the channels that are added, and size of what fills pruned entries against the weights"),
 }
 
 

@@ -20,6 +20,7 @@ from datasets import load_triggers
 from datasets.decoding import read_rgb
 from datasets.trigger import TriggerSet, following
 from models import build_model
+from models.fitting import fitted
 from ownership.claims import owner_claim
 from ownership.claims.case import checks_of
 from ownership.claims.owner_claim import OwnerClaim
@@ -226,9 +227,13 @@ def accuracies(thief: Thief, weights: Mapping[str, torch.Tensor]) -> dict[str, f
     """Accuracy in percent on validation and test pictures, and on triggers if they are followed; None without pictures."""
     if thief.experiment is None:
         return {"val_acc": None, "test_acc": None}
-    thief.network.load_state_dict(weights)
-    data = thief.experiment.data
-    return {f"{name}_acc": thief.experiment.engine.evaluate(pictures)[1]
+    engine, data = thief.experiment.engine, thief.experiment.data
+    own = thief.network.state_dict()
+    if weights.keys() == own.keys() and all(tensor.shape == own[key].shape for key, tensor in weights.items()):
+        thief.network.load_state_dict(weights)
+    else:
+        engine = Engine(fitted(thief.network, weights).float(), engine.device, amp=engine.amp)
+    return {f"{name}_acc": engine.evaluate(pictures)[1]
             for name, pictures in {"val": data.val, "test": data.test, **data.probes}.items()}
 
 
@@ -314,9 +319,12 @@ def write_model(args: argparse.Namespace, victim: Victim, made: Attacked | Secon
 
 
 def changes(before: Mask, after: Mask) -> dict[str, int]:
-    """Numbers of weights that went and came, as columns."""
-    return {"removed": sum(int((kept & ~after[name]).sum()) for name, kept in before.items()),
-            "added": sum(int((~kept & after[name]).sum()) for name, kept in before.items())}
+    """Numbers of weights that went and came, as columns; of a layer of another shape, as far as both have the same indices."""
+    stayed = 0
+    for name, kept in before.items():
+        common = tuple(map(slice, map(min, kept.shape, after[name].shape)))
+        stayed += int((kept[common] & after[name][common]).sum())
+    return {"removed": before.nonzeros - stayed, "added": after.nonzeros - stayed}
 
 
 def size(mask: Mask) -> dict[str, float]:

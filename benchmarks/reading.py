@@ -23,7 +23,6 @@ if __name__ == "__main__":  # a fault before main() must not end with 1, which i
     sys.excepthook = lambda *fault: os._exit(sys.__excepthook__(*fault) or 3)
     import utils  # noqa: F401  refuses a Python that is too old
 
-from benchmarks.lib.flags import names_of
 from models import ARCHITECTURES
 from utils import cli
 
@@ -32,7 +31,7 @@ SECTIONS = ("hidden", "damage", "false", "calibration", "aligned", "scan", "spar
 
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
-    parser.add_argument("--only", type=names_of(SECTIONS), default=SECTIONS, metavar="NAME,NAME", help="sections")
+    parser.add_argument("--only", type=cli.names_of(SECTIONS), default=SECTIONS, metavar="NAME,NAME", help="sections")
     parser.add_argument("--trials", type=cli.positive_int, default=100, help="codes per damage")
     parser.add_argument("--regions", type=cli.positive_int, default=10000, help="random regions")
     parser.add_argument("--pairs", type=cli.positive_int, default=10000, help="unrelated pairs, in hundreds")

@@ -29,7 +29,7 @@ if __name__ == "__main__":  # a fault before main() must not end with 1, which i
     sys.excepthook = lambda *fault: os._exit(sys.__excepthook__(*fault) or 3)
     import utils  # noqa: F401  refuses a Python that is too old
 
-from benchmarks.lib.flags import CIFAR, names_of
+from benchmarks.lib.flags import CIFAR
 from datasets import DATASETS
 from models import ARCHITECTURES
 from utils import cli
@@ -43,7 +43,7 @@ def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="network")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--sections", type=names_of(SECTIONS), default=QUICK, metavar="NAME,NAME",
+    parser.add_argument("--sections", type=cli.names_of(SECTIONS), default=QUICK, metavar="NAME,NAME",
                         help=f"out of {','.join(SECTIONS)}")
     parser.add_argument("--compile", action="store_true", default=True, help="torch.compile in our loop (default)")
     parser.add_argument("--no_compile", action="store_false", dest="compile", help="without")

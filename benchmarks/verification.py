@@ -24,7 +24,6 @@ if __name__ == "__main__":  # a fault before main() must not end with 1, which i
     sys.excepthook = lambda *fault: os._exit(sys.__excepthook__(*fault) or 3)
     import utils  # noqa: F401  refuses a Python that is too old
 
-from benchmarks.lib.flags import names_of
 from datasets import DATASETS
 from models import ARCHITECTURES
 from utils import cli
@@ -34,13 +33,13 @@ SECTIONS = ("verify", "alignment")  # functions of lib/verification.py
 
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
-    parser.add_argument("--only", type=names_of(SECTIONS), default=SECTIONS, metavar="NAME,NAME", help="sections")
+    parser.add_argument("--only", type=cli.names_of(SECTIONS), default=SECTIONS, metavar="NAME,NAME", help="sections")
     parser.add_argument("--repeats", type=cli.positive_int, default=3, help="of each measurement")
     parser.add_argument("--dataset", choices=sorted(DATASETS), default="digits", help="verify: test pictures of the accuracy")
     parser.add_argument("--data", type=cli.path, default=None, metavar="DIR", help="verify: their folder")
     parser.add_argument("--suspect", type=cli.path, default=None, metavar="FILE", help="verify: a signed model, with --code")
     parser.add_argument("--code", type=cli.path, default=None, metavar="FILE", help="verify: its claim, of embed_qrcode.py")
-    parser.add_argument("--arch", type=names_of(ARCHITECTURES), default=tuple(ARCHITECTURES), metavar="NAME,NAME",
+    parser.add_argument("--arch", type=cli.names_of(ARCHITECTURES), default=tuple(ARCHITECTURES), metavar="NAME,NAME",
                         help="alignment: networks")
     parser.add_argument("--csv", type=cli.Output(rb"what,"), default=None, metavar="FILE", help="write the rows there too")
     args = parser.parse_args(argv)

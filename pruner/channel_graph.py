@@ -5,8 +5,8 @@ and functions in the tables below.
 """
 
 import operator
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ class ChannelGraph:
     """Steps in the order of computation: when one is reached, all edges into its sources have come before.
 
     nodes: how many, numbered from 0. inputs: the picture's channels. outputs: the classes. norms: (batch norm's name, nodes
-    that it scales), in the order of computation.
+    that it scales), in the order of computation. normed: layer -> the batch norm that reads its output, where nothing else does.
     """
 
     nodes: int
@@ -56,6 +56,7 @@ class ChannelGraph:
     outputs: np.ndarray
     steps: tuple[Step, ...]
     norms: tuple[tuple[str, np.ndarray], ...] = ()
+    normed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class _Builder:
         self.modules = modules
         self.steps: list[Step] = []
         self.norms: list[tuple[str, np.ndarray]] = []
+        self.normed: dict[str, str] = {}
         self.nodes = 0
 
     def new_nodes(self, count: int) -> np.ndarray:
@@ -127,7 +129,7 @@ class _Builder:
         number[used] = np.arange(len(used))
         return ChannelGraph(len(used), number[inputs], number[outputs],
                             tuple(replace(s, sources=number[s.sources], targets=number[s.targets]) for s in self.steps),
-                            tuple((name, number[channels]) for name, channels in self.norms))
+                            tuple((name, number[channels]) for name, channels in self.norms), self.normed)
 
     def follow(self, node: fx.Node, operands: list[_Value]) -> _Value:
         module = self.modules.get(node.target) if node.op == "call_module" else None
@@ -135,6 +137,9 @@ class _Builder:
             return self.read(node.target, module, operands[0].channels)
         if isinstance(module, nn.BatchNorm2d):
             self.norms.append((node.target, operands[0].channels))
+            behind = node.all_input_nodes[0]
+            if behind.op == "call_module" and isinstance(self.modules[behind.target], nn.Conv2d) and len(behind.users) == 1:
+                self.normed[behind.target] = node.target
         if isinstance(module, _PASSING_MODULES) or node.target in _PASSING_FUNCTIONS \
                 or (node.op == "call_method" and node.target in _PASSING_METHODS):
             return operands[0]
@@ -166,6 +171,9 @@ class _Builder:
         return _Value(targets, len(self.steps) - 1)
 
     def add(self, first: _Value, second: _Value) -> _Value:
+        if len(first.channels) != len(second.channels):
+            raise UserError(f"the channel graph can't follow the network: {len(first.channels)} channels are added to "
+                            f"{len(second.channels)}")
         if first.made_by is None:
             first, second = second, first
         total = first.channels if first.made_by is not None else self.new_nodes(len(first.channels))

@@ -69,6 +69,31 @@ class ChannelGroups:
         moved = self.renumbered({f"{name}.weight": kept for name, kept in mask.items()}, order)
         return Mask({name: moved[f"{name}.weight"] for name in mask})
 
+    def with_copies(self, copies: np.ndarray) -> "ChannelGroups":
+        """Of a network in which each channel c has so many copies, int64 [channels], which stand behind it on all of its axes."""
+        first = np.cumsum(copies + 1) - copies - 1
+        axes = {}
+        for axis, channels in self.axes.items():
+            index, times = self._repeated(channels, copies)
+            axes[axis] = np.where(channels[index] == FIXED, FIXED, first[channels[index]] + times)
+        return ChannelGroups(np.repeat(self.group, copies + 1), axes)
+
+    def copied(self, tensors: Mapping[str, torch.Tensor], copies: np.ndarray) -> dict[str, torch.Tensor]:
+        """The tensors of that network, under the keys of a state_dict."""
+        result = dict(tensors)
+        for key, dimension in self.axes:
+            if key in result:
+                index, _ = self._repeated(self.axes[key, dimension], copies)
+                result[key] = result[key].index_select(dimension, torch.from_numpy(index))
+        return result
+
+    @staticmethod
+    def _repeated(channels: np.ndarray, copies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Along an axis of the network with copies: int64 [length], the index of the original, and which of its copies it is, from 0."""
+        each = np.where(channels == FIXED, 1, copies[channels] + 1)
+        index = np.repeat(np.arange(len(channels)), each)
+        return index, np.arange(len(index)) - np.repeat(np.cumsum(each) - each, each)
+
     def random_order(self, random: np.random.Generator) -> np.ndarray:
         """A renumbering in which each group's permutation is drawn uniformly and independently."""
         order = np.arange(len(self.group))

@@ -333,6 +333,19 @@ def listed(kind: Callable[[str], float]) -> Callable[[str], tuple]:
     return parse
 
 
+def names_of(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
+    """A parser of comma-separated names, at least one, e.g. `--only damage,scan`. It raises ArgumentTypeError."""
+    known = tuple(known)
+
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+        if not names or not set(names) <= set(known):
+            raise argparse.ArgumentTypeError(f"{text!r}: must be out of {', '.join(known)}")
+        return names
+
+    return parse
+
+
 # --- flags that several scripts have -------------------------------------------------------------------------------
 
 

@@ -1,0 +1,136 @@
+"""Free transforms: the attack that makes them, and the owner's way back."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from test_permute import Tiny, masked, random_mask, randomised
+
+from attacks import KINDS as NAMES
+from attacks.transform import KINDS, transform
+from models import build_model
+from models.fitting import fitted
+from pruner.channel_graph import channel_graph
+from pruner.channel_groups import channel_groups
+from utils import checkpoint
+from utils.errors import UserError
+
+WIDER = "dead", "duplicate", "split"
+EXACT = 1e-7
+
+
+def model_and_ticket(arch: str, density: float, seed: int):
+    """A network, and mask and weights of a pruned one of its kind."""
+    torch.manual_seed(seed)
+    model = randomised(Tiny() if arch == "tiny" else build_model(arch, 10), seed)
+    mask = random_mask(model, density, seed)
+    return model, mask, masked(mask, model.state_dict())
+
+
+def outputs(model: nn.Module, state: dict) -> torch.Tensor:
+    pictures = torch.rand(4, 3, 10, 10, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    with torch.no_grad():
+        return fitted(model, state).double()(pictures)
+
+
+# --- the attack -------------------------------------------------------------------------------------------------------
+
+
+def test_the_flags_names_are_the_kinds():
+    assert tuple(KINDS) == NAMES
+
+
+@settings(max_examples=8)
+@given(seed=st.integers(0, 10**6), kinds=st.permutations(NAMES), count=st.integers(1, len(NAMES)))
+def test_no_output_changes_whatever_is_done_in_whatever_order(seed, kinds, count):
+    model, mask, state = model_and_ticket("tiny", 0.4, seed)
+    before = {key: tensor.clone() for key, tensor in state.items()}
+    made, after = transform(mask, state, model, kinds[:count], EXACT, seed)
+    expected, shown = outputs(model, state), outputs(model, after)
+    assert (shown - expected).abs().max() < 1e-5 * expected.abs().max() and (shown.argmax(1) == expected.argmax(1)).all()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in before.items()), "inputs were changed"
+    assert all(torch.equal(after[f"{name}.weight"] != 0, kept) for name, kept in made.items())
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_each_kind_changes_what_it_says(kind):
+    model, mask, state = model_and_ticket("res20s", 0.3, seed=1)
+    made, after = transform(mask, state, model, [kind], EXACT, seed=2)
+    name, weight = "layer1.0.conv1", "layer1.0.conv1.weight"
+    norm = "layer1.0.bn1.weight"
+    wider = {key for key in state if key in after and after[key].shape != state[key].shape}
+    assert bool(wider) == (kind in WIDER)
+    if kind == "fold":
+        assert not any("bn" in key for key in after) and after[f"{name}.bias"].shape == (16,)
+    if kind == "scale":
+        ratio = (after[weight] / state[weight])[mask[name]]
+        assert made == mask and ratio.max() / ratio.min() > 8 and (ratio > 0).all()
+    if kind == "sign":
+        turned = after[norm] / state[norm]
+        assert made == mask and set(turned.tolist()) == {-1.0, 1.0}
+        assert torch.equal(after[weight], state[weight] * turned[:, None, None, None])
+    if kind == "fill":
+        assert made.density == 1 and torch.equal(after[weight][mask[name]], state[weight][mask[name]])
+        assert after[weight][~mask[name]].abs().max() < 1e-5 * state[weight].abs().max()
+    if kind == "dtype":
+        assert after[weight].dtype == torch.float64 and torch.equal(after[weight].float(), state[weight])
+    if kind in WIDER:
+        assert after["conv1.weight"].shape[0] == after["layer3.0.conv1.weight"].shape[1] - 16 == (18 if kind == "dead" else 17)
+    if kind == "permute":
+        assert made.nonzeros == mask.nonzeros and made != mask
+
+
+def test_level_0_is_the_model_as_it_is_and_masks_are_no_model():
+    model, mask, state = model_and_ticket("tiny", 0.4, seed=1)
+    made, after = transform(mask, state, model, NAMES, 0, seed=1)
+    assert made == mask and all(torch.equal(after[key], tensor) for key, tensor in state.items())
+    with pytest.raises(UserError, match="holds masks only"):
+        transform(mask, {f"{name}.weight": kept.float() for name, kept in mask.items()}, model, NAMES, 0.1, seed=1)
+
+
+def test_a_network_that_is_not_indifferent_is_refused():
+    class Smooth(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2, self.fc = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.fc(torch.nn.functional.gelu(self.conv2(torch.nn.functional.gelu(self.conv1(x)))).mean((2, 3)))
+
+    torch.manual_seed(0)
+    smooth = Smooth()
+    with pytest.raises(UserError, match="--kinds scale: changes the outputs"):
+        transform(random_mask(smooth, 0.5, 0), smooth.state_dict(), smooth, ["scale"], 0.1, seed=1)
+
+
+def test_a_wider_network_is_followed_and_one_that_does_not_fit_is_refused():
+    model, _, state = model_and_ticket("tiny", 0.4, seed=1)
+    groups = channel_groups(model)
+    stream, beside, last = groups.axes["conv1.weight", 0][1], groups.axes["b.weight", 0][0], groups.axes["c.weight", 0][1]
+    for channel in (stream, last):
+        copies = np.zeros(len(groups.group), dtype=np.int64)
+        copies[channel] = 3
+        found, expected = channel_groups(fitted(model, groups.copied(state, copies))), groups.with_copies(copies)
+        assert found.axes.keys() == expected.axes.keys() and (found.group == expected.group).all()
+        assert all((found.axes[axis] == expected.axes[axis]).all() for axis in found.axes)
+    copies = np.zeros(len(groups.group), dtype=np.int64)
+    copies[beside] = 1  # a shortcut puts two and three channels of zeros beside the stream, and no more
+    with pytest.raises(UserError, match="9 channels are added to 10|10 channels are added to 9"):
+        channel_graph(fitted(model, groups.copied(state, copies)))
+
+
+@pytest.mark.slow
+def test_the_script_sweeps_and_measures_other_shapes(run_main, make_dataset, monkeypatch, tmp_path):
+    monkeypatch.setattr("pruner.experiment.load_dataset", lambda *_: make_dataset(train=60, val=20, test=20, classes=10))
+    model, mask, state = model_and_ticket("res20s", 0.3, seed=3)
+    checkpoint.save({"state_dict": state}, tmp_path / "model.pth.tar")
+    done = run_main("main_attack.py", "transform", "--checkpoint", tmp_path / "model.pth.tar", "--kinds", "fold,dead,scale,fill",
+                    "--sweep", f"0,{EXACT}", "--dataset", "digits", "--device", "cpu", "--save_dir", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads((tmp_path / f"out/level_{level}/result.json").read_text()) for level in ("0", f"{EXACT:g}")]
+    assert rows[0]["test_acc"] == rows[1]["test_acc"] and rows[0]["density"] < 0.31 < 0.9 < rows[1]["density"]
+    assert rows[1]["kinds"] == ["fold", "dead", "scale", "fill"]
