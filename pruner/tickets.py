@@ -16,6 +16,7 @@ from torch import nn
 from models import HEAD
 from pruner.masks import Mask, pack_state, prunable_layers
 from utils import checkpoint
+from utils.checkpoint import FileBytes
 from utils.errors import UserError
 
 OPTIONAL_KEYS = ("normalize.mean", "normalize.std")  # in some of the original's files, not in others
@@ -72,11 +73,11 @@ class Expected:
     classes: str = "see --dataset and --no_fc"
 
 
-def read_model_file(path: str | Path, model: nn.Module, head: bool = True, expected: Expected = Expected()) -> ModelFile:
+def read_model_file(path: str | Path | FileBytes, model: nn.Module, head: bool = True, expected: Expected = Expected()) -> ModelFile:
     """Read a file of weights, of masks, or of both, and check every tensor of it against `model`.
 
     Args:
-        path: a `.pth.tar`; nothing in it is executed.
+        path: a `.pth.tar`, or what was read of one; nothing in it is executed.
         model: gives the names and shapes to expect.
         head: whether the classifier's weights are wanted; without, as in a transfer to other pictures, they may be
             missing or of another class count, and the model's own are returned for them and for the normalisation.

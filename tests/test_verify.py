@@ -29,7 +29,7 @@ from attacks.prune import prune
 from datasets import load_dataset, trigger
 from models import build_model
 from ownership.claims import case, commitment, owner_claim, verdict
-from ownership.trigger_set import endpoint as open_inference
+from ownership.trigger_set import endpoint as open_inference, evidence as trigger_evidence
 from ownership.qr_code.claim import CodeClaim, write_claim
 from ownership.claims.commitment import Refused, open_claim
 from ownership.claims.verdict import Standing
@@ -388,6 +388,37 @@ def test_the_true_model_is_owned(verify, owner, tmp_path):
     for flag, name in (("--claim", "claim.json"), ("--commitment", "commitment.json"), ("--suspect", "own.pth.tar")):
         assert hashed[flag] == hashlib.sha256((owner / name).read_bytes()).hexdigest()
     assert "--trigger_key" not in hashed, "the key is a secret, and may be guessed from its digest"
+
+
+def test_what_is_hashed_is_what_all_checks_judge(verify, owner, tmp_path, monkeypatch):
+    """Exchanged after the first look: the code was found in one model, the triggers asked of the other, and that one hashed."""
+    suspect, load, answers = tmp_path / "suspect.pth.tar", torch.load, tmp_path / "gathered.csv"
+    shutil.copy(owner / "own.pth.tar", suspect)
+
+    def exchanging(*words, **more):
+        content = load(*words, **more)
+        shutil.copy(owner / "innocent.pth.tar", suspect)
+        return content
+
+    monkeypatch.setattr(torch, "load", exchanging)
+    done = verify("--suspect", suspect, "--dataset", "digits", "--trigger_key", owner / "trigger.key", "--json", tmp_path / "v.json")
+    assert results(done.stdout) == {"F": "met", "V1": "not run", "V2": "shown", "V3": "shown"}, done.stdout + done.stderr
+    told = {row["input"]: row["sha256"] for row in json.loads((tmp_path / "v.json").read_text())["inputs"]}
+    assert told["--suspect"] == hashlib.sha256((owner / "own.pth.tar").read_bytes()).hexdigest()
+
+    monkeypatch.undo()
+    shutil.copy(owner / "right.csv", answers)
+    read = trigger_evidence.read_predictions
+
+    def exchanged(*words):
+        labels = read(*words)
+        shutil.copy(owner / "wrong.csv", answers)
+        return labels
+
+    monkeypatch.setattr(trigger_evidence, "read_predictions", exchanged)
+    verify("--predictions", answers, "--trigger_key", owner / "trigger.key", "--json", tmp_path / "v.json")
+    told = {row["input"]: row["sha256"] for row in json.loads((tmp_path / "v.json").read_text())["inputs"]}
+    assert told["--predictions"] == hashlib.sha256((owner / "right.csv").read_bytes()).hexdigest()
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import stat
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,8 +20,36 @@ from utils.errors import UserError
 
 
 MAX_JSON = 1 << 26  # bytes
+NO_SUCH = "no such {}; give the path of an existing file"
+MAX_MODEL = 1 << 32  # bytes; a ResNet-50 has 1/45 of that
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what systems say of a disk, a quota or a file that is full
 TEMPORARY = ".tmp"  # ends the names of files that were being written when their process was killed
+
+
+@dataclass(frozen=True)
+class FileBytes:
+    """A file as it was read, once, whatever becomes of it afterwards. To be given instead of its path to what reads it.
+
+    path: for messages, which it stands for as a text. raw: its bytes; of a larger file than was asked for the first of them, one
+    more than that. sha256: of all of it, in hex.
+    """
+
+    path: str
+    raw: bytes
+    sha256: str
+
+    def __str__(self) -> str:
+        return self.path
+
+
+def read_once(path: str | Path, limit: int, missing: str) -> FileBytes:
+    """A stranger's file, as far as `limit` goes, and its digest. Raises UserError as `open_regular`."""
+    with open_regular(path, missing=missing) as file:
+        raw = file.read(limit + 1)
+        digest = hashlib.sha256(raw)
+        while len(raw) > limit and (chunk := file.read(1 << 20)):
+            digest.update(chunk)
+    return FileBytes(str(path), raw, digest.hexdigest())
 
 
 def write_atomic(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
@@ -164,7 +193,7 @@ def shortened(name: str) -> str:
     return repr(name if len(name) <= 60 else name[:60] + "...")
 
 
-def load(path: str | Path, kind: str = "checkpoint") -> dict[str, Any]:
+def load(path: str | Path | FileBytes, kind: str = "checkpoint") -> dict[str, Any]:
     """Read a `.pth.tar` from anybody: tensors and plain containers only, onto the CPU; no code in it ever runs, and it takes
     no more memory than its size and 200 MiB (see `utils.untrusted.torch_files`).
 
@@ -175,12 +204,14 @@ def load(path: str | Path, kind: str = "checkpoint") -> dict[str, Any]:
 
     from utils.untrusted import torch_files
 
-    path = Path(path)
-    check_is_file(path, f"no such {kind}; give the path of an existing file")
     try:
-        with warnings.catch_warnings(), open(path, "rb") as file:
+        with warnings.catch_warnings(), _opened(path, NO_SUCH.format(kind)) as file:
             warnings.simplefilter("ignore")
-            content = torch.load(torch_files.plain(file, os.fstat(file.fileno()).st_size), map_location="cpu", weights_only=True)
+            size = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            content = torch.load(torch_files.plain(file, size), map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except torch_files.Foreign as error:
         raise UserError(f"{path}: not a usable {kind}: it holds objects other than tensors, numbers, strings, lists and dicts "
                         f"({shortened(str(error))})") from None
@@ -200,6 +231,15 @@ def sha256(path: str | Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _opened(path: str | Path | FileBytes, missing: str) -> BinaryIO:
+    """A model's file, open at its beginning. Raises UserError for a larger one than any model's, and as `open_regular`."""
+    if isinstance(path, FileBytes):
+        if len(path.raw) > MAX_MODEL:
+            raise UserError(f"{path}: has more than {MAX_MODEL >> 30} GiB, so is no model of a network that is known here")
+        return io.BytesIO(path.raw)
+    return open_regular(path, missing=missing)
 
 
 def check_is_file(path: str | Path, missing: str = "no such file") -> None:
@@ -240,11 +280,13 @@ def _check_place(path: Path, folder: Path, flag: str) -> None:
         raise UserError(f"{flag} {path}: can't be written, since {nearest} may not be; name another")
 
 
-def read_bounded(path: str | Path, limit: int, regular: bool = False) -> bytes | None:
+def read_bounded(path: str | Path | FileBytes, limit: int, regular: bool = False) -> bytes | None:
     """A stranger's file as it is, or None where it has more than `limit` bytes; never takes more memory than that.
 
     Raises UserError for one that can't be read; with `regular`, also for devices, pipes and folders.
     """
+    if isinstance(path, FileBytes):
+        return path.raw if len(path.raw) <= limit else None
     try:
         with open_regular(path) if regular else open(path, "rb") as file:
             content = file.read(limit + 1)
@@ -253,15 +295,16 @@ def read_bounded(path: str | Path, limit: int, regular: bool = False) -> bytes |
     return content if len(content) <= limit else None
 
 
-def open_regular(path: str | Path, links: bool = True) -> BinaryIO:
+def open_regular(path: str | Path, links: bool = True, missing: str = "no such file") -> BinaryIO:
     """A file, open for reading. Raises UserError for what is no regular file but a folder, a device or a pipe, which may have no
-    end, and for one that can't be read; without `links` also for a link, which may lead anywhere."""
+    end, for one that can't be read, and, saying `missing`, where none is; without `links` also for a link, which may lead
+    anywhere."""
     try:  # by what was opened, not by what the name stood for before
         file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | (0 if links else os.O_NOFOLLOW)))
     except (OSError, ValueError) as error:
         why = "is a link; put the file itself there" if not links and os.path.islink(path) else \
             f"can't be read ({getattr(error, 'strerror', None) or error})"
-        check_is_file(path)
+        check_is_file(path, missing)
         raise UserError(f"{path}: {why}") from None
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()

@@ -10,6 +10,7 @@ from ownership.claims.commitment import Commitment, Refused
 from ownership.claims.owner_claim import OwnerClaim
 from ownership.claims.scheme import SchemeCheck
 from ownership.claims.verdict import NOT_RUN, SHOWN, Check, Standing, Verdict
+from utils.checkpoint import FileBytes
 from utils.errors import UserError
 
 
@@ -43,18 +44,18 @@ class Side:
         return self.opened.claim
 
 
-def open_claim(path: str, commitment_path: str | None, files: Files) -> Opened:
-    """A claim with its commitment, or why it is refused. Raises UserError for a file that can't be read."""
+def open_claim(path: FileBytes, commitment_path: FileBytes | None, files: Files) -> Opened:
+    """A claim with its commitment, or why it is refused."""
     claim = public = refused = None
     try:
         private, public = commitment.open_claim(path, commitment_path, "owner_key")
         claim = owner_claim.from_fields(private.values, path, private.format)
     except Refused as error:
         public, refused = None, error
-    files.record("--claim", path)
+    files.record("--claim", path.path)
     if commitment_path is not None:
-        files.record("--commitment", commitment_path)
-    return Opened(path, commitment_path, claim, public, refused)
+        files.record("--commitment", commitment_path.path)
+    return Opened(path.path, commitment_path and commitment_path.path, claim, public, refused)
 
 
 def judge_in_order(opened: Sequence[Opened], given: Sequence[Given], files: Files) -> list[Side]:

@@ -22,6 +22,7 @@ from pruner.channel_groups import channel_groups
 from pruner.masks import Mask
 from pruner.tickets import Expected
 from utils import checkpoint
+from utils.checkpoint import FileBytes
 from utils.errors import UserError
 
 
@@ -84,8 +85,8 @@ class Files:
         self._read: dict[tuple, Any] = {}
 
     def record(self, flag: str, name: str, digest: str | None = None) -> None:
-        """List a file, or with a digest of its own anything else. Raises OSError for a file that can't be read."""
-        row = flag, name, digest or self.once(("sha256", name), lambda: checkpoint.sha256(name))
+        """List a file that was read, or with a digest of its own anything else."""
+        row = flag, name, digest or self._read["bytes", name].sha256
         if row not in self.rows:
             self.rows.append(row)
 
@@ -95,10 +96,16 @@ class Files:
             self._read[what] = read()
         return self._read[what]
 
+    def bytes_of(self, path: str, limit: int = checkpoint.MAX_MODEL, kind: str = "checkpoint") -> FileBytes:
+        """A file as it was when it was first asked for, so that all checks judge the same bytes, and the verdict has their
+        SHA-256. Raises UserError as `utils.checkpoint.read_once`."""
+        return self.once(("bytes", path), lambda: checkpoint.read_once(path, limit, checkpoint.NO_SUCH.format(kind)))
+
     def suspect(self, path: str, arch: str, expected: Expected | None = None) -> Suspect:
         """Which weights a file has. Raises UserError as `ownership.suspects.reading.read_suspect`."""
         return self.once(("suspect", path, arch),
-                         lambda: read_suspect(path, build_model(arch, num_classes=2), expected or expected_by(arch)))
+                         lambda: read_suspect(self.bytes_of(path), build_model(arch, num_classes=2),
+                                              expected or expected_by(arch)))
 
     def pictures(self, dataset: str, folder: str | None, image_size: int | None) -> tuple[Dataset, str]:
         """A data set, and the SHA-256 of its test pictures and labels. Raises UserError as `datasets.load_dataset`."""
@@ -115,7 +122,8 @@ class Files:
 
         def measure():
             try:
-                model = classifier.load_trained(path, arch, data.num_classes, data.mean, data.std, expected_by(arch))
+                model = classifier.load_trained(self.bytes_of(path), arch, data.num_classes, data.mean, data.std,
+                                                expected_by(arch))
             except UserError as error:
                 raise NotRun(str(error)) from None
             return classifier.accuracy_of(model, data.test, device)
@@ -169,7 +177,7 @@ class Case:
 
     def _align_to(self, path: str) -> Aligned:
         model, marks = build_model(self.claim.arch, num_classes=2), checks_of(self.claim)
-        owner = self.read("--aligned_to", path, lambda *_: read_reference(path, model, self.expected))
+        owner = self.read("--aligned_to", path, lambda files, *_: read_reference(files.bytes_of(path), model, self.expected))
         groups, suspect, left_out = channel_groups(model), self.suspect, {}
         for mark in marks:
             suspect = mark.cleaned(suspect)

@@ -11,7 +11,7 @@ from ownership.claims.arbiter import Opened
 from ownership.claims.commitment import Commitment, Refused, SaltedClaim
 from ownership.claims.case import Files, Given, wrong_size
 from ownership.claims.owner_claim import OwnerClaim
-from utils import checkpoint
+from utils.checkpoint import FileBytes
 from utils.errors import UserError
 
 # --- claims and commitments -------------------------------------------------------------------------------------------
@@ -28,6 +28,7 @@ def open_claims(paths: Sequence[str], commitments: Sequence[str], suspect: str |
         UserError: a file that can't be read, or is there twice; a commitment of neither of two claims; the second claim alone
             opens a commitment; a suspect of neither claim's network.
     """
+    paths, commitments = ([inputs.bytes_of(path, commitment.MAX_BYTES, "file") for path in some] for some in (paths, commitments))
     if len(paths) == 1:
         return [arbiter.open_claim(paths[0], commitments[0] if commitments else None, inputs)]
     opened = [arbiter.open_claim(path, own, inputs) for path, own in zip(paths, commitments_of(paths, commitments))]
@@ -39,7 +40,7 @@ def open_claims(paths: Sequence[str], commitments: Sequence[str], suspect: str |
     return opened if suspect is None else refuse_other_networks(opened, suspect, inputs)
 
 
-def commitments_of(claims: Sequence[str], commitments: Sequence[str]) -> list[str | None]:
+def commitments_of(claims: Sequence[FileBytes], commitments: Sequence[FileBytes]) -> list[FileBytes | None]:
     """Of two claims the commitment of each, told by its root.
 
     Nobody's claim is refused for a file that may be the rival's: a commitment that opens neither claim is an error, and so is a
@@ -61,13 +62,13 @@ def commitments_of(claims: Sequence[str], commitments: Sequence[str]) -> list[st
     return [None if index is None else commitments[index] for index in whose]
 
 
-def _refuse_the_same(flag: str, paths: Sequence[str], roots: Sequence[bytes | None]) -> None:
+def _refuse_the_same(flag: str, paths: Sequence[FileBytes], roots: Sequence[bytes | None]) -> None:
     """Raise UserError where two files are one: a root stands for all content; where there is none, the bytes do."""
-    if len(paths) == 2 and len({root or checkpoint.sha256(path) for root, path in zip(roots, paths)}) == 1:
+    if len(paths) == 2 and len({root or path.sha256 for root, path in zip(roots, paths)}) == 1:
         raise UserError(f"--{flag}: {paths[0]} and {paths[1]} are the same {flag}; name the two rivals' files")
 
 
-def _check_signer(path: str, public: Commitment, private: SaltedClaim, name: str) -> None:
+def _check_signer(path: FileBytes, public: Commitment, private: SaltedClaim, name: str) -> None:
     """Raise UserError where a commitment to all of a claim's fields is not signed as the claim says. name: which claim's."""
     key = None if public.owner_key is None else public.owner_key.hex()
     if private.values.get("owner_key") != key:
@@ -75,7 +76,7 @@ def _check_signer(path: str, public: Commitment, private: SaltedClaim, name: str
                         f"{'nobody' if key is None else 'another key'}; take the file from where it was published")
 
 
-def _or_refused(read: Callable[[str], Any], path: str) -> Any:
+def _or_refused(read: Callable[[FileBytes], Any], path: FileBytes) -> Any:
     """What is in a file, or why it is refused."""
     try:
         return read(path)

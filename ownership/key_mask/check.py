@@ -78,7 +78,8 @@ class Checker(SchemeCheck):
 def read_key(files: Files, path: str, arch: str) -> ModelFile:
     """What the file of a key mask holds. Raises UserError as `pruner.tickets.read_model_file`."""
     return files.once(("key", path, arch),
-                      lambda: tickets.read_model_file(path, build_model(arch, num_classes=2), False, expected_by(arch)))
+                      lambda: tickets.read_model_file(files.bytes_of(path), build_model(arch, num_classes=2), False,
+                                              expected_by(arch)))
 
 
 def key_of(file: ModelFile) -> ModelFile:

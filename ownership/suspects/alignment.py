@@ -25,6 +25,7 @@ from torch import nn
 from ownership.suspects.reading import Suspect
 from pruner import tickets
 from pruner.channel_groups import ChannelGroups
+from utils.checkpoint import FileBytes
 
 PASSES = 6  # over all groups; a stolen model takes 2, and an innocent one finds no end
 SMALLEST_GAIN = 1e-5  # of a group's score; float32 sums are no better
@@ -64,7 +65,7 @@ class Alignment:
         return int((self.order != np.arange(len(self.order))).sum())
 
 
-def read_reference(path: str, model: nn.Module, expected: tickets.Expected = tickets.Expected()) -> Suspect:
+def read_reference(path: str | FileBytes, model: nn.Module, expected: tickets.Expected = tickets.Expected()) -> Suspect:
     """The owner's model, ticket (the weights to rewind to, masked) or mask file. Raises UserError as
     `pruner.tickets.read_model_file`."""
     given = tickets.read_model_file(path, model, head=False, expected=expected)

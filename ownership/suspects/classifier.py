@@ -8,11 +8,12 @@ from torch import nn
 from datasets.pictures import Pictures
 from models import build_model
 from pruner import tickets
+from utils.checkpoint import FileBytes
 from utils.engine import Engine, resolve_device
 from utils.errors import UserError
 
 
-def load_trained(path: str | Path, arch: str, num_classes: int, mean: tuple[float, ...], std: tuple[float, ...],
+def load_trained(path: str | Path | FileBytes, arch: str, num_classes: int, mean: tuple[float, ...], std: tuple[float, ...],
                  expected: tickets.Expected = tickets.Expected()) -> nn.Module:
     """A trained model from its file.
 

@@ -11,6 +11,7 @@ from pruner import tickets
 from pruner.key_mask.split import fingerprint
 from pruner.masks import Mask
 from pruner.tickets import Expected
+from utils.checkpoint import FileBytes
 from utils.errors import UserError
 
 
@@ -44,7 +45,7 @@ def expected_by(arch: str) -> Expected:
     return Expected(f"the claim is about {arch}")
 
 
-def read_suspect(path: str, model: nn.Module, expected: Expected = Expected()) -> Suspect:
+def read_suspect(path: str | FileBytes, model: nn.Module, expected: Expected = Expected()) -> Suspect:
     """A suspect's file: where its weights are effectively there. Raises UserError as `pruner.tickets.read_model_file`."""
     given = tickets.read_model_file(path, model, head=False, expected=expected)
     mask = given.pattern("--checkpoint", model)

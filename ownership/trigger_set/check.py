@@ -76,7 +76,7 @@ def read_exported(files: Files, path: str) -> TriggerSet:
 def predict(case: Case, shown: TriggerSet) -> np.ndarray:
     """int64 [pictures]: the answers of the suspect's file. Raises UserError as `ownership.trigger_set.evidence.predict`."""
     given = case.given
-    return black_box.predict(given.suspect, case.claim.arch, shown.num_classes, shown.pictures, given.mean, given.std,
+    return black_box.predict(case.files.bytes_of(given.suspect), case.claim.arch, shown.num_classes, shown.pictures, given.mean, given.std,
                              case.expected)
 
 
@@ -85,7 +85,8 @@ def ask(case: Case, shown: TriggerSet) -> np.ndarray:
     `open_inference.query_endpoint`."""
     if case.given.predictions is not None:
         return case.read("--predictions", case.given.predictions,
-                         lambda _, path, arch: black_box.read_predictions(path, shown.names, shown.num_classes))
+                         lambda files, path, _: black_box.read_predictions(
+                             files.bytes_of(path, black_box.most_bytes(len(shown.names)), "file"), shown.names, shown.num_classes))
     return open_inference.query_endpoint(open_inference.model_address(case.given.endpoint), open_inference.Service(), shown)
 
 

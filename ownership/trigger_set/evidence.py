@@ -25,6 +25,7 @@ from models import build_model
 from ownership.claims.p_values import SMALLEST, by_chance, log10
 from pruner import tickets
 from utils import checkpoint
+from utils.checkpoint import FileBytes
 from utils.errors import UserError
 
 COLUMNS = ("image", "predicted_label")
@@ -121,7 +122,7 @@ def fisher(correct: int, innocent: int, total: int) -> Fraction:
 # --- predictions ------------------------------------------------------------------------------------------------------
 
 
-def read_predictions(path: str | Path, names: Sequence[str], num_classes: int) -> np.ndarray:
+def read_predictions(path: str | Path | FileBytes, names: Sequence[str], num_classes: int) -> np.ndarray:
     """Labels that somebody gathered from a service: CSV with the columns image and predicted_label, in any order.
 
     Args:
@@ -167,10 +168,14 @@ def read_predictions(path: str | Path, names: Sequence[str], num_classes: int) -
     return np.array([found[name] for name in names], dtype=np.int64)
 
 
-def _read_text(path: str | Path, pictures: int) -> str:
+def most_bytes(pictures: int) -> int:
+    """Of a list of predictions for so many pictures."""
+    return BYTES_BESIDE + BYTES_PER_PICTURE * pictures
+
+
+def _read_text(path: str | Path | FileBytes, pictures: int) -> str:
     """A text file of a size that fits the set."""
-    limit = BYTES_BESIDE + BYTES_PER_PICTURE * pictures
-    content = checkpoint.read_bounded(path, limit)
+    content = checkpoint.read_bounded(path, most_bytes(pictures))
     if content is None:
         raise UserError(f"{path}: is larger than any list of predictions for {pictures} pictures")
     content = checkpoint.without_mark(content)
@@ -188,7 +193,7 @@ def write_predictions(path: str | Path, names: Sequence[str], labels: np.ndarray
     checkpoint.save_csv([dict(zip(COLUMNS, row)) for row in zip(names, labels.tolist()) if row[1] >= 0], COLUMNS, path)
 
 
-def predict(path: str | Path, arch: str, num_classes: int, pictures: Pictures,
+def predict(path: str | Path | FileBytes, arch: str, num_classes: int, pictures: Pictures,
             mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None,
             expected: tickets.Expected = tickets.Expected()) -> np.ndarray:
     """Labels that a model file gives, computed in float64, in which large biases hide no scores: int64 [pictures], as `surest`.
