@@ -1,4 +1,4 @@
-r"""Check an owner's claim, or two rivals' claims, on a suspect: owned (exit code 0), not shown (1), or refused (2).
+r"""Check an owner's claim, or two rivals' claims, on a suspect: owned (exit code 0), not shown (1), refused (2), unreadable (4).
 
     # the suspect's file: accuracy, key mask, code and trigger set, as far as claimed and given; seconds, CIFAR-10 included
     python main_verify.py --claim runs/claim/claim.json --commitment published/commitment.json \
@@ -17,6 +17,10 @@ r"""Check an owner's claim, or two rivals' claims, on a suspect: owned (exit cod
     python main_verify.py --claim runs/claim/claim.json --commitment published/commitment.json \
         --suspect runs/permuted/attacked.pth.tar --aligned_to runs/ticket/ticket.pth.tar
 
+    # the commitment's date is checked, without a network (docs/dates.md)
+    python main_verify.py --claim runs/claim/claim.json --commitment published/commitment.json --suspect suspect.pth.tar \
+        --timestamp published/commitment.tsr --tsa_certificates authority.pem --suspect_dated 2026-03-01
+
     # two claims on one suspect, the one that was committed to earlier first; exit code 0: one of them owns it
     python main_verify.py --claim first/claim.json --claim second/claim.json --commitment published/first.json \
         --commitment published/second.json --suspect suspect.pth.tar --own first/model.pth.tar --own second/model.pth.tar \
@@ -24,10 +28,11 @@ r"""Check an owner's claim, or two rivals' claims, on a suspect: owned (exit cod
 
 `owned` means that chance gives as much with a probability of at most --max_false, for the worst choice of everything that a
 claimant could choose; each correction is printed. `refused` means that the claim does not open the commitment, is not signed as it says,
-or is contradicted by a file. Of two claims the later is judged as if it had not been committed to; if both show, the earlier
-owns. What each check proves and assumes: docs/verification.md.
+or is contradicted by a file; `unreadable`, that the suspect's file is no model of the claim's network. Of two claims the later is
+judged as if it had not been committed to; if both show, the earlier owns. What each check proves and assumes: docs/verification.md.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -41,6 +46,7 @@ from ownership import SCHEMES, in_a_row
 from utils import cli
 
 
+UNDATED = "none"
 REPORT = rb"<!DOCTYPE html>.{,600}<title>(Verification|Two claims): "  # how a page of ours begins
 
 
@@ -61,7 +67,23 @@ def parse_args(argv: Sequence[str] | None):
                             "alone that the mark was drawn from by hash")
     group.add_argument("--aligned_committed", action="store_true", help="accepted from earlier commands; a word makes no file count")
     group.add_argument("--prior", type=cli.path, action="append", default=None, metavar="FILE",
-                       help="a model that is older than the commitment, from any party: does the claim show on it already?")
+                       help="a model that is older than the commitment, from any party: does the claim show on it already? Then the "
+                            "claim is judged as if it had not been committed to, where --prior_dated shows the age")
+    group.add_argument("--prior_dated", type=cli.path, action="append", default=None, metavar="DATE|FILE",
+                       help="for each --prior, in their order: since when it is there on your word (as 2026-03-01, or "
+                            f"2026-03-01T14:00:00Z), or a token or proof over its file, or {UNDATED!r}: then it is told and does not count")
+    group.add_argument("--suspect_dated", type=cli.date, default=None, metavar="DATE",
+                       help="when others could first see the suspect, on your word: a commitment counts where --timestamp shows that "
+                            "it is older")
+
+    group = parser.add_argument_group("dates, checked without a network (docs/dates.md)")
+    group.add_argument("--timestamp", type=cli.path, action="append", default=None, metavar="FILE",
+                       help="an RFC 3161 token or OpenTimestamps proof over a commitment's root, any number, in any order. Of two claims "
+                            "the one with the earlier date is the first, and one without a date the second")
+    group.add_argument("--tsa_certificates", type=cli.path, default=None, metavar="PEM",
+                       help="the root and intermediate certificates of the authorities that you trust")
+    group.add_argument("--block_headers", type=cli.path, default=None, metavar="FILE",
+                       help="Bitcoin block headers that you vouch for, as bitcoin-cli getblockheader HASH false prints them")
 
     group = parser.add_argument_group("F: accuracy on the claim's test pictures")
     group.add_argument("--dataset", choices=sorted(DATASETS), default=None, help="must be the claim's")
@@ -98,6 +120,17 @@ def parse_args(argv: Sequence[str] | None):
     if len(given) != 1:
         parser.error(f"{' and '.join(given)} exclude each other: a verdict is on one suspect" if given else
                      "give the suspect: one of --suspect, --predictions, --endpoint")
+    if args.timestamp is not None and args.commitment is None:
+        parser.error("argument --timestamp: is the date of a --commitment; give that, too")
+    priors, args.prior_dated = len(args.prior or ()), args.prior_dated or []
+    if args.prior_dated and len(args.prior_dated) != priors:
+        parser.error(f"argument --prior_dated: given {len(args.prior_dated)} times, --prior {priors} times; give one for each, in "
+                     f"their order, {UNDATED!r} where nothing dates it")
+    args.prior_dated = [date_of_prior(parser, value) for value in args.prior_dated] or [None] * priors
+    stamps = args.timestamp is not None or any(isinstance(date, str) for date in args.prior_dated)
+    for flag in ("tsa_certificates", "block_headers"):
+        if getattr(args, flag) is not None and not stamps:
+            parser.error(f"argument --{flag}: there is no token or proof to check by it; give --timestamp, or one as --prior_dated")
     if args.suspect is None:
         of_files = [flag for scheme in SCHEMES.values() if not scheme.by_answers for flag in scheme.flags.PROOFS]
         for flag in ("dataset", "data", *of_files, "aligned_to", "prior", "mean", "std"):
@@ -113,6 +146,16 @@ def parse_args(argv: Sequence[str] | None):
     return args
 
 
+def date_of_prior(parser: cli.ArgumentParser, value: str):
+    """A time, the path of what says it, or None."""
+    if value == UNDATED or os.path.exists(value):
+        return None if value == UNDATED else value
+    try:
+        return cli.date(value)
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"argument --prior_dated: {error}, or the path of an existing file, or {UNDATED}")
+
+
 def proof_flags() -> list[str]:
     """The schemes' flags of which each names a file of one claim."""
     return [flag for scheme in SCHEMES.values() for flag in scheme.flags.PROOFS]
@@ -123,15 +166,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from ownership.claims import arbiter, rivals, sorting
     from ownership.claims.case import Files
-    from ownership.claims.verdict import OWNED
+    from ownership.claims.verdict import OWNED, UNREADABLE
     from utils.errors import UserError
 
     files = Files()
     opened = sorting.open_claims(args.claim, args.commitment or [], args.suspect, files)
+    trust = sorting.trust_in(args.tsa_certificates, args.block_headers, files)
+    opened, of_nobody = sorting.put_in_order(opened, args.timestamp or [], trust, files)
+    priors = sorting.date_priors(args.prior or [], args.prior_dated, trust, opened, files)
     of_one_claim = {flag: getattr(args, flag) or [] for flag in (*proof_flags(), "predictions")}
-    given, unused = sorting.sort_files(given_for_all(args), of_one_claim, opened, files)
+    given, unused = sorting.sort_files(given_for_all(args, priors), of_one_claim, opened, files)
     sides = arbiter.judge_in_order(opened, given, files)
     refusals = [str(side.refused) for side in sides if side.refused is not None]
+    unreadable = [side.verdict.notes[0] for side in sides if side.verdict.verdict == UNREADABLE]
 
     if len(sides) == 1:
         owned = sides[0].verdict.verdict == OWNED
@@ -139,25 +186,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_verdict(sides[0])
     else:
         own_models = None
-        if args.own and refusals:
-            unused.append("--own was not looked at: a claim is refused, so there are no two marks to look for")
+        if args.own and (refusals or unreadable):
+            unused.append("--own was not looked at: " + ("a claim is refused, so there are no two marks to look for" if refusals else
+                                                         "the suspect can't be read"))
         elif args.own:
-            own_models = rivals.look_at_own_models(args.own, sides, given, files)
-        found = rivals.compare(sides, own_models, unused)
+            own_models = rivals.look_at_own_models([args.own[one.number] for one in opened], sides, given, files)
+        found = rivals.compare(sides, own_models, of_nobody + unused)
         owned = found.owner is not None
         write_comparison(args, found, files)
         print_comparison(found)
     if len(refusals) == len(sides):
         raise UserError("; ".join(refusals))
+    if unreadable and not owned:
+        print(f"main_verify.py: {cli.one_line(unreadable[0])}", file=sys.stderr)
+        return cli.EXIT_UNREADABLE
     return cli.EXIT_OK if owned else cli.EXIT_NO_MATCH
 
 
-def given_for_all(args):
+def given_for_all(args, priors):
     """What was given for every claim alike, see `ownership.claims.case.Given`; --aligned_to too: it is tried for all."""
     from ownership.claims.case import Given
 
     return Given(suspect=args.suspect, endpoint=args.endpoint, mean=args.mean, std=args.std, dataset=args.dataset, data=args.data,
-                 aligned_to=tuple(args.aligned_to or ()), priors=tuple(args.prior or ()), device=args.device,
+                 aligned_to=tuple(args.aligned_to or ()), suspect_dated=args.suspect_dated, priors=priors, device=args.device,
                  max_false=args.max_false, proofs=vars(args))
 
 

@@ -11,6 +11,7 @@ import traceback
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ EXIT_OK = 0
 EXIT_NO_MATCH = 1
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 3  # a fault of ours: never to be mistaken for a verdict
+EXIT_UNREADABLE = 4  # main_verify.py alone: the suspect's file can't be read, so nothing was judged
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
@@ -228,6 +230,15 @@ def address(value: str) -> str:
     if not re.match(r"https?://.", value):
         raise argparse.ArgumentTypeError(f"{value!r}: must be an address, http://... or https://...")
     return value
+
+
+def date(value: str) -> datetime:
+    """A time, in UTC where it says nothing else; a day stands for its beginning. Raises ArgumentTypeError."""
+    try:
+        when = datetime.fromisoformat(re.sub("Z$", "+00:00", value))  # Python 3.10 knows no Z
+        return when.replace(tzinfo=when.tzinfo or timezone.utc).astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{value!r}: must be a date, as 2026-03-01 or 2026-03-01T14:00:00Z") from None
 
 
 # how files begin that are lost for good when something else is written over them

@@ -2,27 +2,36 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from ownership import SCHEMES, in_a_row
 from ownership.claims import commitment, owner_claim, verdict
-from ownership.claims.case import Case, Files, Given, NotRun, checks_of
+from ownership.claims.case import Case, Files, Given, NotRun, Prior, Unreadable, checks_of
 from ownership.claims.commitment import Commitment, Refused
 from ownership.claims.owner_claim import OwnerClaim
 from ownership.claims.scheme import SchemeCheck
-from ownership.claims.verdict import NOT_RUN, SHOWN, Check, Standing, Verdict
+from ownership.claims.timestamps import Dated, in_utc
+from ownership.claims.verdict import NOT_RUN, REFUSED, SHOWN, UNREADABLE, Check, Standing, Verdict
 from utils.checkpoint import FileBytes
 from utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A claim's files. commitment_path: None where there is none. claim, public: None where the claim is refused."""
+    """A claim's files. commitment_path: None where there is none. claim, public: None where the claim is refused. number: among
+    the claims as they were named. dated: when the commitment was there, as far as that was verified."""
 
     path: str
     commitment_path: str | None
     claim: OwnerClaim | None
     public: Commitment | None
     refused: Refused | None = None
+    number: int = 0
+    dated: Dated | None = None
+
+    def is_older_than(self, when: datetime) -> bool:
+        """Whether a verified date shows that the commitment is: who claims an age has to show it, and equal is not older."""
+        return self.dated is not None and self.dated.before < when
 
 
 @dataclass(frozen=True)
@@ -59,15 +68,14 @@ def open_claim(path: FileBytes, commitment_path: FileBytes | None, files: Files)
 
 
 def judge_in_order(opened: Sequence[Opened], given: Sequence[Given], files: Files) -> list[Side]:
-    """The verdict on each claim by what was given for it; of two claims the one that was committed to earlier first.
+    """The verdict on each claim by what was given for it, in order of commitment (see `ownership.claims.sorting.put_in_order`).
 
     Of two claims, whatever goes wrong with one alone is its refusal, so that nobody's claim stops the other's. Raises UserError as
     `run_checks`, of two claims where it is so for both.
     """
     sides, errors = [], []
     for one, its_own in zip(opened, given):
-        earlier_rival = any(side.standing is not Standing.NONE and side.refused is None for side in sides)
-        standing = Standing.NONE if one.public is None else Standing.LATER if earlier_rival else Standing.COMMITTED
+        standing = standing_of(one, sides, opened, its_own.suspect_dated)
         try:
             sides.append(judge(one, its_own, standing, files))
         except Exception as error:
@@ -81,9 +89,26 @@ def judge_in_order(opened: Sequence[Opened], given: Sequence[Given], files: File
     return sides
 
 
+def standing_of(one: Opened, judged: Sequence[Side], opened: Sequence[Opened], suspect_dated: datetime | None) -> Standing:
+    """How a claim stands behind those that were judged before it, and by the suspect's date."""
+    if one.public is None:
+        return Standing.NONE
+    if are_tied(opened):
+        return Standing.TIED
+    if any(side.standing is not Standing.NONE and side.refused is None for side in judged):
+        return Standing.LATER
+    return Standing.COMMITTED if suspect_dated is None or one.is_older_than(suspect_dated) else Standing.AFTER_SUSPECT
+
+
+def are_tied(opened: Sequence[Opened]) -> bool:
+    """Whether two claims' commitments have the same verified date, so that neither is the earlier."""
+    dates = [one.dated and one.dated.before for one in opened]
+    return len(dates) == 2 and None not in dates and dates[0] == dates[1]
+
+
 def refused_side(opened: Opened, why: Refused, given: Given, standing: Standing) -> Side:
     """A claim that was refused before anything was checked."""
-    return Side(opened, verdict.refusal(str(why), given.max_false),
+    return Side(opened, verdict.unjudged(REFUSED, str(why), given.max_false),
                 {"suspect": given.suspect or given.predictions or given.endpoint}, standing, why)
 
 
@@ -94,14 +119,23 @@ def judge(opened: Opened, given: Given, standing: Standing, files: Files) -> Sid
         return refused_side(opened, refused, given, standing)
     facts = {"suspect": given.suspect or given.predictions or given.endpoint, "claimed by": claim.owner, "claims": ", ".join(claimed(claim)) or "nothing",
              "commitment": public.root.hex() if public else "none given",
+             **({"committed": str(opened.dated)} if opened.dated else {}),
              "signed by": claim.owner_key if public and claim.owner_key else "nobody"}
     try:
         case = Case(claim, opened.path, standing, given, files)
+        priors = [look_at_prior(case, prior, opened) for prior in given.priors]
+        if case.committed and any(counts for counts, _ in priors):
+            case = replace(case, standing=Standing.AFTER_PRIOR)
+            standing = case.standing
         found = verdict.decide(claim, run_checks(case), standing, public is not None and public.signature is not None,
-                               given.max_false)
-        found = replace(found, notes=(*found.notes, *(look_at_prior(case, path) for path in given.priors)))
+                               given.max_false, opened.dated)
+        words = [] if given.suspect_dated is None else [f"that nobody else could see the suspect before "
+                                                        f"{in_utc(given.suspect_dated)} is the word of whoever judges (--suspect_dated)"]
+        found = replace(found, notes=(*found.notes, *words, *(note for _, note in priors)))
     except Refused as error:
-        found, refused = verdict.refusal(str(error), given.max_false), error
+        found, refused = verdict.unjudged(REFUSED, str(error), given.max_false), error
+    except Unreadable as error:
+        found = verdict.unjudged(UNREADABLE, str(error), given.max_false)
     return Side(opened, found, facts, standing, refused)
 
 
@@ -151,12 +185,28 @@ def check_marks(case: Case) -> list[Check]:
     return checks
 
 
-def look_at_prior(case: Case, path: str) -> str:
-    """What the claim shows on a model that is said to be older, in a sentence. Raises UserError as `run_checks`."""
-    older = replace(case, given=replace(case.given, suspect=path, suspect_flag="--prior"))
-    shown = [check.name for check in check_marks(older) if check.result == SHOWN]
-    found = f"{in_a_row(shown)} {'shows' if len(shown) == 1 else 'show'} on it already" if shown else "the claim does not show on it"
-    return f"prior {path}: {found}; when that model was made nothing says, so this is told and does not count"
+def look_at_prior(case: Case, prior: Prior, opened: Opened) -> tuple[bool, str]:
+    """Whether the claim shows on a model that its commitment is not shown to be older than, and what was found, in a sentence.
+
+    It never raises: a file that only a rival's claim can be looked for in must not be the end of this one.
+    """
+    older = replace(case, given=replace(case.given, suspect=prior.path, suspect_flag="--prior"))
+    try:
+        checks = check_marks(older)
+    except UserError as error:
+        return False, f"prior {prior.path}: the claim can't be looked for in it ({error})"
+    shown = [check.name for check in checks if check.result == SHOWN]
+    if all(check.result == NOT_RUN for check in checks):
+        found = "the claim could not be looked for in it with what was given"
+    else:
+        found = f"{in_a_row(shown)} {'shows' if len(shown) == 1 else 'show'} on it already" if shown else \
+            "the claim does not show on it"
+    if prior.dated is None:
+        return False, f"prior {prior.path}: {found}; when that model was made nothing says, so this is told and does not count"
+    counts = bool(shown) and not opened.is_older_than(prior.dated.before)
+    weighed = "nothing verified shows the commitment to be older, so the claim is judged as if it had not been committed to" \
+        if counts else "the commitment is older, so this does not count" if shown else "so this does not count"
+    return counts, f"prior {prior.path}, there {prior.dated}: {found}; {weighed}"
 
 
 def run(scheme: SchemeCheck, case: Case) -> Check:

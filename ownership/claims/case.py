@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +15,7 @@ from models import build_model
 from ownership import SCHEMES
 from ownership.claims.commitment import Refused
 from ownership.claims.owner_claim import OwnerClaim
+from ownership.claims.timestamps import Dated
 from ownership.claims.verdict import LEVEL, NOT_RUN, Check, Standing, fidelity
 from ownership.suspects import classifier
 from ownership.suspects.alignment import Alignment, align, read_reference
@@ -26,6 +28,17 @@ from utils.checkpoint import FileBytes
 from utils.errors import UserError
 
 
+SUSPECT_FLAG = "--suspect"
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A model that may be older than a claim. dated: None where nothing says how old it is."""
+
+    path: str
+    dated: Dated | None = None
+
+
 @dataclass(frozen=True)
 class Given:
     """What there is to judge one claim by. Names of files and folders, None for what was not given.
@@ -33,7 +46,8 @@ class Given:
     suspect, predictions, endpoint: the suspect's file, its answers on the trigger set, or its address; one of them. mean, std: of
     the suspect's training pictures, per channel on the scale 0 to 1, where its file does not say. dataset, data: a name of the
     registry, and its folder. no_pictures: why the accuracy is not measured, where the data set is not meant for this claim.
-    aligned_to: the owner's files of another numbering of channels. priors: models that are said to be older than the claim.
+    aligned_to: the owner's files of another numbering of channels. suspect_dated: when others could first see the suspect, on
+    the arbiter's word. priors: models that are said to be older than the claim.
     max_false: owned means that chance is at most this probable. proofs: the flags of the schemes, of which each knows its own.
     suspect_flag, expected: what names the suspect's file, and its network, in messages; None where the claim says.
     """
@@ -47,11 +61,12 @@ class Given:
     data: str | None = None
     no_pictures: str | None = None
     aligned_to: tuple[str, ...] = ()
-    priors: tuple[str, ...] = ()
+    suspect_dated: datetime | None = None
+    priors: tuple[Prior, ...] = ()
     device: str = "auto"
     max_false: float = LEVEL
     proofs: Mapping[str, Any] = field(default_factory=dict)
-    suspect_flag: str = "--suspect"
+    suspect_flag: str = SUSPECT_FLAG
     expected: Expected | None = None
 
 
@@ -72,6 +87,10 @@ class Aligned:
 
 class NotRun(UserError):
     """Why a check can't be run on what was given; the others can be all the same."""
+
+
+class Unreadable(UserError):
+    """Why the suspect's file, which is there, can't be read as a model of the claim's network."""
 
 
 class Files:
@@ -159,11 +178,17 @@ class Case:
 
     @cached_property
     def suspect(self) -> Suspect:
-        """Raises NotRun where only answers are there, UserError as `ownership.suspects.reading.read_suspect`."""
-        if self.given.suspect is None:
+        """Raises NotRun where only answers are there, UserError where there is no such file, and as
+        `ownership.suspects.reading.read_suspect`: Unreadable where that is of what is judged."""
+        flag, path = self.given.suspect_flag, self.given.suspect
+        if path is None:
             raise NotRun("needs the suspect's file")
-        return self.read(self.given.suspect_flag, self.given.suspect,
-                         lambda files, path, arch: files.suspect(path, arch, self.expected))
+        self.files.bytes_of(path)  # what is not there is a mistyped flag
+        self.files.record(flag, path)
+        try:
+            return self.files.suspect(path, self.claim.arch, self.expected)
+        except UserError as error:
+            raise (Unreadable if flag == SUSPECT_FLAG else UserError)(str(error)) from None
 
     @cached_property
     def aligned(self) -> list[Aligned]:

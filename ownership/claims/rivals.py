@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ownership.claims import scheme
-from ownership.claims.arbiter import Side, check_marks
+from ownership.claims.arbiter import Side, are_tied, check_marks
 from ownership.claims.case import Case, Files, Given
 from ownership.claims.p_values import scientific
-from ownership.claims.verdict import MET, NOT_RUN, OWNED, REFUSED, SHOWN, Standing, Verdict, decide, names_of_tests
+from ownership.claims.verdict import (MET, NOT_RUN, OWNED, REFUSED, SHOWN, UNREADABLE, Standing, Verdict, decide,
+                                      names_of_tests)
 
-NAMES = ("first", "second")  # in the order in which their commitments were published
+NAMES = ("first", "second")  # in the order of their commitments, see `ownership.claims.sorting.put_in_order`
 
 
 @dataclass(frozen=True)
@@ -95,16 +96,21 @@ def compare(sides: Sequence[Side], own_models: OwnModels | None = None, notes: S
     owner, conclusion = conclude(sides)
     owned, refused = ([side.verdict.verdict == verdict for side in sides] for verdict in (OWNED, REFUSED))
     said = []
-    if all(owned) and sides[0].standing is not Standing.NONE:
+    if all(owned) and owner is not None:
         said.append("both marks are in the suspect: the second was "
                     f"{'not committed to' if sides[1].standing is Standing.NONE else 'committed to later'}, so it counts as "
                     "written into "
                     "what was the first's already")
     if refused[0] and not refused[1]:
         said.append("the first claim is refused, so the second is judged as if it were alone")
+    dates = [side.opened.dated for side in sides]
+    if are_tied([side.opened for side in sides]):
+        said.append("both commitments have the same verified date, so neither is the earlier, and both claims are judged as if not "
+                    "committed to")
     if any(side.standing is Standing.LATER for side in sides):
         said.append("that the first commitment is the older one is for their publication to show; here it is told by the order "
-                    "of --claim")
+                    "of --claim" if not any(dates) else "the first commitment is the older one by the verified dates" if all(dates) else
+                    "the first commitment is dated; nothing verified shows how old the other one is, so it counts as the later")
     if own_models is not None:
         said.append(in_words(own_models))
         if own_models.supports not in (None, owner) and owner is not None:
@@ -121,15 +127,24 @@ def conclude(sides: Sequence[Side]) -> tuple[int | None, str]:
     who = [f"the {name} claim" + (f" ({side.claim.owner})" if side.claim else "") for name, side in zip(NAMES, sides)]
     if all(refused):
         return None, "both claims are refused"
+    if any(side.verdict.verdict == UNREADABLE for side in sides) and not any(owned):
+        return None, "the suspect can't be read" + refusals_in_words(sides)
     if all(owned):
         if all(side.standing is Standing.NONE for side in sides):
             return None, "both show; neither was committed to, so nothing tells which is the earlier"
+        if are_tied([side.opened for side in sides]):
+            return None, "both show; their commitments have the same verified date, so nothing tells which is the earlier"
         decides = "only the first was committed to" if sides[1].standing is Standing.NONE else "the earlier commitment decides"
         return 0, f"both show; {decides}: {who[0]} owns"
     for number, other in ((0, 1), (1, 0)):
         if owned[number]:
             return number, f"{who[number]} owns; the {NAMES[other]} " + ("is refused" if refused[other] else "does not show")
-    return None, "not shown" + "".join(f"; the {name} claim is refused" for name, is_so in zip(NAMES, refused) if is_so)
+    return None, "not shown" + refusals_in_words(sides)
+
+
+def refusals_in_words(sides: Sequence[Side]) -> str:
+    """To be added to what is said of both."""
+    return "".join(f"; the {name} claim is refused" for name, side in zip(NAMES, sides) if side.verdict.verdict == REFUSED)
 
 
 def compare_accuracy(sides: Sequence[Side]) -> Accuracy:

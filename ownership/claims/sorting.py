@@ -2,17 +2,22 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime, timezone
 from typing import Any
 
 from datasets import ImageSizeError
 from ownership import SCHEMES, in_a_row
-from ownership.claims import arbiter, commitment, rivals
+from ownership.claims import arbiter, commitment, rivals, timestamps
 from ownership.claims.arbiter import Opened
 from ownership.claims.commitment import Commitment, Refused, SaltedClaim
-from ownership.claims.case import Files, Given, wrong_size
+from ownership.claims.case import Files, Given, Prior, wrong_size
 from ownership.claims.owner_claim import OwnerClaim
+from ownership.claims.timestamps import Dated, Trust
+from utils import cli
 from utils.checkpoint import FileBytes
 from utils.errors import UserError
+
+LATEST = datetime.max.replace(tzinfo=timezone.utc)  # stands for the date of what is not dated
 
 # --- claims and commitments -------------------------------------------------------------------------------------------
 
@@ -21,23 +26,20 @@ def open_claims(paths: Sequence[str], commitments: Sequence[str], suspect: str |
     """Each claim with its commitment, or why it is refused.
 
     Args:
-        paths: one claim, or two, the one that was committed to earlier first.
+        paths: one claim, or two.
         commitments: at most as many, in any order.
         suspect: its file, which two claims about different networks can't both be about.
     Raises:
-        UserError: a file that can't be read, or is there twice; a commitment of neither of two claims; the second claim alone
-            opens a commitment; a suspect of neither claim's network.
+        UserError: a file that can't be read, or is there twice; a commitment of neither of two claims.
     """
     paths, commitments = ([inputs.bytes_of(path, commitment.MAX_BYTES, "file") for path in some] for some in (paths, commitments))
     if len(paths) == 1:
         return [arbiter.open_claim(paths[0], commitments[0] if commitments else None, inputs)]
-    opened = [arbiter.open_claim(path, own, inputs) for path, own in zip(paths, commitments_of(paths, commitments))]
-    if any(one.refused for one in opened):
+    opened = [replace(arbiter.open_claim(path, own, inputs), number=number)
+              for number, (path, own) in enumerate(zip(paths, commitments_of(paths, commitments)))]
+    if suspect is None or any(one.refused for one in opened):
         return opened
-    if opened[0].public is None and opened[1].public is not None:
-        raise UserError(f"--claim {paths[0]}: no --commitment is its own, so nothing shows that it is the earlier; name the "
-                        "other one first")
-    return opened if suspect is None else refuse_other_networks(opened, suspect, inputs)
+    return refuse_other_networks(opened, suspect, inputs)
 
 
 def commitments_of(claims: Sequence[FileBytes], commitments: Sequence[FileBytes]) -> list[FileBytes | None]:
@@ -119,20 +121,94 @@ def pair_commitments(claims: Sequence[tuple[bytes | None, bytes | None]],
 
 
 def refuse_other_networks(opened: Sequence[Opened], suspect: str, inputs: Files) -> list[Opened]:
-    """Of two claims about different networks the suspect contradicts one. Raises UserError if both: it is no model that can be
-    read."""
+    """Of two claims about different networks the suspect contradicts one; if both, it is no model that can be read, as they will
+    find."""
     if len({one.claim.arch for one in opened}) == 1:
         return list(opened)
-    errors: list[UserError | None] = [None] * len(opened)
-    for number, one in enumerate(opened):
-        try:
-            inputs.suspect(suspect, one.claim.arch)
-        except UserError as error:
-            errors[number] = error
-    if all(errors):
-        raise errors[0]
-    return [one if error is None else replace(one, claim=None, public=None, refused=Refused(
+    errors = [why_not_readable(suspect, one.claim.arch, inputs) for one in opened]
+    return [one if error is None or all(errors) else replace(one, claim=None, public=None, refused=Refused(
         f"{one.path}: is about {one.claim.arch}, which the suspect is not ({error})")) for one, error in zip(opened, errors)]
+
+
+def why_not_readable(path: str, arch: str, inputs: Files) -> UserError | None:
+    """What is wrong with a file as a network's model; None where nothing is."""
+    try:
+        inputs.suspect(path, arch)
+    except UserError as error:
+        return error
+    return None
+
+
+# --- dates ------------------------------------------------------------------------------------------------------------
+
+
+def trust_in(certificates: str | None, headers: str | None, inputs: Files) -> Trust:
+    """What dates are checked by, read once. Raises UserError for a file that is not there."""
+    read = {}
+    for flag, path in (("--tsa_certificates", certificates), ("--block_headers", headers)):
+        with cli.named(flag):
+            read[flag] = None if path is None else inputs.bytes_of(path, timestamps.MAX_TRUSTED, "file")
+        if path is not None:
+            inputs.record(flag, path)
+    return Trust(*read.values())
+
+
+def put_in_order(opened: Sequence[Opened], stamps: Sequence[str], trust: Trust, inputs: Files) -> tuple[list[Opened], list[str]]:
+    """The claims with the dates of their commitments, the earlier one first, and notes on what is left over beside a refused one.
+
+    What is dated goes before what is not: nothing shows the other one's age. Where no date tells, the order stays.
+
+    Args:
+        stamps: tokens and proofs; each is about the root of one claim's commitment. The earliest of several counts.
+        trust: what they are checked by.
+    Raises:
+        UserError: a stamp that does not hold, or is about no claim's root where all are open; the second of two claims alone opens a
+            commitment.
+    """
+    dates: list[list[Dated]] = [[] for _ in opened]
+    unused = []
+    for path in stamps:
+        with cli.named("--timestamp"):
+            stamp = inputs.bytes_of(path, timestamps.MAX_BYTES, "file")
+            whose = [index for index, one in enumerate(opened) if one.public and timestamps.is_of(stamp, one.public.root)]
+            if whose:
+                dates[whose[0]].append(timestamps.read_date(stamp, opened[whose[0]].public.root, trust))
+            elif any(one.refused for one in opened):
+                unused.append(f"--timestamp {path}: is about no commitment that a claim opens; it was not used")
+            else:
+                raise UserError(f"{path}: is a date of something else, of no commitment here; leave it out")
+        inputs.record("--timestamp", path)
+    ordered = sorted((replace(one, dated=min(its_own, key=lambda dated: dated.before, default=None))
+                      for one, its_own in zip(opened, dates)), key=lambda one: one.dated.before if one.dated else LATEST)
+    if not any(one.refused for one in ordered) and ordered[0].public is None and ordered[-1].public is not None:
+        raise UserError(f"--claim {ordered[0].path}: no --commitment is its own, so nothing shows that it is the earlier; name the "
+                        "other one first")
+    return ordered, unused
+
+
+def date_priors(paths: Sequence[str], dates: Sequence[datetime | str | None], trust: Trust, opened: Sequence[Opened],
+                inputs: Files) -> tuple[Prior, ...]:
+    """The models that may be older than a claim.
+
+    Args:
+        dates: of each a time, on the arbiter's word; a token's or proof's file, over the model's; or None.
+        opened: the claims; one of them at least is about a model of each's network.
+    Raises:
+        UserError: a stamp that does not hold; a model that can't be read.
+    """
+    priors = []
+    for path, date in zip(paths, dates):
+        errors = [why_not_readable(path, one.claim.arch, inputs) for one in opened if one.claim is not None]
+        if errors and all(errors):
+            with cli.named("--prior"):
+                raise errors[0]
+        dated = Dated(date, "whoever judges (--prior_dated)") if isinstance(date, datetime) else None
+        if isinstance(date, str):
+            with cli.named("--prior_dated"):
+                dated = timestamps.read_date(inputs.bytes_of(date, timestamps.MAX_BYTES, "file"), inputs.bytes_of(path).raw, trust)
+            inputs.record("--prior_dated", date)
+        priors.append(Prior(path, dated))
+    return tuple(priors)
 
 
 # --- files of one claim -----------------------------------------------------------------------------------------------
@@ -145,7 +221,7 @@ def sort_files(common: Given, files: Mapping[str, Sequence[str]], opened: Sequen
     Args:
         common: what was given for all claims.
         files: flag -> files of one claim each: the schemes' PROOFS in any order, predictions in the claims' order.
-        opened: the claims. One claim gets all files; of two each gets those which its digests name.
+        opened: the claims. One claim gets all files; of two each gets those which its digests name, and its own predictions.
     Raises:
         UserError: a file that can't be read, or belongs to a claim that has one already; or that no claim has a use for, where
             all are open.
@@ -176,8 +252,8 @@ def sort_files(common: Given, files: Mapping[str, Sequence[str]], opened: Sequen
             unused.append(f"--dataset {common.dataset}: neither claim is about these test pictures")
     if unused and not any(one.refused for one in opened):
         raise UserError(unused[0])
-    for its_own, path in zip(theirs, files["predictions"]):
-        its_own["predictions"] = path
+    for its_own, one in zip(theirs, opened if files["predictions"] else ()):
+        its_own["predictions"] = files["predictions"][one.number]
     nothing = dict.fromkeys(flag for flag in files if flag != "predictions")
     return [replace(common, **its_own, proofs={**common.proofs, **nothing, **files_of_it})
             for its_own, files_of_it in zip(theirs, proofs)], [f"{text}; it was not used" for text in unused]

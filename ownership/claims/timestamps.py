@@ -13,11 +13,12 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from utils import checkpoint
+from utils.checkpoint import FileBytes
 from utils.errors import UserError
 
 TOKEN_FILE, PROOF_FILE = "commitment.tsr", "commitment.ots"  # beside commitment.json
 MAX_BYTES = 1 << 16  # of a token or a proof: both have a few thousand
-MAX_CERTIFICATES = 1 << 20
+MAX_TRUSTED = 1 << 20  # of certificates, or of block headers
 TIMEOUT = 30.0  # seconds for each answer of an authority or a calendar
 BLOCK_CLOCK = timedelta(hours=2)  # the clock of a block may run that far behind what its miners accepted
 OTS_MAGIC = b"\x00OpenTimestamps"
@@ -31,7 +32,12 @@ class Dated:
     by: str
 
     def __str__(self) -> str:
-        return f"before {self.before:%Y-%m-%d %H:%M:%S} UTC, says {self.by}"
+        return f"before {in_utc(self.before)}, says {self.by}"
+
+
+def in_utc(when: datetime) -> str:
+    """A time for people, which has a time zone of its own."""
+    return f"{when.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,8 @@ class Trust:
     hexadecimal digits a line, as `bitcoin-cli getblockheader HASH false` prints them.
     """
 
-    certificates: str | None = None
-    headers: str | None = None
+    certificates: str | FileBytes | None = None
+    headers: str | FileBytes | None = None
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------
@@ -121,7 +127,7 @@ def complete(path: str | Path) -> tuple[bytes, bool]:
 # --- checking ---------------------------------------------------------------------------------------------------------
 
 
-def read_date(path: str | Path, message: bytes, trust: Trust) -> Dated:
+def read_date(path: str | Path | FileBytes, message: bytes, trust: Trust) -> Dated:
     """What a token or a proof says of a message, by what the arbiter trusts.
 
     Raises UserError, naming the file and the true reason: it is neither, or another message's; the authority is not one of the
@@ -131,7 +137,7 @@ def read_date(path: str | Path, message: bytes, trust: Trust) -> Dated:
     return (_proven if raw.startswith(OTS_MAGIC) else _signed)(raw, str(path), message, trust)
 
 
-def is_of(path: str | Path, message: bytes) -> bool:
+def is_of(path: str | Path | FileBytes, message: bytes) -> bool:
     """Whether a token or a proof is over this message, right or wrong. Raises UserError for a file that is neither."""
     raw = _read(path)
     if raw.startswith(OTS_MAGIC):
@@ -155,7 +161,8 @@ def _signed(raw: bytes, where: str, message: bytes, trust: Trust) -> Dated:
         raise UserError(f"{where}: is not vouched for by --tsa_certificates {trust.certificates}: {reason}") from None
     info = response.tst_info
     margin = timedelta() if info.accuracy is None else timedelta(seconds=(info.accuracy.seconds or 0) + 1)
-    return Dated(info.gen_time + margin, f"{_signer(response, trust.certificates)} (RFC 3161)")
+    policy = info.policy.dotted_string  # what the authority promises, by a number of its own
+    return Dated(info.gen_time + margin, f"{_signer(response, trust.certificates)} (RFC 3161, policy {policy})")
 
 
 def _proven(raw: bytes, where: str, message: bytes, trust: Trust) -> Dated:
@@ -234,11 +241,11 @@ def _blocks(timestamp) -> dict[bytes, int]:
             if isinstance(attestation, BitcoinBlockHeaderAttestation)}
 
 
-def _headers(path: str) -> list[tuple[bytes, datetime]]:
+def _headers(path: str | FileBytes) -> list[tuple[bytes, datetime]]:
     """Merkle root and time of each header in a file."""
     from bitcoin.core import CBlockHeader
 
-    text = (checkpoint.read_bounded(path, MAX_CERTIFICATES, regular=True) or b"-").decode("ascii", "replace")
+    text = (checkpoint.read_bounded(path, MAX_TRUSTED, regular=True) or b"-").decode("ascii", "replace")
     lines = text.split()
     if not lines or not all(re.fullmatch(r"[0-9a-fA-F]{160}", line) for line in lines):
         raise UserError(f"--block_headers {path}: must hold block headers, 160 hexadecimal digits a line, as bitcoin-cli "
@@ -247,17 +254,17 @@ def _headers(path: str) -> list[tuple[bytes, datetime]]:
     return [(header.hashMerkleRoot, datetime.fromtimestamp(header.nTime, timezone.utc)) for header in headers]
 
 
-def _certificates(path: str):
+def _certificates(path: str | FileBytes):
     from cryptography import x509
 
     try:
-        certificates = x509.load_pem_x509_certificates(checkpoint.read_bounded(path, MAX_CERTIFICATES, regular=True) or b"")
+        certificates = x509.load_pem_x509_certificates(checkpoint.read_bounded(path, MAX_TRUSTED, regular=True) or b"")
     except ValueError as error:
         raise UserError(f"--tsa_certificates {path}: holds no PEM certificates ({error})") from None
     return certificates
 
 
-def _signer(response, certificates: str) -> str:
+def _signer(response, certificates: str | FileBytes) -> str:
     """The name in the certificate that signed a verified answer."""
     from cryptography import x509
 
@@ -279,7 +286,7 @@ def _check_imprint(response, message: bytes, where: str) -> None:
         raise UserError(f"{where}: is a timestamp of something else, not of this")
 
 
-def _read(path: str | Path) -> bytes:
+def _read(path: str | Path | FileBytes) -> bytes:
     raw = checkpoint.read_bounded(path, MAX_BYTES, regular=True)
     if raw is None:
         raise UserError(f"{path}: is larger than {MAX_BYTES} bytes, so no timestamp")

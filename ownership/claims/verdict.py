@@ -17,8 +17,9 @@ import numpy as np
 
 from ownership import SCHEMES, in_a_row
 from ownership.claims.owner_claim import Fidelity, OwnerClaim
+from ownership.claims.timestamps import Dated
 
-OWNED, NOT_SHOWN, REFUSED = "owned", "not shown", "refused"
+OWNED, NOT_SHOWN, REFUSED, UNREADABLE = "owned", "not shown", "refused", "unreadable"
 SHOWN, MET, NOT_MET, NOT_RUN = "shown", "met", "not met", "not run"
 LEVEL = 1e-9
 
@@ -27,7 +28,10 @@ class Standing(Enum):
     """How a claim stands by its commitment. Only the first counts as made before anybody looked at the suspect."""
 
     COMMITTED = "committed to"
-    LATER = "committed to later than a rival's"
+    LATER = "committed to later than the other claim"
+    TIED = "committed to when the other claim was, as far as the dates of both can tell"
+    AFTER_SUSPECT = "not shown to be committed to before the suspect was there (--suspect_dated)"
+    AFTER_PRIOR = "shown on a model that its commitment is not shown to be older than (--prior)"
     NONE = "not committed to"
 
     @property
@@ -83,7 +87,8 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """verdict: OWNED, NOT_SHOWN or REFUSED. p: combined, or None where nothing was tested. notes: what it rests on."""
+    """verdict: OWNED, NOT_SHOWN, REFUSED or UNREADABLE. p: combined, or None where nothing was tested. notes: what it rests
+    on."""
 
     verdict: str
     checks: tuple[Check, ...]
@@ -92,12 +97,14 @@ class Verdict:
     notes: tuple[str, ...]
 
 
-def decide(claim: OwnerClaim, checks: Sequence[Check], standing: Standing, signed: bool, level: float = LEVEL) -> Verdict:
+def decide(claim: OwnerClaim, checks: Sequence[Check], standing: Standing, signed: bool, level: float = LEVEL,
+           dated: Dated | None = None) -> Verdict:
     """One verdict from what the checks found.
 
     Args:
         standing: what the checks were made by. signed: whether the commitment bears the owner's signature.
         level: `owned` means that chance gives as much with at most this probability.
+        dated: what was verified of the commitment's date.
     """
     p_values = [check.p for check in checks if check.p is not None]
     tested = sum(SCHEMES[name].has_p_value for name in claim.schemes)
@@ -105,26 +112,28 @@ def decide(claim: OwnerClaim, checks: Sequence[Check], standing: Standing, signe
     owned = combined is not None and combined <= level
     notes = []
     paid_for = in_a_row([scheme.corrected_for for scheme in SCHEMES.values() if scheme.has_p_value])
-    if standing is Standing.LATER:
-        notes.append("committed to later than the other claim, so perhaps made up by somebody who had seen the model: judged as "
-                     f"if it had not been committed to. p-values are corrected for 2^80 {paid_for}")
-    elif standing is Standing.NONE:
+    if standing is Standing.NONE:
         notes.append("without a commitment nothing shows when the claim was made, nor that it was made before the suspect was "
                      f"signed by somebody else; p-values are corrected for 2^80 {paid_for} that a claim made up afterwards could "
                      "choose from")
+    elif standing is not Standing.COMMITTED:
+        notes.append(f"{standing.value}, so perhaps made up by somebody who had seen the model: judged as if it had not been "
+                     f"committed to. p-values are corrected for 2^80 {paid_for}")
     if standing is not Standing.NONE and not signed:
         notes.append("the commitment is not signed: it shows that somebody claimed this before, not who")
     if standing is Standing.COMMITTED:
-        notes.append("when the commitment was made is for its publication to show; it must be older than the suspect and all that "
+        notes.append(("when the commitment was made is for its publication to show; it" if dated is None else
+                      f"committed {dated}; that") + " must be older than the suspect and all that "
                      f"the suspect comes from. p-values are corrected for 2^40 {paid_for} that could be tried before")
     if owned and any(check.name == "F" and check.result == NOT_MET for check in checks):
         notes.append("the suspect is below the claim's accuracy: a damaged copy")
     return Verdict(OWNED if owned else NOT_SHOWN, tuple(checks), combined, level, tuple(notes))
 
 
-def refusal(reason: str, level: float = LEVEL) -> Verdict:
-    """The verdict on a claim that does not hold together."""
-    return Verdict(REFUSED, (), None, level, (reason,))
+def unjudged(verdict: str, reason: str, level: float = LEVEL) -> Verdict:
+    """The verdict where nothing was checked: on a claim that does not hold together, REFUSED, or a suspect that can't be read,
+    UNREADABLE."""
+    return Verdict(verdict, (), None, level, (reason,))
 
 
 def names_of_tests(word: str = "and") -> str:
