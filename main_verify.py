@@ -270,8 +270,8 @@ def print_comparison(found) -> None:
         print(f"{name} claim: {cli.one_line(side.opened.path)}, commitment: "
               f"{cli.one_line(side.opened.commitment_path or 'none')}\n")
         print_verdict(side)
-        if side.refused is not None:
-            print(f"because:    {cli.one_line(str(side.refused))}")
+        if not side.verdict.checks:
+            print(f"because:    {cli.one_line(side.verdict.notes[0])}")
         print()
     for name, value in (*rivals.rows(found), *(("note", note) for note in found.notes), ("conclusion", found.conclusion)):
         print(f"{name + ':':<15}{cli.one_line(value)}")

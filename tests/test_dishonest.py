@@ -35,7 +35,7 @@ from pruner.qr_code.embedding import Region, Wish, embed, find_region
 from utils.errors import UserError
 
 LEVEL = 1e-9
-STANDINGS = list(Standing)
+STANDINGS = Standing.COMMITTED, Standing.NONE  # all others are judged as the second
 SHAPES = layer_shapes("res20s")
 
 

@@ -1,6 +1,9 @@
 """Dates of commitments: tokens by a real authority (openssl ts) on loopback, proofs by a calendar and block headers made here."""
 
 import hashlib
+import html
+import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -23,8 +26,10 @@ from opentimestamps.core.serialize import BytesSerializationContext
 from opentimestamps.core.timestamp import DetachedTimestampFile, Timestamp
 from rfc3161_client import HashAlgorithm, TimestampRequestBuilder
 
-from ownership.claims import commitment, timestamps
-from ownership.claims.timestamps import Trust, read_date
+from ownership.claims import arbiter, commitment, rivals, timestamps
+from ownership.claims.owner_claim import OwnerClaim
+from ownership.claims.timestamps import Dated, Trust, read_date
+from ownership.claims.verdict import OWNED, Standing, Verdict
 from utils.errors import UserError
 
 MESSAGE = hashlib.sha256(b"a root").digest()
@@ -139,7 +144,7 @@ def token(authority, serve, tmp_path):
 def test_a_token_says_when_and_who(authority, token):
     before = datetime.now(timezone.utc)
     dated = read_date(token(), MESSAGE, authority.trust())
-    assert dated.by == "CN=Authority good (RFC 3161)"
+    assert dated.by == "CN=Authority good (RFC 3161, policy 1.2.3.4.1)"
     # to the second, and as late as the authority's own accuracy of 5 s allows
     assert before + timedelta(seconds=4) <= dated.before <= datetime.now(timezone.utc) + timedelta(seconds=6)
 
@@ -437,3 +442,340 @@ def test_a_claim_is_not_lost_where_nobody_dates_it(run_main, refused, serve, tmp
                                serve(lambda *_: (503, b""))))
     assert "written, undated" in message and "add_timestamp.py" in message
     assert {path.name for path in (tmp_path / "claim").iterdir()} == {"claim.json", "commitment.json"}
+
+
+# --- in a verdict -----------------------------------------------------------------------------------------------------
+
+
+def later(hours: float) -> datetime:
+    """So long after MINED."""
+    return MINED + timedelta(hours=hours)
+
+
+class Court:
+    """Claims with trigger sets alone, which own if they were committed to and don't else, and all that dates them."""
+
+    def __init__(self, run_main, owner, authority, folder):
+        self.run_main, self.owner, self.authority, self.folder = run_main, owner, authority, folder
+        self.headers = folder / "headers.txt"
+
+    def root(self, name: str) -> bytes:
+        return commitment.read_commitment(self.folder / name / "commitment.json").root
+
+    def proof(self, message: bytes, when: datetime) -> Path:
+        """An OpenTimestamps proof by a block of that time, whose header joins the others."""
+        proof = DetachedTimestampFile(OpSHA256(), Timestamp(hashlib.sha256(message).digest()))
+        path = self.folder / f"{proof.file_digest.hex()[:8]} {when.timestamp()}.ots"
+        held = proof.timestamp.ops.add(OpAppend(b"the rest of the block")).ops.add(OpSHA256())
+        held.attestations.add(BitcoinBlockHeaderAttestation(HEIGHT))
+        context = BytesSerializationContext()
+        proof.serialize(context)
+        path.write_bytes(context.getbytes())
+        with open(self.headers, "a") as file:
+            file.write(CBlockHeader(2, bytes(32), held.msg, int(when.timestamp()), 0x1D00FFFF, 7).serialize().hex() + "\n")
+        return path
+
+    def token(self, message: bytes, name: str = "token.tsr", signer: str = "good") -> Path:
+        query = TimestampRequestBuilder().data(message).hash_algorithm(HashAlgorithm.SHA256).build()
+        (self.folder / name).write_bytes(self.authority.answer(query.as_bytes(), signer))
+        return self.folder / name
+
+    def ask(self, *words, names=("jane",), answers="right.csv", suspect=None):
+        """main_verify.py on these claims, by lists of answers or a suspect's file."""
+        claims = [word for name in names for word in ("--claim", self.folder / name / "claim.json", "--commitment",
+                                                      self.folder / name / "commitment.json")]
+        of_suspect = ["--suspect", suspect] if suspect else ["--predictions", self.owner / answers] * len(names)
+        key = ["--trigger_key", self.owner / "trigger.key"]
+        return self.run_main("main_verify.py", *claims, *([word for pair in zip(of_suspect[::2], of_suspect[1::2]) for word in pair]),
+                             *key, "--json", self.folder / "out.json", "--report", self.folder / "page.html", *words)
+
+    def by_blocks(self, *paths) -> list:
+        return ["--block_headers", self.headers, *(word for path in paths for word in ("--timestamp", path))]
+
+    def by_authority(self, *paths) -> list:
+        return ["--tsa_certificates", self.authority.roots, *(word for path in paths for word in ("--timestamp", path))]
+
+    @property
+    def written(self) -> dict:
+        return json.loads((self.folder / "out.json").read_text())
+
+    def said(self, done) -> list[str]:
+        """All media: what is printed, the JSON, and the page as text."""
+        return [done.stdout, (self.folder / "out.json").read_text(), html.unescape((self.folder / "page.html").read_text())]
+
+
+@pytest.fixture(scope="module")
+def claims(run_main, owner, tmp_path_factory):
+    """A folder with one of Jane's and one of John's."""
+    folder = tmp_path_factory.mktemp("claims")
+    for name in ("jane", "john"):
+        done = run_main("make_claim.py", "--owner", name, "--v3", owner / "triggers", "--trigger_key", owner / "trigger.key",
+                        "--save_dir", folder / name)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def court(run_main, owner, authority, claims, tmp_path):
+    shutil.copytree(claims, tmp_path, dirs_exist_ok=True)
+    return Court(run_main, owner, authority, tmp_path)
+
+
+def test_a_verdict_says_when_and_who_says_so(court):
+    done = court.ask(*court.by_authority(court.token(court.root("jane"))))
+    assert done.returncode == 0, done.stderr
+    date = read_date(court.folder / "token.tsr", court.root("jane"), court.authority.trust())
+    for text in court.said(done):
+        assert f"committed {date}; that must be older than the suspect" in text
+        assert "says CN=Authority good (RFC 3161, policy 1.2.3.4.1)" in text and "for its publication to show" not in text
+    assert court.written["facts"]["committed"] == str(date)
+    inputs = {row["input"]: row["sha256"] for row in court.written["inputs"]}
+    assert inputs["--timestamp"] == hashlib.sha256((court.folder / "token.tsr").read_bytes()).hexdigest()
+    assert inputs["--tsa_certificates"] == hashlib.sha256(court.authority.roots.read_bytes()).hexdigest()
+
+
+def test_of_several_dates_the_earliest_counts_and_who_vouches_for_a_header_is_said(court):
+    proofs = [court.proof(court.root("jane"), later(hours)) for hours in (5, 1, 3)]
+    done = court.ask(*court.by_blocks(*proofs), *court.by_authority(court.token(court.root("jane"))))
+    for text in court.said(done):  # two hours for the clock of the block
+        assert "before 2026-03-04 08:06:07 UTC, says Bitcoin block 900000" in text
+        assert f"that the header is the chain's says who brought {court.headers}" in text
+
+
+@pytest.mark.parametrize("hours, committed", [(2.5, True), (2, False), (1.5, False)])
+def test_a_commitment_counts_that_is_verified_to_be_older_than_the_suspect(court, hours, committed):
+    """The proof says two hours after its block at the latest; equal is not older."""
+    seen = f"{later(hours):%Y-%m-%dT%H:%M:%S}Z"
+    done = court.ask(*court.by_blocks(court.proof(court.root("jane"), MINED)), "--suspect_dated", seen)
+    assert done.returncode == (0 if committed else 1)
+    assert court.written["checks"][0]["log2_choices"]["keys"] == (40 if committed else 80)
+    for text in court.said(done):
+        assert ("not shown to be committed to before the suspect was there" in text) is not committed
+        assert f"{later(hours):%Y-%m-%d %H:%M:%S} UTC is the word of whoever judges" in text
+
+
+def test_who_keeps_his_date_back_gains_nothing(court):
+    """Beside a date of the suspect, a commitment without one counts as one of today."""
+    assert court.ask().returncode == 0
+    done = court.ask("--suspect_dated", "2026-03-04")
+    assert done.returncode == 1 and "not shown to be committed to before the suspect" in done.stdout
+
+
+def test_rivals_are_ordered_by_verified_dates(court):
+    early, late = court.proof(court.root("john"), MINED), court.proof(court.root("jane"), later(1))
+    for names, stamps in ((("jane", "john"), [late, early]), (("john", "jane"), [early]), (("jane", "john"), [early])):
+        done = court.ask(*court.by_blocks(*stamps), names=names)
+        found = court.written
+        assert [claim["facts"]["claimed by"] for claim in found["claims"]] == ["john", "jane"], (names, stamps)
+        assert [claim["later"] for claim in found["claims"]] == [False, True] and found["rivals"]["owner"] == "first"
+        assert done.returncode == 0 and "told by the order of --claim" not in done.stdout
+        notes = " ".join(found["rivals"]["notes"])
+        assert ("nothing verified shows how old the other one is" if len(stamps) == 1 else "by the verified dates") in notes
+    court.ask(names=("jane", "john"))
+    assert court.written["claims"][0]["facts"]["claimed by"] == "jane"
+    assert "told by the order of --claim" in " ".join(court.written["rivals"]["notes"])
+
+
+def test_predictions_stay_with_their_claims_when_dates_turn_the_order(court):
+    words = court.by_blocks(court.proof(court.root("john"), MINED))
+    claims = [word for name in ("jane", "john") for word in ("--claim", court.folder / name / "claim.json", "--commitment",
+                                                             court.folder / name / "commitment.json")]
+    done = court.run_main("main_verify.py", *claims, "--predictions", court.owner / "wrong.csv", "--predictions",
+                          court.owner / "right.csv", "--trigger_key", court.owner / "trigger.key", *words)
+    assert done.returncode == 0 and "the first claim (john) owns; the second does not show" in done.stdout
+
+
+def test_of_two_equal_dates_neither_is_the_earlier(court):
+    """Both in one block: 30 pictures don't pay for a claim that may have been made up afterwards, and nobody owns."""
+    done = court.ask(*court.by_blocks(court.proof(court.root("jane"), MINED), court.proof(court.root("john"), MINED)),
+                     names=("jane", "john"))
+    assert done.returncode == 1
+    for text in court.said(done):
+        assert "both commitments have the same verified date, so neither is the earlier" in text
+    assert [claim["checks"][0]["log2_choices"]["keys"] for claim in court.written["claims"]] == [80, 80]
+
+
+def test_marks_of_equal_dates_that_are_there_own_nothing():
+    dated = Dated(MINED, "somebody")
+    sides = [arbiter.Side(arbiter.Opened(name, None, OwnerClaim(name, None, "res20s"), None, dated=dated),
+                          Verdict(OWNED, (), None, 1e-9, ()), {}, Standing.TIED) for name in ("jane", "john")]
+    assert rivals.conclude(sides) == (None, "both show; their commitments have the same verified date, so nothing tells which is the "
+                                            "earlier")
+
+
+def test_a_date_does_not_need_the_claims_in_order(court, refused):
+    claims = ("--claim", court.folder / "jane/claim.json", "--claim", court.folder / "john/claim.json", "--commitment",
+              court.folder / "john/commitment.json")
+    words = ("main_verify.py", *claims, *["--predictions", court.owner / "right.csv"] * 2, "--trigger_key", court.owner / "trigger.key")
+    assert "name the other one first" in refused(court.run_main(*words))
+    done = court.run_main(*words, *court.by_blocks(court.proof(court.root("john"), MINED)))
+    assert done.returncode == 0 and "the first claim (john) owns" in done.stdout
+
+
+# --- priors
+
+
+@pytest.fixture
+def suspect(owner):
+    """The owner's own model, and its claims: drawn by hash, and a trigger set whose key anybody might have ground."""
+    return owner / "own.pth.tar"
+
+
+@pytest.mark.parametrize("prior, said, owned", [
+    ("2026-03-04", "nothing verified shows the commitment to be older", False),
+    ("2026-03-05", "the commitment is older, so this does not count", True),
+    ("none", "when that model was made nothing says, so this is told and does not count", True)])
+def test_a_claim_that_shows_on_an_older_model_counts_as_not_committed_to(court, suspect, prior, said, owned):
+    words = court.by_blocks(court.proof(court.root("jane"), MINED))
+    done = court.ask(*words, "--prior", suspect, "--prior_dated", prior, suspect=suspect)
+    assert done.returncode == (0 if owned else 1), done.stderr
+    for text in court.said(done):
+        assert "V3 shows on it already" in text and said in text
+        assert ("shown on a model that its commitment is not shown to be older than" in text) is not owned
+        assert ("says whoever judges (--prior_dated)" in text) is (prior != "none")
+
+
+def test_an_undated_commitment_is_older_than_no_dated_prior(court, suspect, owner):
+    assert court.ask("--prior", suspect, "--prior_dated", "2026-03-04", suspect=suspect).returncode == 1
+    # one on which it does not show takes nothing away
+    assert court.ask("--prior", owner / "innocent.pth.tar", "--prior_dated", "2026-03-04", suspect=suspect).returncode == 0
+
+
+def test_a_claim_that_a_hash_drew_survives_an_older_model_with_it(run_main, owner):
+    """The owner's own earlier release in a thief's hand: it is not void."""
+    done = run_main("main_verify.py", "--claim", owner / "claim.json", "--commitment", owner / "commitment.json", "--suspect",
+                    owner / "pruned.pth.tar", "--prior", owner / "own.pth.tar", "--prior_dated", "2020-01-01", "--restarts", 0)
+    assert done.returncode == 0 and "V2 shows on it already" in done.stdout and "2^80" in done.stdout
+
+
+def test_a_prior_takes_no_precedence_away(court, suspect):
+    """John signed Jane's release again and hands that release in: hers is still the earlier claim."""
+    words = court.by_blocks(court.proof(court.root("jane"), MINED), court.proof(court.root("john"), later(1)))
+    court.ask(*words, "--prior", suspect, "--prior_dated", "2026-01-01", names=("john", "jane"), suspect=suspect)
+    found = court.written
+    assert [claim["facts"]["claimed by"] for claim in found["claims"]] == ["jane", "john"] and found["claims"][1]["later"]
+
+
+def test_a_prior_is_dated_by_a_token_over_its_file(court, suspect, refused, owner):
+    token = court.token(suspect.read_bytes(), "prior.tsr")
+    words = ("--tsa_certificates", court.authority.roots, "--prior_dated", token)
+    done = court.ask(*words, "--prior", suspect, suspect=suspect)
+    assert done.returncode == 1 and "says CN=Authority good" in done.stdout
+    assert "--prior_dated" in {row["input"] for row in court.written["inputs"]}
+    message = refused(court.ask(*words, "--prior", owner / "pruned.pth.tar", suspect=suspect))
+    assert f"--prior_dated {token}: is a timestamp of something else" in message
+
+
+def test_a_prior_of_another_network_stops_nobody(court, suspect, owner, refused, tmp_path):
+    (tmp_path / "bad.pth.tar").write_text("no model")
+    assert "--prior" in refused(court.ask("--prior", tmp_path / "bad.pth.tar", suspect=suspect))
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize("words, message", [
+    ("--timestamp other.tsr --tsa_certificates roots", "--timestamp {0}/other.tsr: is a date of something else"),
+    ("--timestamp john.tsr --tsa_certificates roots", "--timestamp {0}/john.tsr: is a date of something else"),
+    ("--timestamp jane.tsr --timestamp john.tsr --tsa_certificates roots", "--timestamp {0}/john.tsr: is a date of something else"),
+    ("--timestamp expired.tsr --tsa_certificates roots", "certificate has expired"),
+    ("--timestamp self.tsr --tsa_certificates roots", "is not vouched for by --tsa_certificates"),
+    ("--timestamp jane.tsr --tsa_certificates others", "is not vouched for by --tsa_certificates"),
+    ("--timestamp jane.tsr", "give --tsa_certificates"),
+    ("--timestamp nonce.tsr --tsa_certificates roots", "is not vouched for by --tsa_certificates"),
+    ("--timestamp policy.tsr --tsa_certificates roots", "is not vouched for by --tsa_certificates"),
+    ("--timestamp garbage --tsa_certificates roots", "--timestamp {0}/garbage: is neither an RFC 3161 answer nor an OpenTimestamps"),
+    ("--timestamp large --tsa_certificates roots", "--timestamp {0}/large: is larger than 65536 bytes"),
+    ("--timestamp none --tsa_certificates roots", "--timestamp none: no such file"),
+    ("--timestamp jane.tsr --tsa_certificates garbage", "--tsa_certificates {0}/garbage: holds no PEM certificates"),
+    ("--timestamp jane.tsr --tsa_certificates large", "--tsa_certificates {0}/large: "),
+    ("--timestamp jane.ots", "give --block_headers"),
+    ("--timestamp jane.ots --block_headers garbage", "--block_headers {0}/garbage: must hold block headers"),
+    ("--timestamp john.ots --block_headers headers.txt", "--timestamp {0}/john.ots: is a date of something else"),
+    ("--tsa_certificates roots", "there is no token or proof to check by it"),
+    ("--suspect_dated yesterday", "argument --suspect_dated: 'yesterday': must be a date, as 2026-03-01"),
+    ("--suspect_dated 2026-13-01", "must be a date"),
+    ("--prior_dated 2026-03-01", "argument --prior_dated: given 1 times, --prior 0 times"),
+    ("--prior own --prior_dated soon", "argument --prior_dated: 'soon': must be a date, as 2026-03-01"),
+    ("--prior own --prior own --prior_dated none", "argument --prior_dated: given 1 times, --prior 2 times")])
+def test_a_date_that_does_not_hold_is_one_line_and_no_verdict(bad_dates, refused, words, message):
+    court, paths = bad_dates
+    done = court.ask(*(paths.get(word, word) for word in words.split()), suspect=court.owner / "own.pth.tar")
+    assert message.format(court.folder) in refused(done) and "verdict" not in done.stdout
+    assert not (court.folder / "out.json").exists() and not (court.folder / "page.html").exists()
+
+
+@pytest.fixture(scope="module")
+def bad_dates(run_main, owner, authority, claims, tmp_path_factory):
+    """The court, and files by name that date Jane's commitment, or pretend to."""
+    folder = shutil.copytree(claims, tmp_path_factory.mktemp("bad dates"), dirs_exist_ok=True)
+    court, others = Court(run_main, owner, authority, folder), Authority(tmp_path_factory.mktemp("others"))
+    root = court.root("jane")
+    for name, message in (("jane", root), ("john", court.root("john")), ("other", b"another file")):
+        court.token(message, f"{name}.tsr")
+    court.token(root, "expired.tsr", "expired")
+    (folder / "self.tsr").write_bytes(others.answer(TimestampRequestBuilder().data(root).hash_algorithm(HashAlgorithm.SHA256).build().as_bytes()))
+    # what was asked with another nonce, or given under another policy, and altered to look like this
+    raw = (folder / "jane.tsr").read_bytes()
+    nonce = timestamps._parsed(raw, "").tst_info.nonce.to_bytes(8, "big").lstrip(b"\0")
+    for name, part in (("nonce", nonce), ("policy", b"\x06\x04\x2a\x03\x04\x01")):
+        assert raw.count(part) == 1
+        (folder / f"{name}.tsr").write_bytes(raw.replace(part, part[:-1] + bytes([part[-1] ^ 1])))
+    (folder / "garbage").write_bytes(b"0\x82garbage")
+    with open(folder / "large", "wb") as file:
+        file.truncate(100_000_000)
+    for name in ("jane", "john"):
+        court.proof(court.root(name), MINED).rename(folder / f"{name}.ots")
+    paths = {path.name: path for path in folder.iterdir() if path.is_file()}
+    return court, {**paths, "roots": authority.roots, "others": others.roots, "own": owner / "own.pth.tar"}
+
+
+def test_a_date_needs_a_commitment(court, refused):
+    done = court.run_main("main_verify.py", "--claim", court.folder / "jane/claim.json", "--predictions", court.owner / "right.csv",
+                          "--timestamp", "any")
+    assert "argument --timestamp: is the date of a --commitment" in refused(done)
+
+
+def test_a_token_of_a_refused_claim_stops_nobody(court):
+    """Jane's claim was changed: her token is about no commitment that opens, John's stays what it is."""
+    stamps = court.by_authority(court.token(court.root("jane")), court.token(court.root("john"), "john.tsr"))
+    path = court.folder / "jane/claim.json"
+    content = json.loads(path.read_text())
+    content["fields"]["owner"]["value"] = "jack"
+    path.write_bytes(commitment._text(content))
+    done = court.ask(*stamps, names=("jane", "john"))
+    assert done.returncode == 0 and "the first claim (john) owns; the second is refused" in done.stdout, done.stderr
+    assert "token.tsr: is about no commitment that a claim opens; it was not used" in done.stdout
+
+
+# --- a suspect that can't be read
+
+
+@pytest.mark.parametrize("names", [("jane",), ("jane", "john")])
+def test_a_suspect_that_can_not_be_read_is_its_own_verdict(court, names):
+    bad = court.folder / "bad.pth.tar"
+    bad.write_bytes(b"nothing")
+    done = court.ask(names=names, suspect=bad)
+    assert done.returncode == 4
+    assert done.stderr.count("\n") == 1 and f"{bad}: not a usable checkpoint" in done.stderr
+    assert re.findall(r"^verdict: +(.*)$", done.stdout, re.M) == ["unreadable"] * len(names)
+    found, page = court.written, court.said(done)[2]
+    assert [claim["verdict"] for claim in found.get("claims", [found])] == ["unreadable"] * len(names)
+    assert "unreadable" in page and "not a usable checkpoint" in page and "not shown" not in page
+    inputs = {row["input"]: row["sha256"] for row in found["inputs"]}
+    assert inputs["--suspect"] == hashlib.sha256(b"nothing").hexdigest()
+    if len(names) == 2:
+        assert found["conclusion"] == "the suspect can't be read"
+
+
+def test_a_missing_suspect_is_a_mistyped_flag(court, refused):
+    for path in (court.folder / "none", court.folder):
+        refused(court.ask(suspect=path))
+        assert not (court.folder / "out.json").exists()
+
+
+def test_a_refused_claim_stays_refused_beside_a_suspect_that_can_not_be_read(court, owner):
+    (court.folder / "bad.pth.tar").write_bytes(b"nothing")
+    (court.folder / "john/claim.json").write_text("{")
+    done = court.ask(names=("jane", "john"), suspect=court.folder / "bad.pth.tar")
+    assert done.returncode == 4 and "the suspect can't be read; the second claim is refused" in done.stdout

@@ -626,12 +626,6 @@ def test_a_model_with_another_classifier_is_judged_by_its_mask(verify, owner, tm
     assert results(done.stdout) == {"F": "not run", "V1": "not run", "V2": "shown", "V3": "not run"}
 
 
-def test_a_file_that_is_no_model_is_one_line_and_no_verdict(verify, owner, refused, tmp_path):
-    (tmp_path / "bad.pth.tar").write_bytes(b"nothing")
-    done = verify("--suspect", tmp_path / "bad.pth.tar")
-    assert "bad.pth.tar" in refused(done) and "verdict" not in done.stdout
-
-
 @pytest.mark.slow
 def test_a_claim_that_does_not_show_on_the_own_model_is_not_made(owner, run_main, refused, tmp_path):
     words = ("--owner", OWNER, "--sign", owner / "owner.key", "--save_dir", tmp_path / "claim")
@@ -1000,7 +994,9 @@ def test_an_arbiter_is_told_of_no_flag_that_is_not_there(verify, run_main, refus
     for path in broken_models(tmp_path):
         for words in (("--suspect", path), ("--suspect", owner / "own.pth.tar", "--key", path),
                       ("--suspect", owner / "own.pth.tar", "--aligned_to", path)):
-            message = refused(verify(*words))
+            done = verify(*words)
+            assert done.returncode == (4 if path == words[1] else 2) and done.stderr.count("\n") == 1
+            message = done.stderr
             assert str(path) in message and "the claim is about res20s" in message
             assert set(re.findall(r"--\w+", message)) <= flags, message
     torch.save(build_model("res20s", 7).state_dict(), tmp_path / "seven.pth.tar")

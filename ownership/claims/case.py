@@ -188,7 +188,9 @@ class Case:
         try:
             return self.files.suspect(path, self.claim.arch, self.expected)
         except UserError as error:
-            raise (Unreadable if flag == SUSPECT_FLAG else UserError)(str(error)) from None
+            if flag != SUSPECT_FLAG:
+                raise
+            raise Unreadable(str(error)) from None
 
     @cached_property
     def aligned(self) -> list[Aligned]:

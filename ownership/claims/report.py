@@ -73,7 +73,7 @@ PAGE = """{% import "parts" as parts %}<!DOCTYPE html>
 {% endif %}<tr><th>level</th>
 <td>owned means p &le; {{ "%g"|format(verdict.level) }}, or the claimed key completing a locked ticket exactly</td></tr>
 </table>
-{% if verdict.notes %}<h2>{{ "Why it was refused" if verdict.verdict == "refused" else "What this rests on" }}</h2>
+{% if verdict.notes %}<h2>{{ {"refused": "Why it was refused", "unreadable": "Why the suspect can't be read"}.get(verdict.verdict, "What this rests on") }}</h2>
 <ul>
 {% for note in verdict.notes %}<li>{{ note|shown }}</li>
 {% endfor %}</ul>
