@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from models.fitting import fitted
-from pruner.channel_graph import channel_graph
 from pruner.channel_groups import FIXED, ChannelGroups, channel_groups
 from pruner.masks import Mask
 from utils.errors import UserError
@@ -26,11 +25,10 @@ OCTAVES = 3.0  # channels are scaled by up to 2^3 and down to 2^-3
 
 @dataclass(frozen=True)
 class Network:
-    """What a transform knows beside the weights. normed: layer -> the batch norm directly behind it."""
+    """What a transform knows beside the weights. masked: the layers that have masks."""
 
     model: nn.Module
     groups: ChannelGroups
-    normed: Mapping[str, str]
     masked: Sequence[str]
     level: float
     random: np.random.Generator
@@ -63,7 +61,7 @@ def transform(mask: Mask, weights: Mapping[str, torch.Tensor], model: nn.Module,
     for kind in kinds:
         network = fitted(model, state)
         before = logits(network)
-        facts = Network(network, channel_groups(network), channel_graph(network).normed, list(mask), level, random)
+        facts = Network(network, channel_groups(network), list(mask), level, random)
         state = KINDS[kind](dict(state), facts)
         if kind != "fill" or level <= EXACT_FILL:
             check_same(kind, before, logits(fitted(model, state)))
@@ -92,7 +90,7 @@ def check_same(kind: str, before: torch.Tensor, after: torch.Tensor) -> None:
 def scale(state: State, network: Network) -> State:
     """Each row of a convolution by a factor that its batch norm undoes, and each channel by one that its readers undo."""
     modules = dict(network.model.named_modules())
-    for layer, norm in network.normed.items():
+    for layer, norm in network.groups.normed.items():
         factor, before = _factors(network, len(state[f"{layer}.weight"])), state[f"{norm}.running_var"]
         for key in (f"{layer}.weight", f"{layer}.bias", f"{norm}.running_mean"):
             _multiply(state, key, 0, factor)
@@ -103,7 +101,7 @@ def scale(state: State, network: Network) -> State:
 
 def sign(state: State, network: Network) -> State:
     """Half of the rows in front of batch norms change signs, and so do these."""
-    for layer, norm in network.normed.items():
+    for layer, norm in network.groups.normed.items():
         turn = torch.from_numpy(network.random.choice((-1.0, 1.0), len(state[f"{layer}.weight"])))
         _multiply(state, f"{layer}.weight", 0, turn)
         for key in (f"{layer}.bias", f"{norm}.weight", f"{norm}.running_mean"):
@@ -137,7 +135,7 @@ def fill(state: State, network: Network) -> State:
 def fold(state: State, network: Network) -> State:
     """Batch norms become part of the convolutions in front of them, which get biases."""
     modules = dict(network.model.named_modules())
-    for layer, norm in network.normed.items():
+    for layer, norm in network.groups.normed.items():
         factor = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + modules[norm].eps).sqrt()
         bias = state.get(f"{layer}.bias", torch.zeros_like(factor))
         _multiply(state, f"{layer}.weight", 0, factor)
@@ -234,7 +232,7 @@ def _multiply(state: State, key: str, dimension: int, factor: torch.Tensor) -> N
 def _scale_channels(state: State, network: Network, factors: torch.Tensor) -> State:
     """Channels by positive factors, where they are made, and what reads them by their inverse. Those that a batch norm reads which stands
     behind something else than a convolution stay as they are."""
-    behind = set(network.normed.values())
+    behind = set(network.groups.normed.values())
     for (key, _), channels in network.groups.axes.items():
         name, _, kind = key.rpartition(".")
         if kind == "running_mean" and name not in behind:
@@ -244,7 +242,7 @@ def _scale_channels(state: State, network: Network, factors: torch.Tensor) -> St
         here = torch.where(torch.from_numpy(channels == FIXED), 1.0, factors[channels])
         if dimension == 1:
             _multiply(state, key, 1, 1 / here)
-        elif name not in network.normed and (name not in behind or kind in ("weight", "bias")):
+        elif name not in network.groups.normed and (name not in behind or kind in ("weight", "bias")):
             _multiply(state, key, 0, here)
     return state
 

@@ -36,10 +36,12 @@ class ChannelGroups:
     group: int64 [channels], groups numbered from 0 in the order of computation.
     axes: (key of the state_dict, dimension) -> int64 [length], the channel at each index, or FIXED. Axes on which all is
         fixed are left out. A channel is at most once on an axis.
+    normed: layer -> the batch norm directly behind it, see `pruner.channel_graph.ChannelGraph`.
     """
 
     group: np.ndarray
     axes: Mapping[tuple[str, int], np.ndarray]
+    normed: Mapping[str, str]
 
     def members(self) -> list[np.ndarray]:
         """The channels of each group, ascending."""
@@ -76,7 +78,7 @@ class ChannelGroups:
         for axis, channels in self.axes.items():
             index, times = self._repeated(channels, copies)
             axes[axis] = np.where(channels[index] == FIXED, FIXED, first[channels[index]] + times)
-        return ChannelGroups(np.repeat(self.group, copies + 1), axes)
+        return ChannelGroups(np.repeat(self.group, copies + 1), axes, self.normed)
 
     def copied(self, tensors: Mapping[str, torch.Tensor], copies: np.ndarray) -> dict[str, torch.Tensor]:
         """The tensors of that network, under the keys of a state_dict."""
@@ -128,7 +130,7 @@ def channel_groups(model: nn.Module) -> ChannelGroups:
     number[free] = np.arange(len(free))
     axes = {axis: number[channels] for axis, channels in on_axes.items()}
     return ChannelGroups(np.array(group, dtype=np.int64),
-                         {axis: channels for axis, channels in axes.items() if (channels != FIXED).any()})
+                         {axis: channels for axis, channels in axes.items() if (channels != FIXED).any()}, graph.normed)
 
 
 def _is_depthwise(step: Step) -> bool:

@@ -205,7 +205,7 @@ def test_a_key_that_anybody_could_foresee_owns_nothing(kind, standing):
     suspect = INNOCENT[kind](random)
     ticket, key, weights = completing(suspect, random)
     claimed = KeyMask(key_masks.fingerprint(ticket, weights), mask_sha256(ticket), key_masks.fingerprint(key, weights), key.nonzeros)
-    check = key_mask(claimed, suspect, tickets.ModelFile("k", None, key, weights, {"part": "key"}), None, standing)
+    check = key_mask(claimed, Suspect(suspect), tickets.ModelFile("k", None, key, weights, {"part": "key"}), None, standing)
     assert check.figures["completes"] and check.result == NOT_SHOWN and check.p is None
     assert "anybody could have foreseen it" in check.detail
 
@@ -223,9 +223,9 @@ def test_a_part_that_is_only_called_drawn_is_refused():
                           key.nonzeros)
         file = tickets.ModelFile("k", None, key, weights, {"part": "key", **drawn.facts()})
         with pytest.raises(Refused, match="is not what the hash draws"):
-            key_mask(claimed, suspect, file, public.hex(), Standing.COMMITTED)
+            key_mask(claimed, Suspect(suspect), file, public.hex(), Standing.COMMITTED)
         with pytest.raises(Refused, match="is another owner's"):
-            key_mask(claimed, suspect, file, "00" * 32, Standing.COMMITTED)
+            key_mask(claimed, Suspect(suspect), file, "00" * 32, Standing.COMMITTED)
 
 
 @pytest.mark.parametrize("drawn, locked", [(1, 10), (3, 20), (5, 5), (256, 63245)])
@@ -244,7 +244,7 @@ def test_an_honest_key_owns_in_both_standings(owner):
     claimed = KeyMask(key_masks.fingerprint(ticket, weights), mask_sha256(ticket), key_masks.fingerprint(key.mask, key.initial, drawn),
                       key.mask.nonzeros)
     for standing in STANDINGS:
-        check = key_mask(claimed, locked.mask, key, drawn.owner_key.hex(), standing)
+        check = key_mask(claimed, Suspect(locked.mask), key, drawn.owner_key.hex(), standing)
         assert check.result == SHOWN and check.p == p_of_draw(64, locked.mask.nonzeros) * standing.tries
 
 

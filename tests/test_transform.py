@@ -1,6 +1,7 @@
 """Free transforms: the attack that makes them, and the owner's way back."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,17 @@ from attacks import KINDS as NAMES
 from attacks.transform import KINDS, transform
 from models import build_model
 from models.fitting import fitted
+from ownership.claims import owner_claim
+from ownership.claims.arbiter import run_checks
+from ownership.claims.case import Case, Files, Given
+from ownership.claims.verdict import Standing
+from ownership.suspects.alignment import align
+from ownership.suspects.reading import Suspect, of_state
+from pruner import tickets
 from pruner.channel_graph import channel_graph
 from pruner.channel_groups import channel_groups
+from pruner.magnitude import prune_smallest
+from pruner.masks import Mask
 from utils import checkpoint
 from utils.errors import UserError
 
@@ -134,3 +144,100 @@ def test_the_script_sweeps_and_measures_other_shapes(run_main, make_dataset, mon
     rows = [json.loads((tmp_path / f"out/level_{level}/result.json").read_text()) for level in ("0", f"{EXACT:g}")]
     assert rows[0]["test_acc"] == rows[1]["test_acc"] and rows[0]["density"] < 0.31 < 0.9 < rows[1]["density"]
     assert rows[1]["kinds"] == ["fold", "dead", "scale", "fill"]
+
+
+# --- the way back: what was filled, scaled and turned -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def by_magnitude():
+    """A ResNet-20, and mask and weights of the quarter of it that is largest, all layers together."""
+    model, mask, _ = model_and_ticket("res20s", 1.1, seed=4)
+    state = model.state_dict()
+    mask = prune_smallest({name: state[f"{name}.weight"] for name in mask}, mask, 0.75)
+    return model, mask, masked(mask, state)
+
+
+@pytest.mark.parametrize(("kinds", "level"), [
+    (("fill",), 1e-25), (("fill", "scale"), EXACT), (("scale", "fill", "scale", "sign"), 1e-3), (("fold", "fill", "scale"), 0.1),
+    (("scale", "fill", "sign"), 0.1)], ids=str)
+def test_what_was_filled_is_cut_whatever_rows_and_columns_were_scaled_by(by_magnitude, kinds, level):
+    model, mask, state = by_magnitude
+    made, after = transform(mask, state, model, kinds, level, seed=1)
+    assert made.density == 1
+    cut = of_state(made, after).cut
+    wrong = sum(int((cut.mask[name] != kept).sum()) for name, kept in mask.items())
+    assert wrong <= (0 if level < 1e-2 else 2e-4 * mask.entries)
+    assert cut.is_cut and cut.cut is None and cut.cleaned(1e30) is cut, "nothing more is to be cleaned"
+
+
+def test_one_value_in_place_of_zeros_is_cut(by_magnitude):
+    _, mask, state = by_magnitude
+    filled = {key: torch.where(tensor == 0, 1e-30, tensor) if tensor.dim() == 4 else tensor for key, tensor in state.items()}
+    assert of_state(Mask({name: filled[f"{name}.weight"] != 0 for name in mask}), filled).cut.mask == mask
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 10**6), density=st.floats(0.02, 1), spread=st.floats(0, 1))
+def test_where_nothing_was_filled_nothing_is_cut(seed, density, spread):
+    """Normal weights, rows and columns of different sizes, pruned at random or by magnitude."""
+    random = np.random.default_rng(seed)
+    weight = random.normal(size=(40, 30, 3, 3)) * random.lognormal(0, spread, (40, 1, 1, 1)) * random.lognormal(0, spread, (1, 30, 1, 1))
+    for kept in (random.random(weight.shape) < density, np.abs(weight) >= np.quantile(np.abs(weight), 1 - density)):
+        suspect = Suspect(Mask({"a": torch.from_numpy(kept)}), {"a": torch.from_numpy(weight * kept).float()})
+        assert suspect.cut is None
+    assert Suspect(suspect.mask).cut is None, "masks alone have no magnitudes"
+
+
+def test_turned_signs_are_no_other_numbering(by_magnitude):
+    """Filled with noise, so that signs alone tell the channels; half of them turned."""
+    model, mask, state = by_magnitude
+    made, after = transform(mask, state, model, ("sign", "permute", "scale"), EXACT, seed=2)
+    groups, owner, suspect = channel_groups(model), of_state(Mask.dense(model), state), of_state(Mask.dense(model), after)
+    aligned = align(owner, suspect, groups, {})
+    assert aligned.after.signs > 0.99 > 0.65 > aligned.before.signs
+    back = groups.renumbered_mask(made, np.argsort(aligned.order))
+    assert back == mask
+    plain = align(replace(owner, norms={}), replace(suspect, norms={}), groups, {})
+    assert plain.after.signs < 0.9, "without the batch norms' signs they are lost"
+
+
+# --- the verdict ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judged(owner):
+    """judged(mask, weights) -> V2 of the owner's claim with the unsigned ticket to align by, and V1."""
+    claim, model = owner_claim.read(str(owner / "claim.json")), build_model("res20s", 10)
+
+    def judge(path, **given):
+        case = Case(claim, "claim.json", Standing.COMMITTED, Given(suspect=str(path), proofs={"restarts": 0, **given.pop("proofs", {})},
+                                                                   **given), Files())
+        return {check.name: check for check in run_checks(case)}
+
+    return judge, model
+
+
+def test_a_filled_and_scaled_copy_is_owned_by_its_file_alone(owner, judged, tmp_path):
+    judge, model = judged
+    own = tickets.read_model_file(owner / "own.pth.tar", model)
+    for name, kinds, level in (("zeros", ("fill",), 1e-20), ("all", ("scale", "fill", "sign", "scale"), 1e-3)):
+        _, after = transform(own.mask, own.weights, model, kinds, level, seed=3)
+        tickets.write_weights(tmp_path / f"{name}.pth.tar", after, {})
+        check = judge(tmp_path / f"{name}.pth.tar")["V2"]
+        assert check.result == "shown" and "without what was filled into pruned entries" in check.detail
+        assert check.figures["log2_choices"]["masks and numberings of channels"] == 1 and check.figures["filled"]
+    plain = judge(owner / "own.pth.tar")["V2"]
+    assert "masks and numberings of channels" not in plain.figures["log2_choices"] and "filled" not in plain.figures
+    assert plain.p * 2 <= check.p < 1e-9
+
+
+def test_a_filled_locked_ticket_is_completed_by_its_key(owner, judged, tmp_path):
+    judge, model = judged
+    locked = tickets.read_model_file(owner / "locked_trained.pth.tar", model)
+    filled = {key: torch.where(tensor == 0, 1e-30, tensor) if tensor.dim() == 4 else tensor for key, tensor in locked.weights.items()}
+    tickets.write_weights(tmp_path / "filled.pth.tar", filled, {})
+    before, after = (judge(path, proofs={"key": str(owner / "key.pth.tar")})["V1"]
+                     for path in (owner / "locked_trained.pth.tar", tmp_path / "filled.pth.tar"))
+    assert before.result == after.result == "shown" and after.p == 2 * before.p
+    assert "without what was filled" in after.detail

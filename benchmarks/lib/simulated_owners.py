@@ -115,7 +115,7 @@ def a_key(owner: Owner, random: np.random.Generator) -> tuple[KeyMask, Asked]:
     key, drawn = key_masks.draw(owner.mask, ticket_sha256, scored, DRAWN_WEIGHTS, public, random.bytes(NONCE_BYTES))
     part = KeyMask(ticket_sha256, mask_sha256(owner.mask), key_masks.fingerprint(key, initial, drawn), key.nonzeros)
     file = tickets.ModelFile("key", None, key, initial, {"part": "key", **drawn.facts()})
-    return part, lambda suspect, answers, standing, level: key_mask(part, suspect.mask, file, public.hex(), standing, level=level)
+    return part, lambda suspect, answers, standing, level: key_mask(part, suspect, file, public.hex(), standing, level=level)
 
 
 def a_trigger_set(owner: Owner, random: np.random.Generator) -> tuple[Triggers, Asked]:

@@ -1,6 +1,6 @@
 """One claim before the court: what is claimed, what was given for it, and what was read of that."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -205,13 +205,14 @@ class Case:
     def _align_to(self, path: str) -> Aligned:
         model, marks = build_model(self.claim.arch, num_classes=2), checks_of(self.claim)
         owner = self.read("--aligned_to", path, lambda files, *_: read_reference(files.bytes_of(path), model, self.expected))
-        groups, suspect, left_out = channel_groups(model), self.suspect, {}
+        groups, whole, left_out = channel_groups(model), self.suspect.cut or self.suspect, {}
+        suspect = whole
         for mark in marks:
             suspect = mark.cleaned(suspect)
             for layer, kernels in mark.left_out(owner.mask).items():
                 left_out[layer] = left_out.get(layer, False) | kernels
         alignment = align(owner, suspect, groups, left_out)
-        mask = groups.renumbered_mask(self.suspect.mask, np.argsort(alignment.order))
+        mask = groups.renumbered_mask(whole.mask, np.argsort(alignment.order))
         return Aligned(path, alignment, mask, frozenset(mark.name for mark in marks if mark.is_drawn_from(owner)))
 
     @cached_property
@@ -259,12 +260,27 @@ def wrong_size(claim: OwnerClaim, path: str, error: ImageSizeError) -> UserError
                      f"{'null' if size is None else size}): {error.why}")
 
 
-def numbering(shown: Aligned | None, tried: int) -> tuple[str, dict[str, object]]:
-    """For a check's detail and figures: in which numbering of channels it was found, where more than one was tried."""
-    if tried == 1:
+def tried(suspect: Suspect, aligned: Sequence[Aligned]) -> list[Suspect | Aligned]:
+    """What the claim is looked for in, each a try: the suspect as it is, without what was filled into it, and in other numberings."""
+    return [suspect, *([suspect.cut] if suspect.cut else []), *aligned]
+
+
+def numbering(shown: Suspect | Aligned, tries: Sequence[Suspect | Aligned]) -> tuple[str, dict[str, object]]:
+    """For a check's detail and figures: which of `tried` it was found in, where there was more than one."""
+    if len(tries) == 1:
         return "", {}
-    if shown is None:
-        return "; in the suspect's own numbering of channels", {"numberings": tried, "aligned_to": None, "moved": 0}
+    filled = any(isinstance(one, Suspect) and one.is_cut for one in tries)
+    figures = {"numberings": len(tries)} | ({"filled": shown is not tries[0]} if filled else {})
+    if isinstance(shown, Suspect):
+        words = "; without what was filled into pruned entries" if shown.is_cut else ""
+        return f"{words}; in the suspect's own numbering of channels", {**figures, "aligned_to": None, "moved": 0}
     moved, channels = shown.alignment.moved, len(shown.alignment.order)
-    return f"; aligned to {shown.reference}, {moved} of {channels} channels had another number", {
-        "numberings": tried, "aligned_to": shown.reference, "moved": moved}
+    words = "; without what was filled into pruned entries" if filled else ""
+    return f"{words}; aligned to {shown.reference}, {moved} of {channels} channels had another number", {
+        **figures, "aligned_to": shown.reference, "moved": moved}
+
+
+def price_of(suspects: Sequence[Suspect]) -> dict[str, int]:
+    """What more than one try is paid for as."""
+    name = "masks and numberings of channels" if any(one.is_cut for one in suspects) else "numberings of channels"
+    return {name: len(suspects)} if len(suspects) > 1 else {}

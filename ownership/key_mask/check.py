@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from models import build_model
-from ownership.claims.case import Aligned, Case, Files, NotRun, numbering
+from ownership.claims.case import Aligned, Case, Files, NotRun, numbering, price_of, tried
 from ownership.claims.commitment import Refused
 from ownership.claims.scheme import SchemeCheck
 from ownership.claims.p_values import corrected
@@ -60,7 +60,7 @@ class Checker(SchemeCheck):
             merged = Merged(mask, case.fidelity_of(proofs["merged"]))
             case.files.record("--merged", proofs["merged"])
         aligned = [one for one in case.aligned if self.name in one.counted]
-        return key_mask(self.part, suspect.mask, key, case.claim.owner_key, case.standing, merged, aligned, case.given.max_false)
+        return key_mask(self.part, suspect, key, case.claim.owner_key, case.standing, merged, aligned, case.given.max_false)
 
     def check_on_own_model(self, case: Case) -> None:
         """Nothing: that one has the key in it."""
@@ -89,7 +89,7 @@ def key_of(file: ModelFile) -> ModelFile:
     return file
 
 
-def key_mask(claimed: KeyMask, suspect: Mask, key: ModelFile, owner_key: str | None, standing: Standing,
+def key_mask(claimed: KeyMask, suspect: Suspect, key: ModelFile, owner_key: str | None, standing: Standing,
              merged: Merged | None = None, aligned: Sequence[Aligned] = (), level: float = LEVEL) -> Check:
     """V1: whether the key completes the suspect's mask to exactly the claimed ticket's, and how improbable that is.
 
@@ -110,21 +110,23 @@ def key_mask(claimed: KeyMask, suspect: Mask, key: ModelFile, owner_key: str | N
         raise Refused("--merged: has another mask than the ticket that the claim names (v1.ticket_mask_sha256)")
     if drawn is not None and drawn.owner_key.hex() != owner_key:
         raise Refused(f"--key {key.path}: its drawn part is another owner's than the claim's (owner_key)")
-    figures: dict[str, object] = {"key_nonzeros": claimed.key_nonzeros, "suspect_nonzeros": suspect.nonzeros,
+    figures: dict[str, object] = {"key_nonzeros": claimed.key_nonzeros, "suspect_nonzeros": suspect.mask.nonzeros,
                                   "drawn": len(drawn.positions) if drawn else 0}
-    masks = [suspect, *(other.mask for other in aligned)]
+    tries = tried(suspect, aligned)
+    price = price_of([one if isinstance(one, Suspect) else one.alignment.suspect for one in tries])
+    masks = [one.mask for one in tries]
     completed = [_completed(claimed, mask, key.mask) for mask in masks]
     number = next((number for number, (completes, _) in enumerate(completed) if completes), 0)
     completes, overlap = completed[number]
-    where, numbers = numbering(([None, *aligned])[number], len(completed))
+    where, numbers = numbering(tries[number], tries)
     if overlap is not None:
         figures |= {"overlap": overlap}
     figures |= {"completes": completes, **numbers}
     if not completes:
-        tried = f", in none of {len(completed)} numberings of channels" if len(completed) > 1 else ""
-        return Check("V1", NOT_SHOWN, f"key and suspect together are not the claimed ticket's mask{tried}",
+        in_none = f", in none of {len(completed)} {next(iter(price))}" if price else ""
+        return Check("V1", NOT_SHOWN, f"key and suspect together are not the claimed ticket's mask{in_none}",
                      Fraction(1) if drawn else None, figures)
-    detail = (f"the key's {claimed.key_nonzeros} weights complete the suspect's {suspect.nonzeros} to the claimed mask exactly"
+    detail = (f"the key's {claimed.key_nonzeros} weights complete the suspect's {masks[number].nonzeros} to the claimed mask exactly"
               f"{where}")
     if merged is not None:
         figures |= {f"merged_{name}": value for name, value in merged.fidelity.figures.items()}
@@ -137,7 +139,7 @@ def key_mask(claimed: KeyMask, suspect: Mask, key: ModelFile, owner_key: str | N
         raise Refused(f"--key {key.path}: its drawn part is not what the hash draws of this ticket")
     count = len(drawn.positions)
     p, words, choices = corrected(p_of_draw(count, masks[number].nonzeros), {
-        "nonces": standing.tries, **({"numberings of channels": len(masks)} if len(masks) > 1 else {})})
+        "nonces": standing.tries, **price})
     detail += f"; of {count + masks[number].nonzeros} weights the hash left out these {count}: {words}"
     return Check("V1", SHOWN if p <= level else NOT_SHOWN, detail, p, {**figures, **choices})
 

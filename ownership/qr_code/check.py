@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ownership.claims.case import Aligned, Case, numbering
+from ownership.claims.case import Aligned, Case, numbering, price_of, tried
 from ownership.claims.commitment import Refused
 from ownership.claims.p_values import corrected, scientific
 from ownership.claims.rivals import NAMES
@@ -110,18 +110,19 @@ def code(claimed: CodeClaim, suspect: Suspect, standing: Standing, level: float 
     (`ownership.qr_code.evidence.freedom`) and for the nonces that he could try. A text that somebody chose can have been guessed,
     or made up to fit: what agrees with it, and who reads it, is told and never counts.
 
-    Other numberings of the suspect's channels in `aligned` are tried as well; of those that are counted, and its own, the
-    smallest p-value counts, times their number (Bonferroni). What the others show is told.
+    The suspect without what was filled into it, and other numberings of its channels in `aligned`, are tried as well; of those that
+    are counted, and its own, the smallest p-value counts, times their number (Bonferroni). What the others show is told.
 
     Raises Refused where the claim names a place that the network lacks.
     """
     try:
         counted, told = ([other for other in aligned if ("V2" in other.counted) == kind] for kind in (True, False))
-        suspects = [suspect, *(other.alignment.suspect for other in counted)]
+        tries = tried(suspect, counted)
+        suspects = [one if isinstance(one, Suspect) else one.alignment.suspect for one in tries]
         best = _best_code(claimed, suspects, standing, level, 0)
         if best.p > level and restarts:
             best = _best_code(claimed, suspects, standing, level, restarts)
-        where, numbers = numbering(([None, *counted])[best.number], len(suspects))
+        where, numbers = numbering(tries[best.number], tries)
         if told:
             other = _best_code(claimed, [one.alignment.suspect for one in told], standing, level, 0)
             where += (f"; aligned to {told[other.number].reference} p is {scientific(other.p)}, not counted: by a file that is not "
@@ -167,9 +168,7 @@ def _best_code(claimed: CodeClaim, suspects: Sequence[Suspect], standing: Standi
         choices |= {"nonces": standing.tries}
     elif standing is not Standing.COMMITTED:
         choices |= {"texts": math.ceil(2 ** log2_texts(claimed.signature))}
-    if len(suspects) > 1:
-        choices |= {"numberings of channels": len(suspects)}
-    return Best(number, shown[number], *corrected(p_values[number], choices))
+    return Best(number, shown[number], *corrected(p_values[number], choices | price_of(suspects)))
 
 
 def p_of_code(found: Extraction, suspect: Suspect, claimed: CodeClaim) -> Fraction:

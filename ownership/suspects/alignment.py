@@ -1,6 +1,7 @@
 """Undoing a renumbering of channels (`attacks/permute.py`), so that a mark is where the claim says.
 
-The owner's masks, and signs of weights where both sides have some, are compared with the suspect's. Which channel of the
+The owner's masks, and signs of weights where both sides have some, are compared with the suspect's; of filters whose batch norms
+multiply by negative numbers the signs are turned, on both sides. Which channel of the
 suspect is which of the owner's is an assignment problem for each group of channels, given the other groups; it is solved
 exactly, group after group, until none improves (as weight matching in Ainsworth et al., "Git Re-Basin", 2023). The start is
 what does not depend on other groups: how a channel's weights are spread over the kernels' positions.
@@ -13,7 +14,7 @@ how many of the code's ones it has; and a thief can scale channels as easily as 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice, product
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from ownership.suspects.reading import Suspect
+from ownership.suspects.reading import Suspect, of_state
 from pruner import tickets
 from pruner.channel_groups import ChannelGroups
 from utils.checkpoint import FileBytes
@@ -70,8 +71,7 @@ def read_reference(path: str | FileBytes, model: nn.Module, expected: tickets.Ex
     `pruner.tickets.read_model_file`."""
     given = tickets.read_model_file(path, model, head=False, expected=expected)
     mask = given.pattern("--aligned_to", model)
-    weights = given.weights if given.weights is not None else given.initial
-    return Suspect(mask, {name: weights[f"{name}.weight"] for name in mask} if weights is not None else None)
+    return of_state(mask, given.weights if given.weights is not None else given.initial)
 
 
 def align(owner: Suspect, suspect: Suspect, groups: ChannelGroups,
@@ -85,6 +85,7 @@ def align(owner: Suspect, suspect: Suspect, groups: ChannelGroups,
         left_out: layer -> bool [out, in], the kernels that take no part: those that hold a mark. Without them what is read
             afterwards proves nothing. Of a layer that is not there all take part.
     """
+    owner, suspect = owner.upright(groups), suspect.upright(groups)
     left_out = {name: left_out.get(name, torch.zeros(layer.shape[:2], dtype=torch.bool)) for name, layer in owner.mask.items()}
     layers = [_Layer(name, owner, suspect, left_out[name], groups) for name in owner.mask if name in suspect.mask]
     order = _best_order(layers, groups)
@@ -92,7 +93,7 @@ def align(owner: Suspect, suspect: Suspect, groups: ChannelGroups,
     if weights is not None:
         moved = groups.renumbered({f"{name}.weight": weight for name, weight in weights.items()}, order)
         weights = {name: moved[f"{name}.weight"] for name in weights}
-    aligned = Suspect(mask, weights)
+    aligned = replace(suspect, mask=mask, weights=weights)
     return Alignment(aligned, np.argsort(order), agreement_of(owner, suspect, left_out),
                      agreement_of(owner, aligned, left_out))
 

@@ -1,13 +1,16 @@
 """A suspect's model file: where its weights are, and how large."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import nn
 
+from ownership.suspects import canonical
 from pruner import tickets
+from pruner.channel_groups import ChannelGroups
 from pruner.key_mask.split import fingerprint
 from pruner.masks import Mask
 from pruner.tickets import Expected
@@ -17,18 +20,41 @@ from utils.errors import UserError
 
 @dataclass(frozen=True)
 class Suspect:
-    """A mask and, where they are known, the weights it keeps: complete tensors by layer name."""
+    """A mask and, where they are known, the weights it keeps: complete tensors by layer name.
+
+    norms: of each batch norm that is there what it multiplies by, [channels]. is_cut: whether the mask was found by magnitudes.
+    """
 
     mask: Mask
     weights: Mapping[str, torch.Tensor] | None = None
+    norms: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    is_cut: bool = False
+
+    @cached_property
+    def cut(self) -> "Suspect | None":
+        """Without what was filled into pruned entries (`ownership.suspects.canonical.cut`); None where nothing was."""
+        if self.weights is None or self.is_cut:
+            return None
+        mask = canonical.cut(self.mask, self.weights)
+        return None if mask == self.mask else replace(self, mask=mask, is_cut=True)
+
+    def upright(self, groups: ChannelGroups) -> "Suspect":
+        """With the signs that the weights of each filter have if its batch norm multiplies by no negative number."""
+        if self.weights is None:
+            return self
+        turned = {layer: 1 - 2 * (self.norms[norm] < 0).int() for layer, norm in groups.normed.items()
+                  if norm in self.norms and layer in self.weights}
+        return replace(self, norms={}, weights={name: weight * turned[name].view(-1, 1, 1, 1) if name in turned else weight
+                                                for name, weight in self.weights.items()})
 
     def cleaned(self, threshold: float) -> "Suspect":
         """Without weights of magnitude below the owner's threshold t: the paper's defence against add-on attacks (section
-        3.4). Raises UserError where only masks are known."""
+        3.4). What was cut has lost them already, whatever it was scaled by. Raises UserError where only masks are known."""
+        if self.is_cut:
+            return self
         if self.weights is None:
             raise UserError("--threshold: the suspect's file holds masks only; there are no magnitudes to compare")
-        return Suspect(Mask({name: kept & (self.weights[name].abs() >= threshold) for name, kept in self.mask.items()}),
-                       self.weights)
+        return replace(self, mask=Mask({name: kept & (self.weights[name].abs() >= threshold) for name, kept in self.mask.items()}))
 
     def sha256(self) -> str:
         """In hex, of the mask and of the weights in it where they are known, as `pruner.key_mask.split.fingerprint`."""
@@ -49,4 +75,12 @@ def read_suspect(path: str | FileBytes, model: nn.Module, expected: Expected = E
     """A suspect's file: where its weights are effectively there. Raises UserError as `pruner.tickets.read_model_file`."""
     given = tickets.read_model_file(path, model, head=False, expected=expected)
     mask = given.pattern("--checkpoint", model)
-    return Suspect(mask, {name: given.weights[f"{name}.weight"] for name in mask} if given.weights is not None else None)
+    return of_state(mask, given.weights)
+
+
+def of_state(mask: Mask, state: Mapping[str, torch.Tensor] | None) -> Suspect:
+    """From a complete state_dict, None where only the mask is known."""
+    if state is None:
+        return Suspect(mask)
+    norms = {key.removesuffix(".running_mean") for key in state if key.endswith(".running_mean")}
+    return Suspect(mask, {name: state[f"{name}.weight"] for name in mask}, {name: state[f"{name}.weight"] for name in norms})
