@@ -33,6 +33,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "res20s": Architecture("models.resnet_cifar", "resnet20s", "ResNet-20"),
     "res18": Architecture("models.resnet", "resnet18", "ResNet-18"),
     "res50": Architecture("models.resnet", "resnet50", "ResNet-50", weight_decay=5e-4),
+    "res20s_gn": Architecture("models.resnet_cifar", "resnet20s_gn", "ResNet-20, group norm"),
+    "res18_gn": Architecture("models.resnet", "resnet18_gn", "ResNet-18, group norm"),
+    "alexnet": Architecture("models.alexnet", "alexnet", "AlexNet"),
+    "alexnet_gn": Architecture("models.alexnet", "alexnet_gn", "AlexNet, group norm"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Imports run one way and in no circle: scripts -> attacks/run*.py -> ownership, attacks -> pruner -> models, datasets
+"""Imports run one way and in no circle: scripts -> attacks/run*.py -> ownership, attacks -> pruner, passports -> models, datasets
 -> utils."""
 
 import ast
@@ -17,8 +17,9 @@ MAY_IMPORT = {
     "datasets": {"utils"},
     "models": {"utils"},
     "pruner": {"models", "datasets", "utils"},
-    "attacks": {"pruner", "models", "datasets", "utils"},  # not ownership: a thief has none of it
-    "ownership": {"pruner", "models", "datasets", "utils"},
+    "passports": {"models", "datasets", "utils"},
+    "attacks": {"pruner", "passports", "models", "datasets", "utils"},  # not ownership: a thief has none of it
+    "ownership": {"pruner", "passports", "models", "datasets", "utils"},
 }
 SCRIPTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("*.py"))
 FILES = sorted(path.relative_to(ROOT) for folder in MAY_IMPORT for path in (ROOT / folder).glob("**/*.py"))

@@ -1,0 +1,38 @@
+"""Which layers of a network can have passports: those whose output goes through a norm and nowhere else."""
+
+from torch import fx, nn
+
+from utils.errors import UserError
+
+
+def normed_layers(model: nn.Module) -> dict[str, str]:
+    """Layer -> its norm, in the order of computation.
+
+    A layer is a Conv2d without groups that is called once; between it and its norm, which scales and shifts, there may be dropout.
+
+    Raises:
+        UserError: the network can't be traced.
+    """
+    try:
+        nodes = fx.Tracer().trace(model).nodes
+    except Exception as error:  # fx fails in many ways on code that depends on data
+        raise UserError(f"the network can't be traced for layers with norms ({error})") from None
+    modules, pairs, calls = dict(model.named_modules()), {}, [node.target for node in nodes if node.op == "call_module"]
+    for node in nodes:
+        layer = modules.get(node.target) if node.op == "call_module" else None
+        if not isinstance(layer, nn.Conv2d) or layer.groups > 1 or isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+            continue
+        reader = _only_reader(node)
+        while reader is not None and isinstance(modules[reader.target], nn.Dropout | nn.Dropout2d):
+            reader = _only_reader(reader)
+        norm = None if reader is None else modules[reader.target]
+        if isinstance(norm, nn.BatchNorm2d | nn.GroupNorm) and norm.weight is not None \
+                and calls.count(node.target) == calls.count(reader.target) == 1:
+            pairs[node.target] = reader.target
+    return pairs
+
+
+def _only_reader(node: fx.Node) -> fx.Node | None:
+    """The module that is called on a node's output, None where that goes elsewhere too."""
+    readers = list(node.users)
+    return readers[0] if len(readers) == 1 and readers[0].op == "call_module" else None
