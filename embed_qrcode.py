@@ -160,7 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
           f"masks:   {files.masks}\nclaim:   {files.claim}\npicture: {files.before_and_after}\ncode:    {files.code}\n\n"
           f"next: python main_eval_all.py --arch {args.arch} --mask_dir {files.masks} --type identity "
           "--pretrained <rewinding weights> --dataset <name> --data <folder> --save_dir <run>\n"
-          f"      python extract_qrcode.py --arch {args.arch} --claim {files.claim} --checkpoint <run>/model_best.pth.tar")
+          f"      python extract_qrcode.py --arch {args.arch} --claim {files.claim} --checkpoint <run>/model_best.pth.tar\n"
+          f"to hand out: {files.masks} or the model trained from it, nothing else of {args.save_dir}")
     return cli.EXIT_OK
 
 

@@ -20,6 +20,7 @@ the last kept ticket (ticket.pth.tar), rounds.csv with accuracy_density.png, and
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 if __name__ == "__main__":  # a fault before main() must not end with 1, which is a verdict
     sys.excepthook = lambda *fault: os._exit(sys.__excepthook__(*fault) or 3)
@@ -39,7 +40,8 @@ def parse_args(argv: Sequence[str] | None):
     group = parser.add_argument_group("ticket")
     # W0 before training, so that several searches start from the same network
     group.add_argument("--init", type=cli.Output(or_read=True), default=None, metavar="FILE",
-                       help="initial weights: loaded where FILE exists, written there where it does not")
+                       help="initial weights: loaded where FILE exists, written there where it does not; which it was is printed first "
+                            "and kept in run.json")
     # what surviving weights restart from after each pruning (late rewinding, paper section 4)
     group.add_argument("--prune_type", choices=("lt", "ft"), default="lt",
                        help="lt rewinds to the dense weights after --rewind_epoch, ft goes on from the trained ones")
@@ -99,8 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if init_exists:
         given = tickets.read_model_file(args.init, model)
         model.load_state_dict(given.initial or given.need_weights("--init"))
+    initial = origin(args.init, init_exists, args.seed)
     files.open("main_imp.py", {**vars(args), **experiment.fingerprints()},
-               may_grow=frozenset({"pruning_times", "max_rounds"}))
+               may_grow=frozenset({"pruning_times", "max_rounds"}), initial_weights=initial)
+    print(f"initial weights: {initial}", flush=True)
     if args.init and not init_exists:
         tickets.write_weights(args.init, model.state_dict(), experiment.facts)
 
@@ -108,7 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     args.match_tolerance, args.match_on, dense_protocol)
     schedule = ExtremeSearch(args.rates, args.max_rounds) if args.extreme \
         else FixedRate(args.rate, args.pruning_times - (args.count == "trainings"))
-    rounds = find_ticket(search, schedule, on_round=lambda done: print(describe(done), flush=True))
+    total = None if args.extreme else schedule.times
+    rounds = find_ticket(search, schedule, on_round=lambda done: print(describe(done, total), flush=True))
 
     dense, ticket = rounds[0], [done for done in rounds if done.kept][-1]
     plots.accuracy_by_density([100 * done.density for done in rounds], [done.test_acc for done in rounds],
@@ -125,12 +130,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.EXIT_OK
 
 
-def describe(done) -> str:
-    """One line about a finished round."""
+def origin(path: str | None, is_there: bool, seed: int) -> str:
+    """Where the initial weights come from; of a file that is not there, a near one is named."""
+    if path is None or is_there:
+        return f"read from {path}" if is_there else f"drawn with seed {seed}"
+    folder, name = os.path.split(path)
+    beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    near = "".join(f" (near it lies {os.path.join(folder, other)}; was that meant?)" for other in get_close_matches(name, beside, 1))
+    return f"{path} not there: drawn with seed {seed}, written to {path}{near}"
+
+
+def describe(done, total: int | None) -> str:
+    """One line about a finished round, of `total` where that is known."""
     verdict = "dense" if done.round == 0 else ("matches" if done.matched else "does not match") \
         + ("" if done.kept else ", undone")
-    return (f"== round {done.round}: {100 * done.density:.3f}% remaining ({done.nonzeros} weights), "
-            f"test {done.test_acc:.2f}% (best val, epoch {done.best_epoch}), {verdict}, {done.seconds:.0f} s")
+    of, left = ("", "") if total is None else (f" of {total}", f"; {(total - done.round) * done.seconds:.0f} s to go at this pace")
+    return (f"== round {done.round}{of}: {100 * done.density:.3f}% remaining ({done.nonzeros} weights), "
+            f"test {done.test_acc:.2f}% (best val, epoch {done.best_epoch}), {verdict}, {done.seconds:.0f} s{left}")
 
 
 if __name__ == "__main__":

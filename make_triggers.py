@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     triggers = load_triggers(args, args.num_classes, args.image_size)
     export(triggers, args.save_dir)
     print(f"triggers: {len(triggers)} ({triggers.kind}), {len(triggers.pictures.labels.unique())} of "
-          f"{triggers.num_classes} classes\nfolder:   {args.save_dir}\nsha256:   {triggers.fingerprint()}")
+          f"{triggers.num_classes} classes\nfolder:   {args.save_dir}\nsha256:   {triggers.fingerprint()}\n"
+          f"to hand out: the sha256; when a suspect is asked, the pictures too, never labels.csv")
     return cli.EXIT_OK
 
 

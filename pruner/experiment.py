@@ -20,9 +20,10 @@ class Experiment:
     protocol: TrainingProtocol
     facts: dict[str, Any]
 
-    def fingerprints(self) -> dict[str, str]:
-        """SHA-256 of the pictures and of the model's present weights: what a run's arguments do not pin down."""
-        return {"pictures (sha256)": self.data.fingerprint(),
+    def fingerprints(self) -> dict[str, str | int]:
+        """SHA-256 of the pictures and of the model's present weights, which a run's arguments do not pin down; and how many pictures
+        an accuracy is of."""
+        return {"pictures (sha256)": self.data.fingerprint(), "test pictures": len(self.data.test),
                 "weights (sha256)": fingerprint(self.engine.model.state_dict().values())}
 
 

@@ -179,11 +179,12 @@ def _checked_weights(path: str | Path, weights: dict[str, torch.Tensor], model: 
     return complete
 
 
-def write_ticket(path: str | Path, mask: Mask, initial: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+def write_ticket(path: str | Path, mask: Mask, initial: Mapping[str, torch.Tensor], facts: Mapping[str, Any],
+                 secret: bool = False) -> None:
     """Write a ticket: masks under `state_dict`, the weights to rewind to (all of them) under `init_weight`."""
     content = {**facts, "density": mask.density, "nonzeros": mask.nonzeros, "init_weight": plain(initial)}
     content["state_dict"] = {f"{name}.weight_mask": layer.to(torch.uint8) for name, layer in mask.items()}
-    checkpoint.save(content, path)
+    checkpoint.save(content, path, secret)
 
 
 def write_masks(path: str | Path, mask: Mask) -> None:

@@ -27,8 +27,8 @@ if __name__ == "__main__":  # a fault before main() must not end with 1, which i
     import utils  # noqa: F401  refuses a Python that is too old
 
 from scripts.lib.local_runner import ENDINGS, LocalRunner
-from scripts.lib.plans import Logs, print_plan, read_plan
-from scripts.lib.progress import progress_bar, report, run_plan
+from scripts.lib.plans import Logs, check_flags, print_plan, read_plan
+from scripts.lib.progress import progress_of, report, run_plan
 from scripts.lib.slurm_runner import SlurmRunner
 from utils import checkpoint, cli
 from utils.errors import UserError
@@ -81,11 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.launch == "print":
         print_plan(plan)
         return cli.EXIT_OK
+    check_flags(plan)
     for ending in ENDINGS:  # like Ctrl-C: what runs would not end by itself
         if signal.getsignal(ending) is signal.SIG_DFL:
             signal.signal(ending, signal.default_int_handler)
     runner = LocalRunner(logs, args.jobs, args.devices) if args.launch == "local" else SlurmRunner(logs, args)
-    return report(run_plan(plan, runner, logs, progress_bar(plan)), logs)
+    return report(run_plan(plan, runner, logs, progress_of(plan)), logs)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Embedding: the code is there, the number of weights is not changed, and nothing is moved further than it must."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ownership.qr_code.claim import read_claim, write_claim
 from ownership.qr_code.extraction import SOFT_READER, extract
 from ownership.qr_code.readers import available_readers
 from ownership.qr_code.soft_decoding import LONGEST
@@ -267,6 +269,13 @@ def test_script_writes_what_it_says_and_keeps_other_claims(run_main, refused, tm
     assert sum(int(layer.sum()) for layer in content.values()) == mask.nonzeros
     assert f"({mask.nonzeros} weights)" in done.stdout and f"({mask.nonzeros})" in done.stdout
 
+    claim = tmp_path / "signed" / f"{stem}.claim.json"
+    assert claim.stat().st_mode & 0o777 == 0o600
+    assert done.stdout.splitlines()[-1] == (f"to hand out: {tmp_path}/signed/{stem}.weight_mask.pth.tar or the model trained from it, "
+                                            f"nothing else of {tmp_path}/signed")
+    # a threshold that was recorded meanwhile stays
+    write_claim(claim, replace(read_claim(claim), threshold=0.25), instead_of=read_claim(claim))
+    written[claim.name] = claim.read_bytes()
     assert run_main(*words, "--signature", "Jane Doe").returncode == 0
     message = refused(run_main(*words, "--signature", "John Doe"))
     assert "holds another claim" in message

@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -429,13 +430,26 @@ def test_a_training_of_one_epoch_has_the_rate_asked_for(tmp_path, run_main):
 @pytest.mark.slow
 def test_initial_weights_are_written_once_and_then_loaded(tmp_path, run_main):
     words = ("main_imp.py", *SHORT, "--epochs", 3, "--pruning_times", 0, "--init", tmp_path / "init.pth.tar")
+    (tmp_path / "init.pth").touch()  # what a mistyped name may have meant
     with every_training_step() as first:
-        assert run_main(*words, "--seed", 1, "--save_dir", tmp_path / "one").returncode == 0
+        one = run_main(*words, "--seed", 1, "--save_dir", tmp_path / "one")
+    assert one.returncode == 0
     assert_same(load(tmp_path / "init.pth.tar")["state_dict"], first[0])
     before = (tmp_path / "init.pth.tar").read_bytes()
     with every_training_step() as second:
-        assert run_main(*words, "--seed", 2, "--save_dir", tmp_path / "two").returncode == 0
+        two = run_main(*words, "--seed", 2, "--save_dir", tmp_path / "two")
+    assert two.returncode == 0
     assert_same(first[0], second[0])
+    told = {"one": f"{tmp_path}/init.pth.tar not there: drawn with seed 1, written to {tmp_path}/init.pth.tar (near it lies "
+                   f"{tmp_path}/init.pth; was that meant?)", "two": f"read from {tmp_path}/init.pth.tar"}
+    for done, name in ((one, "one"), (two, "two")):
+        assert done.stdout.startswith(f"initial weights: {told[name]}\n")
+        session, = json.loads((tmp_path / name / "run.json").read_text())["sessions"]
+        assert session["initial_weights"] == told[name]
+        # weeks later: one line that can be pasted, and what was printed
+        assert shlex.split(session["command"])[:2] == ["python", "main_imp.py"]
+        heading, _, printed = (tmp_path / name / "log.txt").read_text().partition("\n")
+        assert heading == f"$ {session['command']}   # {session['written']}" and printed == done.stdout
     assert not torch.equal(first[-1]["fc.weight"], second[-1]["fc.weight"]), "the seed still draws the batches"
     assert (tmp_path / "init.pth.tar").read_bytes() == before
 
@@ -726,7 +740,7 @@ def test_the_directory_records_arguments_and_versions(search_run):
     assert (arguments["rate"], arguments["epochs"], arguments["weight_decay"]) == (0.4, 5, 1e-4)
     assert arguments["decreasing_lr"] == [2, 4]
     (session,) = record["sessions"]
-    assert session["torch"] == torch.__version__ and session["command"][0] == "main_imp.py"
+    assert session["torch"] == torch.__version__ and session["command"].startswith("python main_imp.py ")
     if platform.machine() == "x86_64" and (lscpu := shutil.which("lscpu")):
         told = subprocess.run([lscpu], env={"LC_ALL": "C"}, capture_output=True, text=True, check=True).stdout
         model, = re.findall(r"^Model name:\s*(.*?)\s*$", told, re.MULTILINE)

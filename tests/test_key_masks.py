@@ -207,6 +207,7 @@ def test_the_key_of_another_ticket_is_named(run_main, refused, parts, make_model
     mask = random_ticket(model, seed=5)
     key, locked = key_masks.split(mask, SCORES["omp"](Scoring(model, mask)), 0.05)
     key_masks.write_split(tmp_path / "key.pth.tar", tmp_path / "locked.pth.tar", key, locked, model.state_dict(), {})
+    assert (tmp_path / "key.pth.tar").stat().st_mode & 0o077 == 0, "readable by its owner alone"
     message = refused(run_main("main_eval_all.py", *SHORT, "--mask_dir", parts / "locked.pth.tar", "--key",
                                tmp_path / "key.pth.tar", "--save_dir", tmp_path / "run"))
     assert "is the key of another ticket" in message

@@ -58,9 +58,29 @@ def test_what_is_executed_elsewhere_is_still_in_the_tour():
     assert ELSEWHERE.keys() <= set(commands())
 
 
-@pytest.mark.slow
-def test_every_command_of_the_tour(fresh_copy):
-    script = "\n".join(["set -xeuo pipefail", *(line for line in commands() if line not in ELSEWHERE)])
+@pytest.mark.parametrize("epochs", [pytest.param(3, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.nightly)])
+def test_every_command_of_the_tour(fresh_copy, epochs):
+    """As printed, and with fewer epochs, but where answers are to be learned."""
+    run_tour(fresh_copy, epochs)
+
+
+@pytest.mark.nightly
+def test_the_tour_runs_again_in_the_same_clone(fresh_copy):
+    """The quickstart, with which it begins, too; what is done is skipped, what was claimed stays as it is."""
+    run_tour(fresh_copy, 3)
+    kept = ("runs/quickstart/owner.key", "runs/tour/trigger.key", "runs/tour/claim/claim.json", "runs/tour/claim/commitment.json")
+    before = [(fresh_copy / name).read_bytes() for name in kept]
+    run_tour(fresh_copy, 3)
+    assert [(fresh_copy / name).read_bytes() for name in kept] == before
+
+
+def run_tour(fresh_copy: Path, epochs: int) -> None:
+    quickstart = fresh_copy / "scripts/quickstart.sh"
+    text = (ROOT / "scripts/quickstart.sh").read_text(encoding="utf-8")
+    assert "\nEPOCHS=30\n" in text
+    quickstart.write_text(text.replace("\nEPOCHS=30\n", f"\nEPOCHS={epochs}\n"), encoding="utf-8")
+    shorter = [line if "trigger_per_batch" in line else line.replace("--epochs 30 ", f"--epochs {epochs} ") for line in commands()]
+    script = "\n".join(["set -xeuo pipefail", *(line for line in shorter if line not in ELSEWHERE)])
     done = subprocess.run(["bash", "-c", script], cwd=fresh_copy, capture_output=True, text=True, timeout=1800,
                           env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

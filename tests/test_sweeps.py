@@ -69,7 +69,7 @@ def test_printed_plans_parse_and_are_in_an_order_that_works(script, profile):
     from launch import read_plan
 
     plan = plan_of(script, PROFILE=profile, RUNS="runs/never there")
-    assert plan.startswith("# stage: ")
+    assert plan.startswith("# stage: " if profile != "smoke" else "# PROFILE=smoke: ")
     for command in commands(plan):
         name, args = parsed(command)
         trains = name in ("main_imp.py", "main_eval_all.py", "main_eval_trigger.py") or "finetune" in command
@@ -215,6 +215,7 @@ def test_an_unknown_profile_is_one_line():
     ("table5", "TRIGGER_SET", "folder", "TRIGGER_SET=folder: needs TRIGGER_DIR"),
     ("table4", "NETWORK", "res20s res18", "NETWORK='res20s res18': must be one network"),
     ("tables", "SEEDS", "one", "SEEDS: 'one': must be a whole number"),
+    ("table6", "SEED", "3", "SEED='3': is no setting; SEEDS is"), ("table5", "LEVEL", "0.1", "LEVEL='0.1': is no setting; LEVELS is"),
     ("table1", "LAUNCH", "cluster", "LAUNCH='cluster': must be local, slurm or print")])
 def test_lists_of_another_shape_are_one_line(tmp_path, script, name, value, told):
     for launching in ("local", "print"):
@@ -223,6 +224,21 @@ def test_lists_of_another_shape_are_one_line(tmp_path, script, name, value, told
         assert done.returncode == 2 and done.stdout == "" and not (tmp_path / "runs").exists()
         line, = done.stderr.splitlines()
         assert line.startswith(f"{script}.sh: error: {told}"), line
+
+
+def test_smoke_stands_in_for_the_papers_lists_alone():
+    def told(script: str, **settings) -> list[str]:
+        return [line for line in plan_of(script, PROFILE="smoke", **settings).splitlines() if line.startswith("# PROFILE")]
+
+    assert told("table6") == ["# PROFILE=smoke: res20s/digits stands in for CELLS='res20s/cifar10 res18/cifar100'"]
+    assert told("fig2", CELLS="res18/cifar10\n") == ["# PROFILE=smoke: res20s/digits stands in for CELLS='res18/cifar10 '",
+                                                     "# PROFILE=smoke: 0.05 0.2 stands in for KEY_RATIOS='0.01 0.05 0.1 0.2'"]
+    assert told("table6", CELLS="mine/digits") == told("table4", TRANSFERS="digits:mine") == []
+    own = commands(plan_of("fig2", PROFILE="smoke", CELLS="res18/digits res20s/digits", KEY_RATIOS="0.02 0.3", SCORES="omp"))
+    assert {args.save_dir for _, args in map(parsed, own) if getattr(args, "key_ratio", None)} == {
+        f"runs/smoke/{network}/digits/seed1/locked/omp_{ratio}" for network in ("res18", "res20s") for ratio in ("0.02", "0.3")}
+    asked = [parsed(line)[1] for line in commands(plan_of("table5", PROFILE="smoke", TRIGGER_SET="folder", TRIGGER_DIR="mine"))]
+    assert {args.trigger_set for args in asked if getattr(args, "trigger_set", None)} == {"folder"}
 
 
 def test_lists_as_people_write_them():
@@ -272,6 +288,24 @@ def test_a_plan_that_fails_is_not_run_in_part(edited, tmp_path, old, new, told, 
     assert done.returncode == 2 and done.stdout == "" and done.stderr.splitlines()[-1] == ours
 
 
+@pytest.mark.parametrize("script, settings, told", [
+    ("fig2", {"SCORES": "degree"}, "main_eval_all.py in stage 'training of the whole and of the locked tickets': argument --type:"),
+    ("table6", {"CELLS": "resnet20/digits"}, "main_imp.py in stage 'tickets': argument --arch: invalid choice: 'resnet20'"),
+    ("table1", {"CELLS": "res20s/digits", "TRAINING": "--epochss 3"}, "main_imp.py in stage 'tickets': unrecognized arguments: --epochss"),
+    ("table1", {"CELLS": "res20s/digits", "LAUNCH": "slurm", "TICKET": "--rate 2"}, "main_imp.py in stage 'tickets': argument --rate")])
+def test_what_a_script_would_refuse_is_refused_before_anything_is_run(tmp_path, script, settings, told):
+    done = bash(script, PROFILE="smoke", RUNS=str(tmp_path / "runs"), **settings)
+    assert done.returncode == 2 and done.stdout == "" and not (tmp_path / "runs").exists()
+    line, = [line for line in done.stderr.splitlines() if "stands in for" not in line]
+    assert line.startswith(f"launch.py: error: nothing was run: {told}"), line
+
+
+@pytest.mark.parametrize("words", ["", "table6 table5", "'my sweep'", "../x"])
+def test_a_launch_without_one_name_is_refused_before_anything_is_run(edited, tmp_path, words):
+    done = edited("launch fig3", f"launch {words}", RUNS=str(tmp_path / "runs"))
+    assert done.returncode == 2 and "fig3.sh: error: launch '" in done.stderr and not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("others", [False, True])
 def test_a_sweep_whose_commands_fail_ends_with_1(tmp_path, others):
     """Also where nothing is there to be put into a table, or a damaged result is."""
@@ -279,8 +313,8 @@ def test_a_sweep_whose_commands_fail_ends_with_1(tmp_path, others):
     if others:
         result.parent.mkdir(parents=True)
         result.write_text("{")
-    done = bash("table1", CELLS="res99/digits", RUNS=str(tmp_path / "runs"))
-    assert done.returncode == 1 and "FAILED (exit code 2): python main_imp.py --arch res99" in done.stdout
+    done = bash("table1", CELLS="res20s/cifar10", DATA_CIFAR10=str(tmp_path), RUNS=str(tmp_path / "runs"))
+    assert done.returncode == 1 and "FAILED (exit code 2): python main_imp.py --arch res20s" in done.stdout
     assert [str(result) in line for line in done.stderr.splitlines() if "make_tables.py" in line] == [True] * others
 
 
@@ -320,7 +354,11 @@ def test_after_a_failure_the_rest_goes_on_and_what_needs_it_is_left_out(launch, 
     assert "FAILED (exit code 1): sh -c 'echo some words" in done.stdout and "  log: logs/x/a.log\n" in done.stdout
     assert "  | some words\n" in done.stdout
     assert "LEFT OUT (needs x/a)" in done.stdout and "LEFT OUT (needs x/c)" in done.stdout
-    assert "6 of 6 ended" in done.stderr and "ETA" in done.stderr
+    lines = [line[20:] for line in done.stderr.splitlines()]  # no terminal: one per job that starts or ends, behind the time
+    assert [line for line in lines if line.startswith("started ")] == [f"started {name}" for name in ("x/a", "x/b", "x/d", "x/ab")]
+    assert [line.partition(",")[0] for line in lines if not line.startswith("started ")] == [
+        "FAILED (1) x/a", "done x/b", "done x/d", "done x/ab"]
+    assert " s; 1 of 6 ended, 1 failed, ETA 00:0" in lines[1] and lines[-1].endswith("6 of 6 ended, 1 failed, ETA 00:00")
     assert {path.name for path in (tmp_path / "x").iterdir()} == {"b", "d", "ab"}
     assert "some words" in (tmp_path / "logs/x/a.log").read_text()
 
@@ -832,20 +870,29 @@ def test_numbers_in_the_text_beside_ours(sweep, tables):
     assert rows[4]["signature read"] == "no; no"
 
 
-def test_the_markdown_shows_what_the_csv_holds(sweep, tables):
+def was_run(row: dict[str, str]) -> bool:
+    return any(row[column] not in ("", "0") for column in row if column.endswith(", n"))
+
+
+def test_the_markdown_shows_what_the_csv_holds(sweep, tables, run_main, tmp_path):
     out, made = tables
     text = (out / "results.md").read_text(encoding="utf-8")
     assert [line[3:10] for line in text.splitlines() if line.startswith("## Table")] == [f"Table {n}" for n in (1, 2, 3, 4, 5,
                                                                                                            6, 8)]
     for name, rows in made.items():
-        table = (out / f"{name}.md").read_text(encoding="utf-8")
-        assert table.rstrip() in text and table.count("\n") == len(rows) + 2
+        table, run = (out / f"{name}.md").read_text(encoding="utf-8"), [row for row in rows if was_run(row)]
+        assert table.rstrip() in text and table.count("\n") == len(run) + 2 < len(rows) + 2
         assert len({line.count("|") for line in table.splitlines()}) == 1
     ours = sweep[1]["res20s/cifar10", "ticket", "dense_acc"]
     assert f"| {np.mean(ours):.2f} +- {np.std(ours, ddof=1):.2f}% (n 3) | {np.mean(ours) - 91.67:+.2f} |" in text
-    assert "| ResNet-20 | CIFAR-100 | 66.36% |  |  | 66.39% |  |  | 19.901% |  |  | (6,0,4,7) |  |" in text
+    papers = "| ResNet-20 | CIFAR-100 | 66.36% |  |  | 66.39% |  |  | 19.901% |  |  | (6,0,4,7) |  |"
+    assert papers not in text
+    done = run_main("make_tables.py", "--runs", sweep[0], "--out", tmp_path, "--only", "table1", "--all_rows")
+    assert done.returncode == 0 and (tmp_path / "table1.md").read_text().splitlines()[4:] == [papers, *(
+        (tmp_path / "table1.md").read_text().splitlines()[5:])] and len((tmp_path / "table1.md").read_text().splitlines()) == 7
     # shown are all columns with something in them, and ours in any case
     for name, rows in made.items():
+        rows = [row for row in rows if was_run(row)]
         heads = (out / f"{name}.md").read_text(encoding="utf-8").splitlines()[0].strip("| ").split(" | ")
         kept = [column.removesuffix(", mean") for column in rows[0] if not column.endswith((", n", ", std")) and (
             any(row[column] for row in rows) or not column.endswith((", paper", ", difference")))]
@@ -860,13 +907,15 @@ def test_the_markdown_says_with_what_the_runs_were_made(tmp_path, run_main):
         folder = tmp_path / f"runs/res20s/cifar10/seed{seed}/{stage}"
         folder.mkdir(parents=True)
         sessions = [{"git": git, "torch": "2.11.0", "machine": machine} for git in ("older", "newer")]
-        (folder / "run.json").write_text(json.dumps(
-            {"script": script, "arguments": {"seed": seed, "epochs": epochs}, "sessions": sessions}))
+        (folder / "run.json").write_text(json.dumps({
+            "script": script, "arguments": {"seed": seed, "epochs": epochs, **({"test pictures": 359} if seed == 1 else {})},
+            "sessions": sessions}))
     done = run_main("make_tables.py", "--runs", tmp_path / "runs", "--out", tmp_path / "tables")
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "tables/results.md").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if line.startswith("- ")] == [
-        "- runs: 3", "- seeds: 1, 2", "- epochs of a training: 12", "- git: newer", "- torch: 2.11.0", "- machine: one, two"]
+        "- runs: 3", "- seeds: 1, 2", "- epochs of a training: 12", "- git: newer", "- torch: 2.11.0", "- machine: one, two",
+        "- test pictures: 359"]
 
 
 def test_backups_are_no_seeds(sweep, tables, run_main, tmp_path):
@@ -987,10 +1036,48 @@ def test_no_value_in_a_result_ends_in_a_traceback(damaged, sweep, data):
 
 def test_one_table_alone_and_folders_without_runs(sweep, run_main, refused, tmp_path):
     done = run_main("make_tables.py", "--runs", sweep[0], "--out", tmp_path, "--only", "table8")
-    assert done.returncode == 0 and "| ResNet-20 | CIFAR-10 | 0.5% | 91.04% | 91.00 +- 1.00% (n 3) |" in done.stdout
+    assert done.returncode == 0 and "ResNet-20  CIFAR-10  0.5%   91.04%           91.00 +- 1.00% (n 3)  -0.04 " in done.stdout
+    assert not any("|" in line or line.endswith(" ") for line in done.stdout.splitlines()), "aligned, as for a terminal"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table8.csv", "table8.md"]
     done = run_main("make_tables.py", "--runs", tmp_path, "--out", tmp_path)
     assert str(tmp_path) in refused(done)
+
+
+def put_run(folder: Path, script: str, result: dict | None = None, **arguments) -> None:
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({
+        "script": script, "arguments": {"arch": "mine", "dataset": "photos", "seed": 3, **arguments},
+        "sessions": [{"written": "2026-01-01T10:00:00+00:00"}, {"written": "2026-01-02T11:30:59+00:00"}]}))
+    if result is not None:
+        (folder / "result.json").write_text(json.dumps(result))
+
+
+def test_a_sweep_of_ones_own_shows_all_that_was_run(run_main, tmp_path):
+    """launch NAME of no table of the paper; and list_runs.py, of any folder."""
+    seed = tmp_path / "runs/mine/photos/seed3"
+    put_run(seed / "ticket", "main_imp.py", {"ticket_acc": 91.5, "density": 0.25})
+    put_run(seed / "odd_stage", "main_eval_all.py", {"test_acc": 90.125, "density": 0.2})
+    put_run(seed / "half\nrun", "main_eval_all.py")
+    put_run(seed / "pruned", "main_attack.py")
+    for level, read in (("0", True), ("0.1", False)):
+        (seed / f"pruned/level_{level}").mkdir()
+        (seed / f"pruned/level_{level}/result.json").write_text(json.dumps(
+            {"test_acc": None, "density": 0.2, "read by ZXing": read, "read by zbar": False}))
+    put_run(seed / "broken", "main_attack.py")
+    (seed / "broken/run.json").write_text("[1]")
+    expected = [("broken", "", "", "", "damaged"), ("half\\nrun", "main_eval_all.py", "", "", "unfinished"),
+                ("odd_stage", "main_eval_all.py", "90.12%", "", "done"), ("pruned/level_0", "main_attack.py", "", "yes", "done"),
+                ("pruned/level_0.1", "main_attack.py", "", "no", "done"), ("ticket", "main_imp.py", "91.50%", "", "done")]
+    done = run_main("make_tables.py", "--runs", tmp_path / "runs", "--out", tmp_path / "tables", "--only", "my_sweep")
+    assert done.returncode == 0 and done.stdout.startswith("my_sweep: all that was run in "), done.stderr
+    rows = list(csv.DictReader((tmp_path / "tables/runs.csv").open(newline="")))
+    assert [tuple(row[name] for name in ("folder", "script", "accuracy", "code read", "state")) for row in rows] == [
+        (f"mine/photos/seed3/{folder}", *rest) for folder, *rest in expected]
+    assert {(row["network"], row["data"], row["seed"], row["date"]) for row in rows if row["state"] != "damaged"} == {
+        ("mine", "photos", "3", "2026-01-02 11:30")}
+    listed = run_main("list_runs.py", tmp_path / "runs")
+    assert listed.returncode == 0 and listed.stdout.rstrip("\n") in done.stdout
+    assert len(listed.stdout.splitlines()) == len(expected) + 1
 
 
 # --- figures ------------------------------------------------------------------------------------------------------------
@@ -1096,7 +1183,7 @@ def test_a_network_that_is_no_longer_there_is_named(drawn, run_main, refused, tm
     done = run_main("make_tables.py", "--runs", tmp_path / "runs", "--out", tmp_path / "out", "--only", "fig1")
     assert f"{tmp_path / 'runs/mine/digits/seed1/signed'} is of a network that models/__init__.py" in refused(done)
     done = run_main("make_tables.py", "--runs", tmp_path / "runs", "--out", tmp_path / "out", "--only", "table1")
-    assert done.returncode == 0 and "| mine | digits |" in done.stdout
+    assert done.returncode == 0 and "mine     digits" in done.stdout or "mine  " in done.stdout
 
 
 # --- all of it ------------------------------------------------------------------------------------------------------------

@@ -340,6 +340,7 @@ def test_an_exported_set_is_read_back_bit_for_bit(tmp_path):
     assert found.fingerprint() == made.fingerprint() and (found.kind, found.num_classes) == ("keyed", 10)
     assert found.names == made.names == tuple(f"{index:04d}.png" for index in range(12))
     rows = list(csv.DictReader((tmp_path / "set/labels.csv").open()))
+    assert (tmp_path / "set/labels.csv").stat().st_mode & 0o077 == 0, "readable by its owner alone"
     for row, image, label in zip(rows, made.pictures.images, made.pictures.labels):
         assert row["label"] == str(label.item())
         assert np.array_equal(np.asarray(Image.open(tmp_path / "set" / row["image"])), image)

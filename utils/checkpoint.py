@@ -52,8 +52,9 @@ def read_once(path: str | Path, limit: int, missing: str) -> FileBytes:
     return FileBytes(str(path), raw, digest.hexdigest())
 
 
-def write_atomic(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it over `path`.
+def write_atomic(path: str | Path, write: Callable[[BinaryIO], None], secret: bool = False) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it over `path`. secret: its owner alone
+    can read it.
 
     A process killed at any instant leaves either the old file or the new one. Raises OSError naming `path`, also for a device
     or a pipe.
@@ -64,7 +65,7 @@ def write_atomic(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
     temporary = path.parent / f".{path.name}.{os.getpid()}{TEMPORARY}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, 0o600 if secret else 0o666)) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -110,34 +111,34 @@ def _write_and_sync(descriptor: int, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def save(content: dict[str, Any], path: str | Path) -> None:
+def save(content: dict[str, Any], path: str | Path, secret: bool = False) -> None:
     """Write a dict of tensors, numbers, strings, lists and dicts with `torch.save`, atomically."""
     import torch
 
-    write_atomic(path, lambda file: torch.save(content, file))
+    write_atomic(path, lambda file: torch.save(content, file), secret)
 
 
-def save_text(text: str, path: str | Path) -> None:
+def save_text(text: str, path: str | Path, secret: bool = False) -> None:
     """Write UTF-8 text atomically."""
-    write_atomic(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
+    write_atomic(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")), secret)
 
 
-def save_json(content: Any, path: str | Path) -> None:
+def save_json(content: Any, path: str | Path, secret: bool = False) -> None:
     """Write JSON atomically, NaN refused, so that any JSON reader can read it back."""
-    save_text(_text_of(content), path)
+    save_text(_text_of(content), path, secret)
 
 
 def _text_of(content: Any) -> str:
     return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def save_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: str | Path) -> None:
+def save_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: str | Path, secret: bool = False) -> None:
     """Write rows as CSV with a header, atomically."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    save_text(text.getvalue(), path)
+    save_text(text.getvalue(), path, secret)
 
 
 def load_json(path: str | Path) -> Any:

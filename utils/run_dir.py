@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -12,6 +13,7 @@ from typing import Any
 
 from utils import checkpoint
 from utils.errors import UserError
+from utils.log import keep_log
 from utils.locks import Taken, take
 
 # flags that may differ between a run and its resumption: they say where and how fast, not what (of the pictures and of
@@ -42,6 +44,7 @@ class RunDir(TrainingFiles):
     def __init__(self, folder: str | Path):
         super().__init__(folder)
         self.record = self.folder / "run.json"
+        self.log = self.folder / "log.txt"  # what its commands printed
         self.rounds = self.folder / "rounds.csv"
         self.rounds_plot = self.folder / "accuracy_density.png"
         self.ticket = self.folder / "ticket.pth.tar"
@@ -58,13 +61,14 @@ class RunDir(TrainingFiles):
         """Files of one round of iterative pruning; round 0 is the dense network."""
         return RoundFiles(self.folder / f"round_{index:02d}")
 
-    def open(self, script: str, arguments: dict[str, Any], may_grow: frozenset[str] = frozenset()) -> None:
-        """Create the directory or come back to it.
+    def open(self, script: str, arguments: dict[str, Any], may_grow: frozenset[str] = frozenset(), **told: str) -> None:
+        """Create the directory or come back to it; from then on, what is printed goes into its log too.
 
         Args:
             script: name of the entry script.
             arguments: resolved arguments, JSON values or tuples.
             may_grow: names of arguments that a resumed run may raise (e.g. the number of rounds; None is no limit).
+            told: what else the record says of this session, which no later one is held to.
         Raises:
             UserError: the directory is another experiment's, holds files that this run would take for its own, is in
                 use, or can't be written.
@@ -87,8 +91,9 @@ class RunDir(TrainingFiles):
                                 "it; name another folder")
         for leftover in self.folder.rglob(f".*{checkpoint.TEMPORARY}"):
             leftover.unlink(missing_ok=True)
-        sessions.append({"command": sys.argv, **versions()})
+        sessions.append({"command": shlex.join(["python", *sys.argv]), **told, **versions()})
         checkpoint.save_json({"script": script, "arguments": arguments, "sessions": sessions}, self.record)
+        keep_log(self.log, f"$ {sessions[-1]['command']}   # {sessions[-1]['written']}")
 
     def _leavings(self) -> list[Path]:
         """What is there of all that runs leave, whichever script's; a signature, or the picture of one that was read, may be

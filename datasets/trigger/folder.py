@@ -52,7 +52,7 @@ def export(triggers: TriggerSet, folder: str | Path, resume: bool = False) -> No
         checkpoint.write_atomic(folder / name, lambda file: Image.fromarray(image).save(file, "PNG"))
     labels = triggers.pictures.labels.tolist()
     checkpoint.save_csv([{"image": name, "label": label} for name, label in zip(triggers.names, labels)],
-                        ("image", "label"), folder / "labels.csv")
+                        ("image", "label"), folder / "labels.csv", secret=True)
     checkpoint.save_json({"format": EXPORT_FORMAT, "kind": triggers.kind, "pictures": len(triggers),
                           "size": triggers.pictures.images.shape[1], "num_classes": triggers.num_classes,
                           "sha256": triggers.fingerprint()}, folder / "triggers.json")

@@ -1,6 +1,6 @@
 """The owner's claim: a small JSON file that says which text lies where. It is the secret half of scheme V2."""
 
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -98,11 +98,15 @@ def make(args) -> CodeClaim:
 
 
 def write_claim(path: str | Path, claim: CodeClaim, instead_of: CodeClaim | None = None) -> None:
-    """Write a claim file. Raises UserError if another claim is there, but for `instead_of`: a model may have been signed with
-    it."""
-    if Path(path).exists() and read_claim(path) not in (claim, instead_of):
-        raise UserError(f"{path}: holds another claim, which may belong to a signed model; name another --save_dir")
-    checkpoint.save_json({"format": CLAIM_FORMAT, **asdict(claim)}, path)
+    """Write a claim file. A threshold that was recorded in one that is there stays. Raises UserError if another claim is there, but
+    for `instead_of`: a model may have been signed with it."""
+    if Path(path).exists():
+        there = read_claim(path)
+        if claim.threshold is None:
+            claim = replace(claim, threshold=there.threshold)
+        if there not in (claim, instead_of):
+            raise UserError(f"{path}: holds another claim, which may belong to a signed model; name another --save_dir")
+    checkpoint.save_json({"format": CLAIM_FORMAT, **asdict(claim)}, path, secret=True)
 
 
 def read_claim(path: str | Path) -> CodeClaim:

@@ -234,7 +234,8 @@ def write_split(key_path: str | Path, locked_path: str | Path, key: Mask, locked
     for path, part, role in ((key_path, key, "key"), (locked_path, locked, "locked")):
         tickets.write_ticket(path, part, {**weights, **{f"{name}.weight": weights[f"{name}.weight"].cpu() * kept
                                                         for name, kept in part.items()}}, {**facts, "part": role,
-                                                        **(drawn.facts() if drawn and role == "key" else {})})
+                                                        **(drawn.facts() if drawn and role == "key" else {})},
+                             secret=role == "key")
 
 
 def merge(locked: tickets.ModelFile, key: tickets.ModelFile,

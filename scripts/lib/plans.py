@@ -1,6 +1,9 @@
 """Plans: commands, one a line, with what each writes and needs; and what has come of them."""
 
+import contextlib
 import hashlib
+import importlib
+import io
 import json
 import os
 import shlex
@@ -10,6 +13,7 @@ from pathlib import Path
 
 from utils.errors import UserError
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 STAGE = "# stage:"
 OUTPUTS = ("--save_dir", "--save-dir", "--new_key", "--new-key")
 # roughly how long scripts take, to each other: a search is a dozen trainings
@@ -73,6 +77,25 @@ def read_plan(lines: Iterable[str], logs: Path) -> list[Job]:
             writers[output] = jobs[line]
         read_before |= {word: number for word in named if word not in read_before}
     return list(jobs.values())
+
+
+def check_flags(plan: Sequence[Job]) -> None:
+    """Let this project's scripts look at the flags of their commands, before any is run.
+
+    Raises:
+        UserError: what a script would refuse, e.g. a network, a data set or a score that there is not.
+    """
+    for job in plan:
+        program, script, *words = [*shlex.split(job.command), ""]
+        if program != "python" or Path(script).resolve().parent != ROOT or not Path(script).is_file():
+            continue
+        complaint = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(complaint):
+                importlib.import_module(Path(script).stem).parse_args(words[:-1])
+        except SystemExit:
+            raise UserError(f"nothing was run: {script} in stage {job.stage!r}: {complaint.getvalue().partition('error: ')[2].strip()}"
+                            ) from None
 
 
 def lies_in(path: str, folder: str) -> bool:

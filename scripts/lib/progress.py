@@ -63,7 +63,7 @@ def run_plan(plan: Sequence[Job], runner, logs: Logs, progress=None) -> Outcome:
                     fresh.add(job.name)
                     outcome.ran.append(job)
             if progress:
-                progress(outcome, running)
+                progress(outcome, running, ready, ended)
             if not ready and not ended and not settled:
                 time.sleep(runner.pause)
     except BaseException:
@@ -72,24 +72,58 @@ def run_plan(plan: Sequence[Job], runner, logs: Logs, progress=None) -> Outcome:
     return outcome
 
 
-def progress_bar(plan: Sequence[Job]):
-    """A function for `run_plan` that shows how far the sweep is, by the weight of what has ended, with an ETA."""
+def progress_of(plan: Sequence[Job]):
+    """A function for `run_plan` that shows on stderr how far the sweep is, by the weight of what has ended, with an ETA: a bar
+    on a terminal, elsewhere a line for each job that starts or ends."""
+    return _bar(plan) if sys.stderr.isatty() else _lines(plan)
+
+
+def _weights(plan: Sequence[Job], outcome: Outcome) -> tuple[int, int]:
+    """Of what was run here and has ended, and of all that has to be run."""
+    out = [*outcome.done_before, *(job for job, _ in outcome.left_out)]
+    return (sum(job.weight for job in [*outcome.ran, *(job for job, _ in outcome.failed)]),
+            max(1, sum(job.weight for job in plan) - sum(job.weight for job in out)))
+
+
+def _ended(outcome: Outcome) -> int:
+    return len(outcome.ran) + len(outcome.done_before) + len(outcome.failed) + len(outcome.left_out)
+
+
+def _bar(plan: Sequence[Job]):
     from tqdm import tqdm
 
-    bar = tqdm(total=sum(job.weight for job in plan), smoothing=0, miniters=0, mininterval=0.1 if sys.stderr.isatty() else 60,
+    bar = tqdm(total=sum(job.weight for job in plan), smoothing=0, miniters=0,
                bar_format="{percentage:3.0f}%|{bar:20}| {desc} [{elapsed}, ETA {remaining}]")
 
-    def show(outcome: Outcome, running: int) -> None:
-        out = [*outcome.done_before, *(job for job, _ in outcome.left_out)]
-        bar.total = max(1, sum(job.weight for job in plan) - sum(job.weight for job in out))
-        bar.n = sum(job.weight for job in [*outcome.ran, *(job for job, _ in outcome.failed)])
-        ended = len(outcome.ran) + len(outcome.done_before) + len(outcome.failed) + len(outcome.left_out)
-        bar.set_description_str(f"{ended} of {len(plan)} ended, {running} running, {len(outcome.failed)} failed", refresh=False)
-        if ended == len(plan):
+    def show(outcome: Outcome, running: int, *_) -> None:
+        bar.n, bar.total = _weights(plan, outcome)
+        bar.set_description_str(f"{_ended(outcome)} of {len(plan)} ended, {running} running, {len(outcome.failed)} failed", refresh=False)
+        if _ended(outcome) == len(plan):
             bar.n = bar.total
             bar.close()
         else:
             bar.update(0)
+
+    return show
+
+
+def _lines(plan: Sequence[Job]):
+    from tqdm import tqdm
+
+    start, began = time.monotonic(), {}
+
+    def say(text: str) -> None:
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {cli.one_line(text)}", file=sys.stderr, flush=True)
+
+    def show(outcome: Outcome, running: int, started: Sequence[Job], ended: Sequence[tuple[Job, int]]) -> None:
+        for job in started:
+            began[job.name] = time.monotonic()
+            say(f"started {job.name}")
+        done, total = _weights(plan, outcome)
+        left = (time.monotonic() - start) / max(1, done) * (total - done)
+        for job, code in ended:
+            say(f"{f'FAILED ({code})' if code else 'done'} {job.name}, {time.monotonic() - began[job.name]:.0f} s; {_ended(outcome)} of "
+                f"{len(plan)} ended, {len(outcome.failed)} failed, ETA {tqdm.format_interval(left)}")
 
     return show
 

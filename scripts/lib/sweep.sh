@@ -20,9 +20,20 @@ OTHER_SIGNATURE=${OTHER_SIGNATURE:-autograph} # a thief's
 KIND=${KIND:-}                      # imagefolder: CIFAR's pictures lie as train/<class>/* and test/<class>/*
 DATA_CIFAR10=${DATA_CIFAR10:-datasets/cifar10}
 DATA_CIFAR100=${DATA_CIFAR100:-datasets/cifar100}
-TRIGGER_SET=${TRIGGER_SET:-adi}     # adi: the published set; keyed: one's own, its key in $RUNS/trigger.key; folder
 TRIGGER_DIR=${TRIGGER_DIR:-}        # of the set (default of the published one: datasets/trigger_set)
 TRAINING=${TRAINING:-}              # more flags for whatever trains, e.g. "--compile" or "--limit 20000"
+
+for name in SEED LEVEL CELL SCORE TRANSFER EPOCH; do
+    [ -z "${!name:-}" ] || refuse "$name='${!name}': is no setting; ${name}S is"
+done
+
+INSTEAD=() # what smoke takes in the place of the paper's lists, to be said
+stands_in() { # stands_in LIST PATTERN SMALLER: smoke's list for one that is the paper's, as the pattern knows; one's own stays
+    if [[ ${!1:-} =~ ^([[:space:]]*$2)+[[:space:]]*$ ]]; then
+        INSTEAD+=("PROFILE=smoke: $3 stands in for $1='${!1//$'\n'/ }'")
+        printf -v "$1" %s "$3"
+    fi
+}
 
 case $PROFILE in
 paper) # section 4: 182 epochs, the extreme ticket
@@ -35,17 +46,19 @@ short) # the same stages in hours on a CPU: short trainings, a ticket of 26% at 
     TICKET=${TICKET:---rate 0.2 --pruning_times 6}
     TRIGGERS_PER_BATCH=${TRIGGERS_PER_BATCH:-16} # 2 in so few steps are hardly learnt
     ;;
-smoke) # minutes on 2 cores: one network on the embedded digits stands for all; the lists are replaced, not to be set
+smoke) # minutes on 2 cores: one network on the embedded digits stands for the paper's
     EPOCHS=${EPOCHS:-12}
     TICKET=${TICKET:---rate 0.5 --pruning_times 2}
     TRIGGERS_PER_BATCH=${TRIGGERS_PER_BATCH:-16}
-    TRIGGER_SET=keyed
-    CELLS=res20s/digits
-    TRANSFERS=digits:digits
-    KEY_RATIOS="0.05 0.2"
+    TRIGGER_SET=${TRIGGER_SET:-keyed}
+    stands_in CELLS 'res(20s|18)/cifar100?' res20s/digits
+    stands_in TRANSFERS 'cifar100?:cifar100?' digits:digits
+    stands_in KEY_RATIOS '0[.]01 0[.]05 0[.]1 0[.]2' "0.05 0.2"
     ;;
 *) refuse "PROFILE=$PROFILE: must be paper, short or smoke" ;;
 esac
+
+TRIGGER_SET=${TRIGGER_SET:-adi} # adi: the published set; keyed: one's own, its key in $RUNS/trigger.key; folder
 
 # the paper does not say how it fine-tunes, but "for all experiments, we follow the same (re-)training and testing protocol"
 FINETUNING=${FINETUNING:---epochs $EPOCHS --lr 0.1}
@@ -127,8 +140,10 @@ triggers() { # triggers: sets TRIGGERS to the flags that name the trigger set
     if [ "$TRIGGER_SET" != keyed ] && [ -n "$TRIGGER_DIR" ]; then TRIGGERS+=(--trigger_dir "$TRIGGER_DIR"); fi
 }
 
-launch() { # launch NAME: makes the plan, runs it, then shows table or figure NAME
+launch() { # launch NAME: makes the plan, runs it, then shows table or figure NAME, or of another name all that was run
     local lines code=0 shown=0
+    [[ $# -eq 1 && $1 =~ ^[[:alnum:]_]+$ ]] ||
+        refuse "launch '$*': needs one name of letters, digits and _: a table's or figure's, or another, and all that was run is shown"
     set +e # the plan itself stops at its first failure, which it would not within || or if
     lines=$(set -e; plan)
     code=$?
@@ -139,9 +154,11 @@ launch() { # launch NAME: makes the plan, runs it, then shows table or figure NA
     fi
     grep -q '^[^#]' <<<"$lines" || refuse "plan holds no command; see its stages and lists"
     if [ "$LAUNCH" = print ]; then
+        [ ${#INSTEAD[@]} -eq 0 ] || printf '# %s\n' "${INSTEAD[@]}"
         awk '/^#/ || !seen[$0]++' <<<"$lines"
         return
     fi
+    [ ${#INSTEAD[@]} -eq 0 ] || printf '%s\n' "${INSTEAD[@]}" >&2
     # shellcheck disable=SC2086
     python scripts/launch.py --launch "$LAUNCH" --jobs "$JOBS" --logs "$RUNS/logs" $LAUNCH_FLAGS <<<"$lines" || code=$?
     # what failed is an empty cell; where nothing is there, the launcher has said why

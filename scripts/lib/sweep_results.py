@@ -1,5 +1,6 @@
 """What a sweep of the paper's tables has run: results by network, data set, seed and stage."""
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -82,6 +83,16 @@ class Sweep:
         found = {self.cell_of(seed) for seed in self.seeds() if any(seed.glob(f"{stage}/result.json"))}
         theirs = [cell for cell in published if "/" in cell]
         return [*theirs, *sorted(found - set(theirs))]
+
+    def test_pictures(self) -> list[int]:
+        """How many pictures accuracies are of, as far as the runs say; of n of them one is worth 100 / n points."""
+        from utils import checkpoint
+
+        found = set()
+        for record in (path for seed in self.seeds() for path in seed.glob("**/run.json")):
+            with contextlib.suppress(UserError, KeyError, TypeError):  # a damaged one is not missed here
+                found.add(int(checkpoint.load_json(record)["arguments"]["test pictures"]))
+        return sorted(found)
 
     def cell_of(self, seed: Path) -> str:
         """The cell (NETWORK/DATASET) of a seed's folder."""

@@ -39,14 +39,25 @@ class Table:
             column: value for measure, (theirs, ours) in zip(self.measures, values)
             for column, value in (texts_of if texts else numbers_of)(measure, theirs, ours).items()} for labels, values in self.rows]
 
-    def markdown(self) -> str:
-        """As it is shown: without the paper's numbers and differences of what the paper does not have."""
-        rows = self.columns(texts=True)
+    def shown(self, all_rows: bool = False) -> tuple[list[str], list[list[str]]]:
+        """(columns, rows) as they are shown: what was run, with `all_rows` also what only the paper has; without the paper's
+        numbers and differences where it has none."""
+        pairs = list(zip(self.rows, self.columns(texts=True)))
+        rows = [row for (_, values), row in pairs if any(ours for _, ours in values)]
+        rows += [row for _, row in pairs if row not in rows] if all_rows else []
         always = (*self.labels, *(measure.name for measure in self.measures))
-        columns = [column for column in (rows[0] if rows else self.labels)
+        columns = [column for column in (rows[0] if rows else always)
                    if column in always or any(row[column] for row in rows)]
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in (
-            columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)))
+        return columns, [[row[column] for column in columns] for row in rows]
+
+    def markdown(self, all_rows: bool = False) -> str:
+        """Of `shown`; of a table of which nothing was run, words."""
+        columns, rows = self.shown(all_rows)
+        return markdown(columns, rows) if rows else "Not run."
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *rows))
 
 
 def numbers_of(measure: Measure, theirs: Any, ours: list) -> dict[str, Any]:
