@@ -15,7 +15,8 @@ Writes claim.json, which only the owner may see until there is a dispute, and co
 be published at once, where its time can be shown. With --checkpoint the claim is tried on the owner's own model first:
 what does not show there is refused. The target accuracy is that model's, or --fidelity. docs/verification.md tells how to
 publish a commitment, and what a claim proves; main_verify.py checks it. With --timestamp or --opentimestamps others date the
-commitment (docs/dates.md).
+commitment (docs/dates.md). With --sign the same command makes the same claim again, also where claim.json is lost and
+--save_dir holds the published commitment.json; docs/what_to_keep.md says what each loss costs, and --bundle sorts the files.
 """
 
 import os
@@ -29,6 +30,7 @@ if __name__ == "__main__":  # a fault before main() must not end with 1, which i
 from datasets import DATASETS
 from models import ARCHITECTURES
 from ownership import SCHEMES, in_a_row
+from ownership.claims.bundle import PARTS, README, README_BEGINS
 from utils import cli
 
 
@@ -41,6 +43,9 @@ def parse_args(argv: Sequence[str] | None):
                         help="sign the commitment with this private key (default: not signed)")
     parser.add_argument("--save_dir", type=cli.Output(files={}), default=None, metavar="DIR",
                         help="claim.json and commitment.json go there; never over others")
+
+    parser.add_argument("--bundle", type=cli.Output(files=dict.fromkeys(PARTS, None) | {README: README_BEGINS}), default=None, metavar="DIR",
+                        help="copy all files that the claim is made of there: secret/, public/ and hand_out/, with a README.txt")
 
     group = parser.add_argument_group("what is claimed")
     group.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="network")
@@ -61,7 +66,7 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     args, claimed = parser.parse_args(argv), [name.lower() for name in SCHEMES]
     if args.new_owner_key is not None:
-        for flag in ("owner", "sign", "save_dir", "timestamp", "opentimestamps", *claimed):
+        for flag in ("owner", "sign", "save_dir", "bundle", "timestamp", "opentimestamps", *claimed):
             if getattr(args, flag) is not None:
                 parser.error(f"argument --new_owner_key: makes the key and nothing else; leave out --{flag}")
         return args
@@ -96,9 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         public = commitment.new_owner_key(args.new_owner_key)
         print(f"private key: {args.new_owner_key} (secret: whoever has it signs as you)\npublic key:  {public.hex()}")
         return cli.EXIT_OK
-    commitment.check_is_free(args.save_dir)  # before anything is measured
     with cli.named("--sign"):
         owner_key = commitment.read_owner_key(args.sign) if args.sign else None
+    earlier = commitment.made_before(args.save_dir, owner_key)  # before anything is measured
     parts = {name: scheme.claim.make(args) for name, scheme in SCHEMES.items() if getattr(args, name.lower()) is not None}
 
     data, fidelity, accuracy = None, None, None
@@ -120,34 +125,60 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     public = None if owner_key is None else owner_key.public_key().public_bytes_raw().hex()
     claim = owner_claim.OwnerClaim(args.owner, public, args.arch, fidelity, parts)
-    fields = owner_claim.to_fields(claim)
-    if owner_claim.from_fields(fields, "the claim") != claim:  # main_verify.py must not refuse what was published
+    claim_format = owner_claim.format_of(earlier.leaves) if earlier else owner_claim.newest_format()
+    fields = owner_claim.to_fields(claim, claim_format)
+    if owner_claim.from_fields(fields, "the claim", claim_format) != claim:  # main_verify.py must not refuse what was published
         raise AssertionError("a claim does not come back as it was written")
     if args.checkpoint:
         for line in try_on_own_model(args, claim):
             print(line)
-    private = commitment.salted(fields, owner_claim.newest_format())
-    public_part = commitment.commit(private, owner_key)
+    label = earlier.label if earlier else commitment.new_label() if owner_key else None
+    private = commitment.salted(fields, claim_format, owner_key, label)
+    public_part = commitment.commit(private, owner_key, label)
+    if earlier and (changed := commitment.changed_fields(private, earlier)):
+        raise UserError(f"--save_dir {args.save_dir}: holds {commitment.COMMITMENT_FILE} of another claim, which differs in "
+                        f"{commitment.in_words(changed)}; give what that one was made from, or name another folder")
     claim_path, commitment_path = commitment.write(args.save_dir, private, public_part)
     print(f"claims:     {', '.join(claimed(claim))}"
           + (f"; accuracy {fidelity.target:.2f}% - {fidelity.tolerance:g}" if fidelity else "")
           + f"\nroot:       {public_part.root.hex()}\nsigned by:  {public or 'nobody'}\n"
-          f"claim:      {claim_path} (keep it, and keep it to yourself)\ncommitment: {commitment_path} (publish it now)")
-    date(args, commitment_path, public_part.root)
+          f"claim:      {claim_path} (secret: " + ("without it the commitment proves nothing, so keep two copies" if owner_key is None else
+                                                   "keep two copies of it and of all keys; lost, the same command makes it again") + ")\n"
+          f"commitment: {commitment_path}" + (" (as it was made before)" if earlier else ""))
+    dates = date(args, commitment_path, public_part.root)
+    if args.bundle:
+        write_bundle(args, claim_path, [commitment_path, *dates])
+        print(f"bundle:     {args.bundle} (docs/what_to_keep.md)")
+    print(f"to publish now: {' and '.join(map(str, [commitment_path, *dates]))}, nothing else of {args.save_dir}")
     return cli.EXIT_OK
 
 
-def date(args, commitment_path, root) -> None:
-    """Have the commitment dated as the flags ask. Raises UserError, saying that the claim is made, where that fails."""
+def date(args, commitment_path, root):
+    """Have the commitment dated as the flags ask, but for dates that are there; paths of all that are. Raises UserError, saying that
+    the claim is made, where that fails."""
     from ownership.claims import timestamps
     from utils.errors import UserError
 
+    files = [commitment_path.with_name(name) for name in (timestamps.TOKEN_FILE, timestamps.PROOF_FILE)]
+    asked = [None if path.exists() else address for path, address in zip(files, (args.timestamp, args.opentimestamps))]
     try:
-        for path in timestamps.stamp(commitment_path, root, args.timestamp, args.opentimestamps):
-            print(f"dated:      {path} (publish it with the commitment)")
+        timestamps.stamp(commitment_path, root, *asked)
     except UserError as error:
         raise UserError(f"{error}. Claim and commitment are written, undated; date them with scripts/add_timestamp.py "
                         f"{commitment_path}") from None
+    return [path for path in files if path.exists()]
+
+
+def write_bundle(args, claim_path, public) -> None:
+    """Sort what was given and what was made by who may have it."""
+    from ownership.claims import bundle
+
+    sorted_files = {"secret": [claim_path, args.sign], "public": public, "hand_out": [args.checkpoint]}
+    for name, scheme in SCHEMES.items():
+        if getattr(args, name.lower()) is not None:
+            for flag, part in scheme.flags.BUNDLED.items():
+                sorted_files[part].append(getattr(args, flag))
+    bundle.write(args.bundle, {part: [path for path in paths if path is not None] for part, paths in sorted_files.items()})
 
 
 def try_on_own_model(args, claim) -> list[str]:

@@ -1,6 +1,8 @@
 """Public commitments to private claims: what an owner can publish today to show later what was claimed today.
 
-A claim is a table of fields, JSON values by name. Each field has a random salt of its own; its *leaf* is the SHA-256 of name,
+A claim is a table of fields, JSON values by name. Each field has a salt of its own, which nobody else can know: random, or of a
+signed claim what HMAC makes of the owner's private key, a public label that each commitment has of its own, and the field's name,
+so that the same claim can be made again. Its *leaf* is the SHA-256 of name,
 salt and value, and the *root* the SHA-256 of all leaves. The public file holds leaves and root, and the owner's Ed25519
 signature of the root if there is one: without the salts it says nothing about the values, not even which are alike. The
 private file holds values and salts, which open it. Both are read from strangers: sizes are bounded before anything is read, and
@@ -8,6 +10,7 @@ a file that is not, byte for byte, what `write` would write is refused.
 """
 
 import hashlib
+import hmac
 import json
 import re
 import secrets
@@ -22,7 +25,7 @@ from utils.errors import UserError
 
 CLAIM, COMMITMENT = "lottery-ownership-claim", "lottery-ownership-commitment"  # of a format /1, /2 and so on
 DOMAIN = "lottery-verification"  # no digest or signature made for another purpose can be taken for one of these
-SALT_BYTES = 32
+SALT_BYTES, LABEL_BYTES = 32, 16
 MAX_BYTES = 1 << 20  # of either file; a claim has a few thousand
 MAX_KEY_BYTES = 1 << 16
 FIELD_PRIME = (1 << 255) - 19  # of Ed25519's coordinates
@@ -38,7 +41,7 @@ class Refused(UserError):
 
 @dataclass(frozen=True)
 class SaltedClaim:
-    """The private part. values: field -> JSON value; salts: field -> SALT_BYTES random bytes. format: its number, which says
+    """The private part. values: field -> JSON value; salts: field -> SALT_BYTES bytes. format: its number, which says
     what fields there are (`ownership.claims.owner_claim`)."""
 
     values: dict[str, Any]
@@ -53,11 +56,13 @@ class SaltedClaim:
 
 @dataclass(frozen=True)
 class Commitment:
-    """The public part. leaves: field -> 32 bytes. owner_key, signature: Ed25519, 32 and 64 bytes, or both None."""
+    """The public part. leaves: field -> 32 bytes. owner_key, signature: Ed25519, 32 and 64 bytes, or both None. label: LABEL_BYTES
+    bytes that the salts follow from, None where they are random."""
 
     leaves: dict[str, bytes]
     owner_key: bytes | None = None
     signature: bytes | None = None
+    label: bytes | None = None
 
     @property
     def root(self) -> bytes:
@@ -86,9 +91,18 @@ def root_of(leaves: Mapping[str, bytes]) -> bytes:
     return _digest("root", *(part for name in sorted(leaves) for part in (name.encode("utf-8"), leaves[name])))
 
 
-def salted(values: Mapping[str, Any], claim_format: int = 1) -> SaltedClaim:
-    """A claim with fresh salts."""
-    return SaltedClaim(dict(values), {name: secrets.token_bytes(SALT_BYTES) for name in values}, claim_format)
+def salted(values: Mapping[str, Any], claim_format: int = 1, owner_key=None, label: bytes | None = None) -> SaltedClaim:
+    """A claim with fresh salts; with the owner's private key and a label (see `new_label`) with those that follow from both."""
+    if label is None:
+        return SaltedClaim(dict(values), {name: secrets.token_bytes(SALT_BYTES) for name in values}, claim_format)
+    key = owner_key.private_bytes_raw()
+    return SaltedClaim(dict(values), {name: hmac.digest(key, _digest("salt", label, name.encode("utf-8")), "sha256")
+                                      for name in values}, claim_format)
+
+
+def new_label() -> bytes:
+    """A commitment's own: with another one's, equal fields of two claims would have equal leaves, and all could see it."""
+    return secrets.token_bytes(LABEL_BYTES)
 
 
 # --- signatures -------------------------------------------------------------------------------------------------------
@@ -126,12 +140,12 @@ def read_owner_key(path: str | Path):
     return key
 
 
-def commit(claim: SaltedClaim, owner_key=None) -> Commitment:
-    """The public part of a claim, signed where there is a private key (see `read_owner_key`)."""
+def commit(claim: SaltedClaim, owner_key=None, label: bytes | None = None) -> Commitment:
+    """The public part of a claim, signed where there is a private key (see `read_owner_key`). label: the salts', if they have one."""
     leaves = claim.leaves()
     if owner_key is None:
         return Commitment(leaves)
-    return Commitment(leaves, owner_key.public_key().public_bytes_raw(), owner_key.sign(_signed_message(root_of(leaves))))
+    return Commitment(leaves, owner_key.public_key().public_bytes_raw(), owner_key.sign(_signed_message(root_of(leaves))), label)
 
 
 def _signed_message(root: bytes) -> bytes:
@@ -172,26 +186,41 @@ def _private_content(claim: SaltedClaim) -> dict[str, Any]:
 def _public_content(commitment: Commitment) -> dict[str, Any]:
     signed = {} if commitment.signature is None else {"owner_key": commitment.owner_key.hex(),
                                                       "signature": commitment.signature.hex()}
-    return {"format": f"{COMMITMENT}/1", "root": commitment.root.hex(), **signed,
+    labelled = {} if commitment.label is None else {"label": commitment.label.hex()}
+    return {"format": f"{COMMITMENT}/{2 if labelled else 1}", "root": commitment.root.hex(), **signed, **labelled,
             "leaves": {name: leaf.hex() for name, leaf in commitment.leaves.items()}}
 
 
-def check_is_free(folder: str | Path) -> None:
-    """Raise UserError where `write` would: one of the two is there already, as what was committed to once must stay; or the
-    folder can't be one."""
+def made_before(folder: str | Path, owner_key=None) -> Commitment | None:
+    """The commitment in a folder where a claim is to be written, for which it is then made again; None for a folder without one.
+
+    Raises:
+        UserError: a claim or a commitment is there that the owner's key can't make again, as what was committed to once must stay;
+            or the folder can't be one.
+    """
     checkpoint.check_can_be_folder(folder, "--save_dir")
-    for name in (COMMITMENT_FILE, CLAIM_FILE):
-        if (Path(folder) / name).exists():
-            raise UserError(f"--save_dir {folder}: holds {name} already; name another folder")
+    there = [name for name in (COMMITMENT_FILE, CLAIM_FILE) if (Path(folder) / name).exists()]
+    if COMMITMENT_FILE in there and owner_key is not None:
+        earlier = read_commitment(Path(folder) / COMMITMENT_FILE)
+        if earlier.label is not None and earlier.owner_key == owner_key.public_key().public_bytes_raw():
+            return earlier
+    if there:
+        raise UserError(f"--save_dir {folder}: holds {there[0]} already; name another folder")
+    return None
 
 
 def write(folder: str | Path, claim: SaltedClaim, commitment: Commitment) -> tuple[Path, Path]:
-    """Write both parts, the private one readable by its owner alone, and return their paths. Raises UserError as
-    `check_is_free`."""
-    check_is_free(folder)
+    """Write both parts, the private one readable by its owner alone, and return their paths. What is there already stays. Raises
+    UserError where that is something else."""
     private, public = Path(folder) / CLAIM_FILE, Path(folder) / COMMITMENT_FILE
-    checkpoint.write_secret(private, _text(_private_content(claim)), "--save_dir")
-    checkpoint.write_atomic(public, lambda file: file.write(_text(_public_content(commitment))))
+    texts = {public: _text(_public_content(commitment)), private: _text(_private_content(claim))}
+    for path, text in texts.items():
+        if path.exists() and _read_bounded(path, MAX_BYTES) != text:
+            raise UserError(f"--save_dir {folder}: holds another {path.name} already; name another folder")
+    if not public.exists():  # first, for the label in it: after a kill, the same command goes on with it
+        checkpoint.write_atomic(public, lambda file: file.write(texts[public]))
+    if not private.exists():
+        checkpoint.write_secret(private, texts[private], "--save_dir")
     return private, public
 
 
@@ -215,14 +244,15 @@ def read_claim(path: str | Path) -> tuple[SaltedClaim, bytes]:
 
 def read_commitment(path: str | Path) -> Commitment:
     """Read the public part and check root and signature. Raises Refused for a file that is none, or was changed."""
-    content, raw = _read_json(path, COMMITMENT, {"leaves"}, {"owner_key", "signature"})
+    content, raw = _read_json(path, COMMITMENT, {"leaves"}, {"owner_key", "signature", "label"})
     leaves = {name: _bytes(path, f"leaf of {shortened(name)}", leaf, 32) for name, leaf in content["leaves"].items()}
     if ("owner_key" in content) != ("signature" in content):
         raise Refused(f"{path}: must hold both 'owner_key' and 'signature', or neither")
     commitment = Commitment(leaves)
     if "signature" in content:
         commitment = Commitment(leaves, _bytes(path, "'owner_key'", content["owner_key"], 32),
-                                _bytes(path, "'signature'", content["signature"], 64))
+                                _bytes(path, "'signature'", content["signature"], 64),
+                                _bytes(path, "'label'", content["label"], LABEL_BYTES) if "label" in content else None)
     try:
         root = commitment.root.hex()
     except ValueError as error:
@@ -299,7 +329,7 @@ def _read_json(path: str | Path, kind: str, tables: set[str],
         content = checkpoint.parse_json(raw)
     except ValueError as error:
         raise Refused(f"{path}: not a JSON file that can be read ({error})") from None
-    numbers = "[1-9][0-9]?" if kind == CLAIM else "1"  # of a claim's, what is known is for the reader of its fields to say
+    numbers = "[1-9][0-9]?" if kind == CLAIM else "[12]"  # of a claim's, what is known is for the reader of its fields to say
     if not isinstance(content, dict) or not re.fullmatch(f"{kind}/{numbers}", str(content.get("format"))):
         raise Refused(f"{path}: 'format' is not '{kind}/1'; make_claim.py writes {CLAIM_FILE} and {COMMITMENT_FILE}")
     must = {"format", "root", *tables}

@@ -6,7 +6,7 @@ format is written, all are read: a commitment that was published must open for e
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,11 @@ def formats() -> dict[int, dict[str, dataclasses.Field]]:
 def newest_format() -> int:
     """The one that is written."""
     return max(formats())
+
+
+def format_of(names: Collection[str]) -> int:
+    """The one that has just these fields; the newest where none has."""
+    return next((number for number, fields in formats().items() if fields.keys() == set(names)), newest_format())
 
 
 def to_fields(claim: OwnerClaim, claim_format: int | None = None) -> dict[str, Any]:

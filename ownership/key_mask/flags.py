@@ -4,6 +4,8 @@ from utils import cli
 
 # flags of a file each, and the field of the claim that names it
 PROOFS = {"key": "key_sha256", "merged": "ticket_mask_sha256"}
+# flags of a claim's files or folders, and the part of a bundle where they go
+BUNDLED = {"v1": "hand_out", "key": "secret"}
 
 
 def add_claim_flags(group) -> None:

@@ -3,6 +3,8 @@
 from utils import cli
 
 PROOFS: dict[str, str] = {}  # the claim says all
+# flags of a claim's files or folders, and the part of a bundle where they go
+BUNDLED = {"v2": "secret"}
 
 
 def add_claim_flags(group) -> None:

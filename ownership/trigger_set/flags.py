@@ -4,6 +4,8 @@ from utils import cli
 
 # flags of a file or folder each, and the field of the claim that names it
 PROOFS = {"trigger_dir": "sha256", "trigger_key": "sha256"}
+# flags of a claim's files or folders, and the part of a bundle where they go
+BUNDLED = {"v3": "secret", "trigger_key": "secret"}
 
 
 def add_claim_flags(group) -> None:
