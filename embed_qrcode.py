@@ -20,6 +20,7 @@ layer before and after, and prints the commands that train the signed ticket and
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 if __name__ == "__main__":  # a fault before main() must not end with 1, which is a verdict
     sys.excepthook = lambda *fault: os._exit(sys.__excepthook__(*fault) or 3)
@@ -105,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import numpy as np
 
     from models import build_model
-    from ownership.qr_code.claim import MAX_VERSION, CodeClaim, write_claim
+    from ownership.qr_code.claim import MAX_VERSION, CodeClaim, read_claim, write_claim
     from ownership.qr_code.readers import write_code
     from pruner import tickets
     from pruner.qr_code import geometry as qr_code
@@ -130,6 +131,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     signed = embed(mask, signature, regions, random)
 
     files = SignatureFiles(args.save_dir, args.arch, args.dataset, region.layer)
+    for path in files.others(region.layer):
+        if read_claim(path).signature != signature:
+            raise UserError(f"--save_dir {args.save_dir}: {path.name} is of another signature; name another folder, so that *.claim.json "
+                            "there means one")
     if files.masks.exists() and not files.claim.exists() and not args.force:
         raise UserError(f"{files.masks}: is there without {files.claim.name}, so it may be another signature's; name another "
                         "--save_dir, or give --force to write over it")
@@ -150,6 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                                 (region.start_x, region.start_y, code_format.size), files.before_and_after)
 
     before, after = occupancy(mask[region.layer]), occupancy(signed[region.layer])
+    beside = sorted(Path(args.mask_dir).parent.glob("epoch_*.pth.tar"))  # what main_imp.py rewound to
     moved = sum(int((signed[name] & ~mask[name]).sum()) for name in mask)
     print(f"code:    version {code_format.version}-{code_format.error_correction} ({code_format.size}x{code_format.size}, "
           f"{qr_code.data_modules(code_format.version).sum()} data modules), mask pattern {code_format.mask_pattern}\n"
@@ -159,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
           f"({signed.nonzeros}); {moved} weights moved; occupied kernels of the layer {before.sum()} -> {after.sum()}\n"
           f"masks:   {files.masks}\nclaim:   {files.claim}\npicture: {files.before_and_after}\ncode:    {files.code}\n\n"
           f"next: python main_eval_all.py --arch {args.arch} --mask_dir {files.masks} --type identity "
-          "--pretrained <rewinding weights> --dataset <name> --data <folder> --save_dir <run>\n"
+          f"--pretrained {beside[0] if beside else '<rewinding weights>'} --dataset {args.dataset} --data <folder> --save_dir <run>\n"
           f"      python extract_qrcode.py --arch {args.arch} --claim {files.claim} --checkpoint <run>/model_best.pth.tar\n"
           f"to hand out: {files.masks} or the model trained from it, nothing else of {args.save_dir}")
     return cli.EXIT_OK

@@ -40,7 +40,9 @@ The same command goes on where it was killed, fine-tuning after its last epoch; 
 """
 
 import os
+import re
 import sys
+from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,7 +59,8 @@ from utils import cli
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("attack", choices=sorted(ATTACKS),
-                        help="; ".join(f"{name}: {attack.help}" for name, attack in ATTACKS.items()))
+                        help="; ".join(f"{', '.join(name for name in ATTACKS if ATTACKS[name] is attack)}: {attack.help}"
+                                       for attack in dict.fromkeys(ATTACKS.values())))
     parser.add_argument("--checkpoint", type=cli.path, required=True, metavar="FILE",
                         help="the stolen model; with --no_accuracy a mask file will do")
     parser.add_argument("--no_accuracy", action="store_true", help="leave out the accuracy: no pictures are needed")
@@ -82,10 +85,26 @@ def parse_args(argv: Sequence[str] | None):
     group = parser.add_argument_group("how")  # each attack with its flags is one entry in attacks/__init__.py
     for flag, takers in own_flags().items():
         group.add_argument(f"--{flag.name}", help=f"{takers}: {flag.help}", **flag.words)
+    show_flags_of(next((word for word in (sys.argv[1:] if argv is None else argv) if word in ATTACKS), None), parser)
     args = parser.parse_args(argv)
     cli.check_trigger_flags(parser, args, TRIGGER_SETS)
     check_own_flags(parser, args)
     return args
+
+
+def show_flags_of(attack: str | None, parser: cli.ArgumentParser) -> None:
+    """Let the help of an attack that is named show what that one takes, and its examples, alone."""
+    if attack is None:
+        return
+    taken = {*ATTACKS[attack].settings, *(flag for forgery in FORGERIES.values() if attack == "forge" for flag in forgery.settings)}
+    foreign = {flag for entry in (*ATTACKS.values(), *FORGERIES.values()) for flag in entry.settings} - taken
+    foreign |= {"level", "sweep"} if ATTACKS[attack].level is None else set()
+    for action in parser._actions:
+        if action.dest in foreign:
+            action.help = SUPPRESS
+    examples = re.findall(r"(?:^    #.*\n)*^    python (?:.*\\\n)*.*\n", __doc__, re.MULTILINE)
+    own = [example for example in examples if f"main_attack.py {attack} " in example]
+    parser.description = f"{attack} {ATTACKS[attack].help}.\n\n{''.join(own)}"
 
 
 def check_own_flags(parser: cli.ArgumentParser, args) -> None:
@@ -157,8 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             attacking.write(args, level, thief.victim, attacked, columns, reading, files)
         rows.append(attacking.read_result(files.result))
         print(in_words(rows[-1], claim), flush=True)
-    written = {"model": whole.model} if args.sweep is None else attacking.write_sweep(args, levels, rows, thief, has_picture,
-                                                                                                whole)
+    written = {"model": whole.model} if args.sweep is None else attacking.write_sweep(args, thief, has_picture, whole)
     for name, path in written.items():
         print(f"{name + ':':<7}{path}")
     return cli.EXIT_OK

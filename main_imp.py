@@ -118,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     dense, ticket = rounds[0], [done for done in rounds if done.kept][-1]
     plots.accuracy_by_density([100 * done.density for done in rounds], [done.test_acc for done in rounds],
                               [done.kept for done in rounds], dense.test_acc,
-                              args.match_tolerance if args.extreme else None, files.rounds_plot)
+                              args.match_tolerance if args.extreme else None, len(experiment.data.test),
+                              f"{ARCHITECTURES[args.arch].title} on {DATASETS[args.dataset].title}, seed {args.seed}", files.rounds_plot)
     checkpoint.save_json({
         "dense_acc": dense.test_acc, "ticket_acc": ticket.test_acc, "density": ticket.density,
         "nonzeros": ticket.nonzeros, "rates": schedule.rates, "rounds_per_rate": schedule.counts,

@@ -162,7 +162,8 @@ def date(args, commitment_path, root):
     files = [commitment_path.with_name(name) for name in (timestamps.TOKEN_FILE, timestamps.PROOF_FILE)]
     asked = [None if path.exists() else address for path, address in zip(files, (args.timestamp, args.opentimestamps))]
     try:
-        timestamps.stamp(commitment_path, root, *asked)
+        for path in timestamps.stamp(commitment_path, root, *asked):
+            print(f"dated:      {path} (publish it with the commitment)")
     except UserError as error:
         raise UserError(f"{error}. Claim and commitment are written, undated; date them with scripts/add_timestamp.py "
                         f"{commitment_path}") from None

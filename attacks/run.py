@@ -16,10 +16,10 @@ from attacks.locate import locate
 from attacks.noise import NewWeights
 from attacks.forgeries.second_claim import SecondClaim
 from attacks.victim import Victim, class_count, read_victim
-from datasets import load_triggers
+from datasets import DATASETS, load_triggers
 from datasets.decoding import read_rgb
 from datasets.trigger import TriggerSet, following
-from models import build_model
+from models import ARCHITECTURES, build_model
 from models.fitting import fitted
 from ownership.claims import owner_claim
 from ownership.claims.case import checks_of
@@ -34,7 +34,7 @@ from pruner.masks import Mask
 from utils import checkpoint, plots
 from utils.engine import Engine, Trained
 from utils.errors import UserError
-from utils.results import Result
+from utils.results import Result, is_read, who_reads
 from utils.run_dir import AttackFiles
 
 
@@ -178,7 +178,7 @@ def refuse_impossible(args: argparse.Namespace, level: float | None, thief: Thie
 
 def recorded(args: argparse.Namespace, thief: Thief) -> dict[str, Any]:
     """What a run directory is held to: files by their contents; not the levels, each of which stands for itself."""
-    own = {name: value for name, value in vars(args).items() if name not in ("sweep", "checkpoint", "claim")}
+    own = {name: value for name, value in vars(args).items() if name != "sweep"}
     return {**own, "checkpoint (sha256)": checkpoint.sha256(args.checkpoint),
             "claim (sha256)": checkpoint.sha256(args.claim) if args.claim else None,
             **(thief.experiment.fingerprints() if thief.experiment else {})}
@@ -332,24 +332,32 @@ def size(mask: Mask) -> dict[str, float]:
     return {"nonzeros": mask.nonzeros, "entries": mask.entries, "density": mask.density}
 
 
-def write_sweep(args: argparse.Namespace, levels: Sequence[float], rows: Sequence[Mapping[str, Any]], thief: Thief,
-                has_picture: bool, files: AttackFiles) -> dict[str, Path]:
-    """Write a sweep's table, with pictures its plot, and where there is a mark to see how the owner sees it.
+def write_sweep(args: argparse.Namespace, thief: Thief, has_picture: bool, files: AttackFiles) -> dict[str, Path]:
+    """Write a sweep's table, with pictures its plot, and where there is a mark to see how the owner sees it; of all levels in the
+    folder, whichever call did them.
 
-    Args:
-        levels, rows: what was done, and its results in the same order.
     Returns:
         name -> file, in the order above.
     """
+    levels = files.levels()
+    rows = [read_result(files.level(level).result) for level in levels]
     checkpoint.save_csv(rows, list(dict.fromkeys(column for row in rows for column in row)), files.table)
     written = {"table": files.table}
     if thief.experiment:
-        settings = ", ".join(f"{name} {getattr(args, name)}" for name in (*ATTACKS[args.attack].settings, "seed"))
         curves = {name: [row[f"{name}_acc"] for row in rows] for name in ("val", "test", *thief.experiment.data.probes)}
-        plots.accuracy_by_level(levels, curves, f"{args.attack}: {settings}", "level, %", files.plot)
+        level, _, _ = ATTACKS[args.attack].level.partition(" (")
+        plots.accuracy_by_level(levels, curves, [is_read(row) for row in rows], in_words(args), f"{level}, %", files.plot)
         written["plot"] = files.plot
     if has_picture:
         plots.row_of_pictures([files.level(level).code for level in levels],
-                              [f"{args.attack} {100 * level:g}%" for level in levels], files.codes)
+                              [f"{100 * level:g}%\n{who_reads(row)}" for level, row in zip(levels, rows)], files.codes)
         written["codes"] = files.codes
     return written
+
+
+def in_words(args: argparse.Namespace) -> str:
+    """What was done to which model, as the title of a picture: two lines."""
+    what, _, _ = ATTACKS[args.attack].help.partition(" (")
+    settings = "".join(f", --{name} {value}" for name in ATTACKS[args.attack].settings if (value := getattr(args, name)) is not False)
+    return (f"{args.attack} {what}\n{ARCHITECTURES[args.arch].title} on {DATASETS[args.dataset].title}, seed {args.seed}"
+            + settings.replace(" True", ""))

@@ -21,9 +21,9 @@ if __name__ == "__main__":  # a fault before main() must not end with 1, which i
     import utils  # noqa: F401  refuses a Python that is too old
 
 from utils import cli
+from utils.results import READ_BY
 
 PAPER = Path(__file__).with_name("paper_numbers.json")
-READ_BY = "read by "
 
 
 def parse_args(argv: Sequence[str] | None):

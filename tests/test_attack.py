@@ -465,8 +465,9 @@ def test_a_sweep_skips_what_is_done_and_resumes(run_main, stolen, synthetic, tmp
     first = (tmp_path / "run/level_0.05/attacked.pth.tar").stat().st_mtime_ns
     kept = (tmp_path / "run/level_0.05/attacked.pth.tar").read_bytes()
     (tmp_path / "run/level_0/result.json").unlink()  # as if killed before the result was written
-    done = run_main(*words, "--sweep", "0,0.05,0.1,0.05")
+    done = run_main(*words, "--sweep", "0,0.1,0")
     assert done.returncode == 0, done.stderr
+    assert re.findall(r"^addon (\S+):", done.stdout, re.MULTILINE) == ["0%", "10%"]  # table and plot have the earlier levels, too
     assert (tmp_path / "run/level_0.05/attacked.pth.tar").stat().st_mtime_ns == first
     with open(tmp_path / "run/attack.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -652,7 +653,8 @@ def test_a_folder_with_another_attack_is_refused(run_main, refused, stolen, tmp_
     content = torch.load(model, weights_only=True)
     content["state_dict"]["fc.bias"] += 1
     torch.save(content, model)
-    assert "checkpoint (sha256)" in refused(run_main(*words, "--level", 0.1))
+    message = refused(run_main(*words, "--level", 0.1))  # the file then and now, and what it held
+    assert re.search(rf"\(--checkpoint {model} \([0-9a-f]{{8}}...\) then, {model} \([0-9a-f]{{8}}...\) now\)", message), message
     assert (tmp_path / "run/result.json").read_bytes() == written
 
 

@@ -137,6 +137,41 @@ def test_unknown_and_abbreviated_flags_are_refused(script, parse, refused):
         assert flag in refused(parse(script, *required(script), flag, "1"))
 
 
+@pytest.mark.parametrize("script, words, told", [
+    ("main_imp.py", "--savedir x", "unrecognized arguments: --savedir; did you mean --save_dir?"),
+    ("main_imp.py", "--save-dir x --epoch=3", "unrecognized arguments: --epoch=3; did you mean --epochs?"),
+    ("main_imp.py", "--save_dir x --dataset CIFAR10", "(docs/extending.md tells how to add one); did you mean cifar10?"),
+    ("main_attack.py", "prun --checkpoint x --save_dir y", "'transform'); did you mean prune?"),
+    ("main_attack.py", "prune --checkpoint x --save_dir y --sweep 0 0.1 0.2",
+     "unrecognized arguments: 0.1 0.2; several values of --sweep are separated by commas"),
+    ("extract_qrcode.py", "--checkpoint x --claim=a.claim.json b.claim.json",
+     "unrecognized arguments: b.claim.json; --claim takes one value, so give one, also where a pattern matches several files"),
+    ("main_imp.py", "--save_dir x --fc y", "unrecognized arguments: y"),
+    ("main_imp.py", "--xyzzy", "unrecognized arguments: --xyzzy")])
+def test_what_was_meant_is_named(script, words, told, parse, refused):
+    assert refused(parse(script, *words.split())).endswith(f"{told}\n")
+
+
+def test_the_help_of_a_named_attack_is_about_it_alone(capsys):
+    def shown(*words) -> set[str]:
+        with pytest.raises(SystemExit) as end:
+            importlib.import_module("main_attack").parse_args([*words, "--help"])
+        assert end.value.code == 0
+        printed.append(capsys.readouterr().out)
+        return set(re.findall(r"^  (--\w+)", printed[-1], re.MULTILINE))
+
+    printed = []
+    everything, prune, finetune, forge = shown(), shown("prune"), shown("finetune"), shown("forge")
+    assert everything > prune | finetune | forge and everything >= {"--noise", "--epochs", "--by"}
+    assert {"--how", "--include_stem", "--level", "--sweep", "--checkpoint", "--claim"} <= prune
+    assert not prune & {"--noise", "--epochs", "--lr", "--by", "--signature", "--free_mask", "--max_name"}
+    assert {"--epochs", "--lr", "--free_mask"} <= finetune and not finetune & {"--level", "--how"}
+    assert {"--by", "--signature", "--budget", "--noise"} <= forge and not forge & {"--how", "--level", "--epochs"}
+    assert set(re.findall(r"python main_attack.py (\w+)", printed[1])) == {"prune"}
+    assert "addon, fake2: opens a share" in " ".join(printed[0].split())
+    assert not re.search(r"default: (\[\]|\(\))?\)", printed[0])
+
+
 @pytest.mark.parametrize("script, flag", FLAGS)
 def test_bad_values_name_their_flag(script, flag, parse, refused):
     action = next(action for action in actions(script) if flag in action.option_strings)

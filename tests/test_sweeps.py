@@ -1087,10 +1087,10 @@ def test_a_sweep_of_ones_own_shows_all_that_was_run(run_main, tmp_path):
     ((True, True, True), "read by all"), ((False, False, False), "read by nobody"),
     ((True, False, True), "read by ZXing,\nordered statistics"), ((False, False, True), "read by ordered statistics")])
 def test_figures_say_who_reads_a_code(able, told):
-    from scripts.lib.figures import readers
+    from utils.results import who_reads
 
     names = ("read by ZXing", "read by zbar", "read by ordered statistics")
-    assert readers({"test_acc": 90.0, **dict(zip(names, able))}) == told
+    assert who_reads({"test_acc": 90.0, **dict(zip(names, able))}) == told
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,9 @@
 
 import argparse
 import contextlib
+import difflib
 import fnmatch
+import itertools
 import os
 import pwd
 import re
@@ -32,7 +34,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     """Keeps the script's docstring as it is written and shows every default that says something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or isinstance(action.default, bool) or action.required:
+        if action.default in (None, (), []) or isinstance(action.default, bool) or action.required:
             return action.help
         if isinstance(action.default, tuple):  # as it is typed
             return f"{action.help} (default: {','.join(map(str, action.default))})"
@@ -43,7 +45,7 @@ class ArgumentParser(argparse.ArgumentParser):
     """argparse with the conventions of this project.
 
     * `--save_dir` and `--save-dir` are the same flag, whichever way it was declared.
-    * Flags can't be abbreviated, so a new flag never changes what an old script meant.
+    * Flags can't be abbreviated, so a new flag never changes what an old script meant; the one that was meant is named.
     * A bad value is one line on stderr and exit code 2.
     * What a script writes (flags of type `Output`) is never what it reads (flags of type `path`), nor written twice, nor a
       secret; and over a file that is not its own it is written with `--force` alone, a flag that then is there by itself.
@@ -64,12 +66,42 @@ class ArgumentParser(argparse.ArgumentParser):
             if name.startswith("--"):
                 token = spelling.get(name.replace("_", "-"), name) + equals + value
             self._tokens.append(token)
+        self._check_flags_are_known()
         parsed, unknown = super().parse_known_args(self._tokens, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._why_too_many(unknown[0])}")
         try:
             self._check_paths(parsed)
         except UserError as error:
             self.error(str(error))
         return parsed, unknown
+
+    def _check_flags_are_known(self) -> None:
+        """Name a mistyped flag, before argparse misses the one that was meant."""
+        flags = list(itertools.takewhile(lambda token: token != "--", self._tokens))
+        for before, token in zip(["", *flags], flags):
+            name = token.partition("=")[0]
+            takes_value = before in self._option_string_actions and self._option_string_actions[before].nargs is None
+            if name.startswith("--") and name not in self._option_string_actions and " " not in token and not takes_value:
+                near = difflib.get_close_matches(name, self._option_string_actions, 1)
+                self.error(f"unrecognized arguments: {token}" + (f"; did you mean {near[0]}?" if near else ""))
+
+    def _why_too_many(self, word: str) -> str:
+        """Which flag took a part of a list, by the first of the words that were left over."""
+        flags = [token for token in self._tokens[:self._tokens.index(word)] if token.partition("=")[0] in self._option_string_actions]
+        action = self._option_string_actions[flags[-1].partition("=")[0]] if flags and not word.startswith("-") else None
+        if action is None or action.nargs == 0:
+            return ""
+        return f"; several values of {flags[-1]} are separated by commas" if getattr(action.type, "separated", False) else \
+            f"; {flags[-1].partition('=')[0]} takes one value, so give one, also where a pattern matches several files"
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            near = difflib.get_close_matches(str(value).casefold(), map(str, action.choices), 1)
+            more = " (docs/extending.md tells how to add one)" if action.dest in ("arch", "dataset") else ""
+            raise argparse.ArgumentError(action, error.message + more + (f"; did you mean {near[0]}?" if near else "")) from None
 
     def _check_paths(self, args: argparse.Namespace) -> None:
         """Raise UserError where something that the flags say is read or kept would be written over."""
@@ -341,6 +373,7 @@ def listed(kind: Callable[[str], float]) -> Callable[[str], tuple]:
     def parse(text: str) -> tuple:
         return tuple(kind(item.strip()) for item in text.split(",") if item.strip())
 
+    parse.separated = True  # by commas, as messages say
     return parse
 
 

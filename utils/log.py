@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import time
 from pathlib import Path
 from typing import TextIO
 
@@ -23,10 +24,10 @@ class Copied:
         return self.stream.write(text)
 
 
-def keep_log(path: Path, heading: str) -> None:
-    """Let what is printed from now on go into the file, too, behind the heading; it is no other run's any more."""
+def keep_log(path: Path, command: str) -> None:
+    """Let what this process prints from now on go into the file, too, behind the command and the time; and into no other one."""
     file = open(path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)
-    file.write(f"{heading}\n")
+    file.write(f"$ {command}   # {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         setattr(sys, name, Copied(stream.stream if isinstance(stream, Copied) else stream, file))

@@ -1,11 +1,27 @@
 """Reading back the tables that runs write as JSON: what is damaged is named, with the mend."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from utils import checkpoint
 from utils.errors import UserError
+
+
+READ_BY = "read by "  # begins the columns that say whether a reader reads the signature
+
+
+def is_read(result: Mapping[str, Any]) -> bool | None:
+    """Whether any reader reads the signature; None where none was asked."""
+    able = [result[column] for column in result if column.startswith(READ_BY)]
+    return any(able) if able else None
+
+
+def who_reads(result: Mapping[str, Any]) -> str:
+    """Who reads the signature, a line each."""
+    asked = {column.removeprefix(READ_BY): result[column] for column in result if column.startswith(READ_BY)}
+    able = [reader for reader, value in asked.items() if value]
+    return "read by all" if asked and len(able) == len(asked) else "read by " + ",\n".join(able or ["nobody"])
 
 
 class Result(dict[str, Any]):

@@ -19,7 +19,7 @@ from utils.locks import Taken, take
 # flags that may differ between a run and its resumption: they say where and how fast, not what (of the pictures and of
 # files given, the contents are compared)
 RUN_ONLY_FLAGS = frozenset({"save_dir", "device", "compile", "ignored", "data", "init", "mask_dir", "pretrained", "key",
-                            "trigger_dir", "trigger_key"})
+                            "trigger_dir", "trigger_key", "checkpoint", "claim"})
 
 
 class TrainingFiles:
@@ -93,7 +93,7 @@ class RunDir(TrainingFiles):
             leftover.unlink(missing_ok=True)
         sessions.append({"command": shlex.join(["python", *sys.argv]), **told, **versions()})
         checkpoint.save_json({"script": script, "arguments": arguments, "sessions": sessions}, self.record)
-        keep_log(self.log, f"$ {sessions[-1]['command']}   # {sessions[-1]['written']}")
+        keep_log(self.log, sessions[-1]["command"])
 
     def _leavings(self) -> list[Path]:
         """What is there of all that runs leave, whichever script's; a signature, or the picture of one that was read, may be
@@ -117,11 +117,20 @@ class RunDir(TrainingFiles):
             grown = name in may_grow and (arguments[name] is None or (isinstance(old[name], int)
                                                                       and arguments[name] >= old[name]))
             if old[name] != arguments[name] and not grown:
-                differ.append(f"--{name} {old[name]} then, {arguments[name]} now")
+                differ.append("{} {} then, {} now".format(*_as_given(name, old, arguments)))
         if differ:
             raise UserError(f"--save_dir {self.folder}: holds a run with other arguments ({', '.join(differ)}); "
                             "give the same ones to resume, or name another folder")
         return before["sessions"]
+
+
+def _as_given(name: str, *arguments: dict[str, Any]) -> list[str]:
+    """An argument as it is called, and its values; of a digest what it is of, and its first digits."""
+    what, is_digest, _ = name.partition(" (sha256)")
+    if not is_digest:
+        return [f"--{name}", *(str(given[name]) for given in arguments)]
+    return [f"--{what}" if what in arguments[-1] else f"the {what}",
+            *(f"{given.get(what) or ''} ({str(given[name])[:8]}...)".strip() for given in arguments)]
 
 
 class RoundFiles(TrainingFiles):
@@ -141,6 +150,11 @@ class SignatureFiles:
         self.claim = Path(folder) / f"{stem}.claim.json"
         self.code = Path(folder) / f"{stem}.code.png"
         self.before_and_after = Path(folder) / f"{stem}.before_after.png"
+
+    def others(self, layer: str) -> list[Path]:
+        """Claims about the same network and data set in other layers."""
+        name = self.claim.name.removesuffix(f"{layer}.claim.json")
+        return sorted(path for path in self.claim.parent.glob("*.claim.json") if path.name.startswith(name) and path != self.claim)
 
 
 class ExtractionFiles:

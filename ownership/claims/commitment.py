@@ -33,6 +33,9 @@ FIELD_PRIME = (1 << 255) - 19  # of Ed25519's coordinates
 _Y_OF_ORDER_8 = int.from_bytes(bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little")
 SMALL_ORDER = frozenset({1, 0, FIELD_PRIME - 1, _Y_OF_ORDER_8, FIELD_PRIME - _Y_OF_ORDER_8})
 CLAIM_FILE, COMMITMENT_FILE = "claim.json", "commitment.json"
+# what is given in the place of one of the two
+OTHER_FILES = {CLAIM: "a claim, no commitment", COMMITMENT: "a commitment, no claim",
+               "lottery-verification-claim": "embed_qrcode.py's claim of one code, which a claim is made from"}
 
 
 class Refused(UserError):
@@ -331,7 +334,9 @@ def _read_json(path: str | Path, kind: str, tables: set[str],
         raise Refused(f"{path}: not a JSON file that can be read ({error})") from None
     numbers = "[1-9][0-9]?" if kind == CLAIM else "[12]"  # of a claim's, what is known is for the reader of its fields to say
     if not isinstance(content, dict) or not re.fullmatch(f"{kind}/{numbers}", str(content.get("format"))):
-        raise Refused(f"{path}: 'format' is not '{kind}/1'; make_claim.py writes {CLAIM_FILE} and {COMMITMENT_FILE}")
+        other = OTHER_FILES.get(str(content.get("format")).rpartition("/")[0]) if isinstance(content, dict) else None
+        raise Refused(f"{path}: " + (f"is {other}" if other else f"'format' is not '{kind}/1'")
+                      + f"; make_claim.py writes {CLAIM_FILE} and {COMMITMENT_FILE}")
     must = {"format", "root", *tables}
     for name in sorted(must - content.keys()):
         raise Refused(f"{path}: lacks {name!r}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from models import ARCHITECTURES
+from ownership.claims.commitment import CLAIM as OWNERS_CLAIM
 from ownership.claims.fields import ClaimPart, field, is_digest, is_text, number, or_none, whole
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.derived_text import NONCE_BYTES, derived_text, length_for
@@ -112,8 +113,12 @@ def write_claim(path: str | Path, claim: CodeClaim, instead_of: CodeClaim | None
 def read_claim(path: str | Path) -> CodeClaim:
     """Read and check a claim file. Raises UserError for anything missing, unknown, of a wrong type or out of range."""
     content = checkpoint.load_json(path)
-    if not isinstance(content, dict) or content.pop("format", None) not in READABLE_FORMATS:
-        raise UserError(f"{path}: not a claim ('format' must be {CLAIM_FORMAT!r}); embed_qrcode.py writes them")
+    claim_format = content.pop("format", None) if isinstance(content, dict) else None
+    if claim_format not in READABLE_FORMATS:
+        why = "is make_claim.py's claim; give the *.claim.json of embed_qrcode.py that it was made from" \
+            if str(claim_format).startswith(f"{OWNERS_CLAIM}/") else \
+            f"not a claim ('format' must be {CLAIM_FORMAT!r}); embed_qrcode.py writes them"
+        raise UserError(f"{path}: {why}")
     return checked_claim(path, content)
 
 

@@ -229,8 +229,11 @@ def embed(mask: Mask, signature: str, regions: Region | Sequence[Region], random
         missing -= _change(list(others.values()), [np.zeros((), dtype=bool)] * len(others), missing, random)
         signed |= {name: torch.from_numpy(other) for name, other in others.items()}
     if missing:
-        raise UserError(f"the ticket has no room to keep its {mask.nonzeros} weights with this code: {missing:+d} of "
-                        f"{mask.entries} can't be placed; take a smaller --version or another layer")
+        room = mask.nonzeros - missing
+        mend = f"so prune the model to {100 * room / mask.entries:.2f}% or less first (main_imp.py, or torch.nn.utils.prune), or" \
+            if missing > 0 else "so"
+        raise UserError(f"the ticket has no room to keep its {mask.nonzeros} weights with this code: {missing:+d} of {mask.entries} can't "
+                        f"be placed. It is {100 * mask.density:.2f}% dense, {mend} take a smaller --version or another layer")
     return Mask({name: signed[name] for name in mask})
 
 

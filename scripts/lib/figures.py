@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from models import ARCHITECTURES
-from scripts.lib.sweep_results import READ_BY, Sweep, measured, percent, split_of
+from scripts.lib.sweep_results import Sweep, measured, percent, split_of
 from utils.errors import UserError
+from utils.results import READ_BY, who_reads
 
 PAPERS_DATA = ("cifar10", "cifar100")
 
@@ -99,7 +100,7 @@ def code_figure(name: str, stage: str, takes: Callable[[str, str], bool] = lambd
                 continue
             for files in pictures.values():
                 sweep.read(read_rgb, files.code)
-            titles = [f"{percent(level)}\n{readers(sweep.result(files.result))}" for level, files in pictures.items()]
+            titles = [f"{percent(level)}\n{who_reads(sweep.result(files.result))}" for level, files in pictures.items()]
             png = figure_file(out, name, cell)
             plots.row_of_pictures([files.code for files in pictures.values()], titles, png)
             keys = ("seed", "level", "test_acc", "code_lost", "code_ones", "code_added", "code_zeros", "p_corrected")
@@ -110,13 +111,6 @@ def code_figure(name: str, stage: str, takes: Callable[[str, str], bool] = lambd
         return made
 
     return draw
-
-
-def readers(result: Mapping[str, Any]) -> str:
-    """Who reads the signature, a line each."""
-    asked = {column.removeprefix(READ_BY): result[column] for column in result if column.startswith(READ_BY)}
-    able = [reader for reader, value in asked.items() if value]
-    return "read by all" if asked and len(able) == len(asked) else "read by " + ",\n".join(able or ["nobody"])
 
 
 def figure_file(out: Path, name: str, cell: str) -> Path:

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.lib.sweep_results import READ_BY
 from utils import checkpoint, cli
 from utils.errors import UserError
+from utils.results import is_read
 from utils.run_dir import AttackFiles, RunDir
 
 COLUMNS = ("folder", "script", "network", "data", "seed", "accuracy", "remaining", "code read", "date", "state")
@@ -38,9 +38,8 @@ def _rows_of_run(tree: Path, record: Path) -> Iterator[dict[str, str]]:
 def _found(result: Mapping[str, Any]) -> dict[str, str]:
     """What a result.json says, as texts."""
     accuracy, density = result.get("test_acc", result.get("ticket_acc")), result.get("density")
-    readers = [result[column] for column in result if column.startswith(READ_BY)]
     return {"accuracy": "" if accuracy is None else f"{accuracy:.2f}%", "remaining": "" if density is None else f"{100 * density:.3f}%",
-            "code read": "" if not readers else "yes" if any(readers) else "no", "state": "done"}
+            "code read": {None: "", True: "yes", False: "no"}[is_read(result)], "state": "done"}
 
 
 def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

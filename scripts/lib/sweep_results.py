@@ -9,8 +9,9 @@ from typing import Any
 from datasets import DATASETS
 from models import ARCHITECTURES
 from utils.errors import UserError
+from utils.results import READ_BY
 
-READ_BY, SOFT = "read by ", "ordered statistics"
+SOFT = "ordered statistics"
 NUMBERS = ("dense_acc", "ticket_acc", "test_acc", "trigger_acc", "density")  # columns of results
 SEED = re.compile("seed(0|[1-9][0-9]*)")  # a backup beside it is none
 

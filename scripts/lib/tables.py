@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import DATASETS
-from scripts.lib.sweep_results import (READ_BY, SOFT, Sweep, accuracy_drop, cell_titles, measured, percent, registered_title, split_of,
-                               trigger_accuracies)
+from scripts.lib.sweep_results import (SOFT, Sweep, accuracy_drop, cell_titles, measured, percent, registered_title, split_of,
+                                       trigger_accuracies)
+from utils.results import READ_BY
 
 MATCHES_WITHIN = 1.0  # points of accuracy (paper, section 3.1)
 
