@@ -49,7 +49,7 @@ def parse_args(argv: Sequence[str] | None):
     parser.add_argument("--checkpoint", type=cli.path, required=True, metavar="FILE", help="the suspect's model, or a mask file")
     parser.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="network")
     parser.add_argument("--save_dir", type=cli.Output(files=WRITES), default="runs/extracted", metavar="DIR",
-                        help="the code as found (code.png) and what was read (extraction.json) go there")
+                        help="the code as found (code.png) and what was read (extraction.json) go there, over those of an earlier call")
     parser.add_argument("--data", "--dataset", dest="ignored", default=None, metavar="X",
                         help="accepted from the paper's command and not needed")
 
@@ -153,6 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"code:    {files.code}")
     if not claim and signature != args.signature:
         print("note:    the text is there in another of Unicode's forms (NFC, NFD), which looks the same")
+    if signature is not None and not match and any(text and text.casefold() == signature.casefold() for text in reading.texts.values()):
+        print("note:    read is a text that differs from the one given in capital letters alone")
     if signature is None:
         print("verdict: a text was read" if match else "verdict: no text was read")
     else:

@@ -113,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     schedule = ExtremeSearch(args.rates, args.max_rounds) if args.extreme \
         else FixedRate(args.rate, args.pruning_times - (args.count == "trainings"))
     total = None if args.extreme else schedule.times
-    rounds = find_ticket(search, schedule, on_round=lambda done: print(describe(done, total), flush=True))
+    before = len(list(files.folder.glob(f"*/{files.round(0).result.name}")))
+    rounds = find_ticket(search, schedule, on_round=lambda done: print(describe(done, total, done.round < before), flush=True))
 
     dense, ticket = rounds[0], [done for done in rounds if done.kept][-1]
     plots.accuracy_by_density([100 * done.density for done in rounds], [done.test_acc for done in rounds],
@@ -141,11 +142,13 @@ def origin(path: str | None, is_there: bool, seed: int) -> str:
     return f"{path} not there: drawn with seed {seed}, written to {path}{near}"
 
 
-def describe(done, total: int | None) -> str:
+def describe(done, total: int | None, done_before: bool) -> str:
     """One line about a finished round, of `total` where that is known."""
     verdict = "dense" if done.round == 0 else ("matches" if done.matched else "does not match") \
         + ("" if done.kept else ", undone")
-    of, left = ("", "") if total is None else (f" of {total}", f"; {(total - done.round) * done.seconds:.0f} s to go at this pace")
+    of = "" if total is None else f" of {total}"
+    left = "; done before" if done_before else \
+        "" if total is None or done.round == total else f"; {(total - done.round) * done.seconds:.0f} s to go at this pace"
     return (f"== round {done.round}{of}: {100 * done.density:.3f}% remaining ({done.nonzeros} weights), "
             f"test {done.test_acc:.2f}% (best val, epoch {done.best_epoch}), {verdict}, {done.seconds:.0f} s{left}")
 

@@ -84,11 +84,14 @@ def load_dataset(name: str, root: str | None = None, image_size: int | None = No
         limit: keep this many training pictures, drawn with `seed`, as evenly over the classes as possible.
     Raises:
         ImageSizeError: a UserError, for a size that they can't have.
-        UserError: the pictures are missing, unreadable, or too few for `limit`; or they are not what training relies on
+        UserError: the pictures are missing, unreadable (whatever the loader says of that), or too few for `limit`; or they are not what training relies on
             (`check_dataset`).
     """
     source = DATASETS[name]
-    dataset = getattr(importlib.import_module(source.module), source.loader)(root, image_size)
+    try:
+        dataset = getattr(importlib.import_module(source.module), source.loader)(root, image_size)
+    except OSError as error:
+        raise UserError(f"--data {error.filename or root}: {error.strerror or error}") from None
     check_dataset(name, dataset)
     return dataset if limit is None else dataset.limited(limit, seed)
 

@@ -5,6 +5,7 @@ All are dicts written by `torch.save`. Tensors stand at the top level or under `
 `X.weight_mask`; initial weights may stand under `init_weight`.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import nn
 
 from models import HEAD
 from pruner.masks import Mask, pack_state, prunable_layers
-from utils import checkpoint
+from utils import checkpoint, cli
 from utils.checkpoint import FileBytes
 from utils.errors import UserError
 
@@ -176,6 +177,9 @@ def _checked_weights(path: str | Path, weights: dict[str, torch.Tensor], model: 
             raise UserError(f"{path}: {name} holds values that are not finite in {own.dtype}")
         if name.endswith("running_var") and (complete[name] < 0).any():
             raise UserError(f"{path}: {name} holds negative variances")
+    if head and not weights.keys() >= set(OPTIONAL_KEYS) and (known[OPTIONAL_KEYS[1]] != 1).any():  # those of pictures
+        print(cli.one_line(f"note: {path}: says nothing of its input statistics ({', '.join(OPTIONAL_KEYS)}); those of the data set are "
+                           "taken"), file=sys.stderr)
     return complete
 
 

@@ -222,9 +222,9 @@ class Record:
         """Names of the splits and probes whose accuracy is in the history; train first."""
         return tuple(column.removesuffix("_acc") for column in self.history[-1] if column.endswith("_acc"))
 
-    def accuracies(self) -> str:
-        """Those of the newest epoch in words."""
-        return ", ".join(f"{name} {self.history[-1][f'{name}_acc']:.2f}%" for name in self.followed)
+    def accuracies(self, but: str = "") -> str:
+        """Those of the newest epoch in words; a narrow terminal has no room for all."""
+        return ", ".join(f"{name} {self.history[-1][f'{name}_acc']:.2f}%" for name in self.followed if name != but)
 
     def line(self, epochs: int) -> str:
         """The newest epoch in words."""
@@ -429,7 +429,7 @@ class Engine:
                 after_epoch(epoch)
             row["seconds"] = time.perf_counter() - started
             record.add(row, model.state_dict(), optimizer.state_dict(), schedule, generator)
-            epochs.set_postfix_str(record.accuracies())
+            epochs.set_postfix_str(record.accuracies(but="train"))
             if epochs.disable:
                 print(record.line(protocol.epochs), flush=True)
         epochs.close()
