@@ -128,7 +128,7 @@ def test_help_answers_without_loading_torch(script, run_script):
     for _, flag in (pair for pair in FLAGS if pair[0] == script):
         assert flag in done.stdout
     documentation = ast.get_docstring(ast.parse((ROOT / script).read_text(encoding="utf-8")), clean=False)
-    assert documentation.strip().splitlines()[0] in done.stdout
+    assert documentation.strip().splitlines()[0] in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -150,6 +150,27 @@ def test_unknown_and_abbreviated_flags_are_refused(script, parse, refused):
     ("main_imp.py", "--xyzzy", "unrecognized arguments: --xyzzy")])
 def test_what_was_meant_is_named(script, words, told, parse, refused):
     assert refused(parse(script, *words.split())).endswith(f"{told}\n")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_fits_a_terminal_of_80_columns_and_its_commands_are_the_same(script, capsys, monkeypatch):
+    def commands_in(width: int) -> tuple[str, list[list[str]]]:
+        monkeypatch.setenv("COLUMNS", str(width))
+        with pytest.raises(SystemExit):
+            importlib.import_module(script.removesuffix(".py")).parse_args(["--help"])
+        text = capsys.readouterr().out
+        lines = re.sub(r"\\\n\s*", "", text).splitlines()
+        return text, [shlex.split(line) for line in lines if re.match(r"    (bash|python|[A-Z_]+=)", line)]
+
+    (narrow, its), (wide, all_of_them) = commands_in(80), commands_in(400)
+    assert its == all_of_them and its
+    too_wide = [line for line in narrow.splitlines() if len(line) > 80]
+    assert not [line for line in too_wide if "{" not in line and " " in line.strip().removesuffix(" \\").partition(" ")[2]]  # one word
+
+    def words(text: str) -> list[str]:
+        return re.sub(r"\\\n|\n +#", " ", text.partition("\n\n")[2].partition("\noptions:")[0]).split()
+
+    assert words(narrow) == words(wide)
 
 
 def test_the_help_of_a_named_attack_is_about_it_alone(capsys):

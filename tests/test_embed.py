@@ -279,5 +279,7 @@ def test_script_writes_what_it_says_and_keeps_other_claims(run_main, refused, tm
     assert run_main(*words, "--signature", "Jane Doe").returncode == 0
     message = refused(run_main(*words, "--signature", "John Doe"))
     assert "holds another claim" in message
+    elsewhere = refused(run_main(*words, "--signature", "John Doe", "--max_name", "layer2.2.conv1"))
+    assert f"{stem}.claim.json is of another signature; name another folder" in elsewhere and len(list(claim.parent.iterdir())) == 4
     assert (tmp_path / "signed" / f"{stem}.claim.json").read_bytes() == written[f"{stem}.claim.json"]
     assert (tmp_path / "signed" / f"{stem}.weight_mask.pth.tar").read_bytes() == written[f"{stem}.weight_mask.pth.tar"]

@@ -398,5 +398,7 @@ def test_a_script_of_ones_own(make_dataset, tmp_path):
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "runs/mine/run.json").read_text())
     assert (record["script"], record["arguments"]["arch"], record["arguments"]["weight_decay"]) == ("main_imp.py", "vgg8", 1e-4)
+    alone = run("mine.py")
+    assert alone.returncode == 1 and alone.stderr == "give a script of this project and its flags, e.g. main_imp.py --help\n"
     wrong = run("mine.py", "main_imp.py", "--arch", "vgg9")
     assert wrong.returncode == 2 and wrong.stderr.startswith("main_imp.py: error: argument --arch") and "vgg8" in wrong.stderr

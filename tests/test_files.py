@@ -110,6 +110,22 @@ def test_normalisation_in_the_file_counts(model, theirs, tmp_path):
     assert torch.equal(found.weights["normalize.std"], state["normalize.std"])
 
 
+def test_whose_input_statistics_are_taken_is_told(make_model, theirs, tmp_path, capsys):
+    from models import build_model
+
+    own = build_model("res20s", 3, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    state = {name: tensor for name, tensor in make_model().state_dict().items() if not name.startswith("normalize.")}
+    path = written(state, tmp_path)
+    found = read_model_file(path, own)
+    assert found.weights["normalize.std"].tolist() == own.state_dict()["normalize.std"].tolist()
+    assert capsys.readouterr().err == (f"note: {path}: says nothing of its input statistics (normalize.mean, normalize.std); those of "
+                                       "the data set are taken\n")
+    read_model_file(path, own, head=False)  # only masks are asked for
+    read_model_file(path, make_model())  # there are no pictures
+    read_model_file(written(make_model().state_dict(), tmp_path), own)  # the file says it
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("wrap", [lambda masks: masks, lambda masks: {"state_dict": masks}])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.bool, torch.int64])
 def test_a_mask_file(model, mask, tmp_path, wrap, dtype):

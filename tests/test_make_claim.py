@@ -9,6 +9,8 @@ import stat
 import pytest
 from stand_ins import OWNER, OWNER_KEY
 
+from ownership.claims import commitment
+
 
 @pytest.fixture
 def make(owner, run_main):
@@ -121,3 +123,13 @@ def test_a_bundle_sorts_the_files_by_who_may_have_them(make, owner, refused, tmp
     assert (bundle / "secret/trigger.key").read_text() == "mine"
     shutil.rmtree(bundle)
     assert "is what --sign reads" in refused(make(tmp_path / "claim", "--bundle", owner / "owner.key"))
+
+
+def test_the_two_files_called_claims_are_told_apart(make, owner, run_main, refused):
+    message = refused(run_main("make_claim.py", "--owner", OWNER, "--v2", owner / "claim.json", "--save_dir", owner / "none"))
+    assert f"--v2 {owner}/claim.json: is make_claim.py's claim; give the *.claim.json of embed_qrcode.py" in message
+    for read, file, why in ((commitment.read_claim, "v2.json", "is embed_qrcode.py's claim of one code"),
+                            (commitment.read_claim, "commitment.json", "is a commitment, no claim"),
+                            (commitment.read_commitment, "claim.json", "is a claim, no commitment")):
+        with pytest.raises(commitment.Refused, match=f"{owner / file}: {why}.*; make_claim.py writes claim.json and commitment.json"):
+            read(owner / file)

@@ -19,6 +19,7 @@ from typing import Any
 
 from utils import checkpoint
 from utils.errors import UserError
+from utils.help_format import HelpFormatter
 from utils.run_dir import names_in_runs
 
 EXIT_OK = 0
@@ -28,17 +29,6 @@ EXIT_FAILED = 3  # a fault of ours: never to be mistaken for a verdict
 EXIT_UNREADABLE = 4  # main_verify.py alone: the suspect's file can't be read, so nothing was judged
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the script's docstring as it is written and shows every default that says something."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, (), []) or isinstance(action.default, bool) or action.required:
-            return action.help
-        if isinstance(action.default, tuple):  # as it is typed
-            return f"{action.help} (default: {','.join(map(str, action.default))})"
-        return super()._get_help_string(action)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -52,7 +42,7 @@ class ArgumentParser(argparse.ArgumentParser):
     """
 
     def __init__(self, description: str | None):
-        super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+        super().__init__(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
         self._tokens: list[str] = []
 
     def parse_known_args(self, args=None, namespace=None):
