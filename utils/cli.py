@@ -428,10 +428,10 @@ def add_run_flags(parser: ArgumentParser, save_dir_required: bool = True) -> Non
                        help="accepted from older command lines and ignored")
 
 
-def add_ticket_flags(parser: ArgumentParser) -> argparse._ArgumentGroup:
+def add_ticket_flags(parser: ArgumentParser, mask_required: bool = True) -> argparse._ArgumentGroup:
     """Which ticket is trained or evaluated, and from which weights. Returns the group, for a script's own flags about it."""
     group = parser.add_argument_group("ticket")
-    group.add_argument("--mask_dir", type=path, required=True, metavar="FILE",
+    group.add_argument("--mask_dir", type=path, required=mask_required, default=None, metavar="FILE",
                        help="masks: a mask file, a ticket of main_imp.py, or a pruned model")
     group.add_argument("--pretrained", type=path, default=None, metavar="FILE",
                        help="weights to start from, e.g. epoch_3.pth.tar (default: those in the --mask_dir file)")

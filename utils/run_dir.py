@@ -50,6 +50,8 @@ class RunDir(TrainingFiles):
         self.ticket = self.folder / "ticket.pth.tar"
         self.key = self.folder / "key.pth.tar"
         self.locked = self.folder / "locked.pth.tar"
+        self.released = self.folder / "released.pth.tar"  # what is handed out of a network with passports
+        self.passports = self.folder / "passports.pt"  # and their owner's secret
         self.triggers = self.folder / "triggers"  # a folder: the set that was trained with, for the owner's claim
         self._lock = None
 
