@@ -228,6 +228,44 @@ def test_a_part_that_is_only_called_drawn_is_refused():
             key_mask(claimed, Suspect(suspect), file, "00" * 32, Standing.COMMITTED)
 
 
+@pytest.mark.parametrize("kind, count", [("0.1% full", 24), ("as trained", 10)])
+def test_a_ticket_that_is_made_up_around_a_draw_is_refused(kind, count):
+    """He draws first, then puts weights of his own between the suspect's, at the very numbers that were drawn."""
+    suspect, public = INNOCENT[kind](np.random.default_rng(6)), THIEFS_KEY.public_key().public_bytes_raw()
+    there = np.concatenate([layer.numpy().ravel() for layer in suspect.values()])
+    bounds = np.cumsum([layer.numel() for layer in suspect.values()])[:-1]
+
+    def as_mask(flat: np.ndarray) -> Mask:
+        return Mask({name: torch.from_numpy(part.reshape(layer.shape).copy())
+                     for (name, layer), part in zip(suspect.items(), np.split(flat, bounds))})
+
+    nothing, weights = as_mask(np.zeros_like(there)), {f"{name}.weight": torch.ones(layer.shape) for name, layer in suspect.items()}
+    rooms, solved = np.flatnonzero(~there), None
+    first = there.copy()
+    first[rooms[:count]] = True  # any ticket of this size
+    for nonce in range(400):
+        nonce = nonce.to_bytes(16, "big")
+        drawn, _ = key_masks.draw(as_mask(first), "00" * 32, nothing, count, public, nonce)
+        wanted = np.flatnonzero(np.concatenate([layer.numpy().ravel() for layer in drawn.values()])[first])
+        own, before = [], np.concatenate([[-1], np.flatnonzero(there), [len(there)]])
+        for number, rank in enumerate(wanted):  # behind so many of the suspect's weights, and of his own
+            low, high = max(before[rank - number], own[-1] if own else -1) + 1, before[rank - number + 1]
+            if low >= high:
+                break
+            own.append(low)
+        if len(own) == count:
+            solved = there.copy()
+            solved[own] = True
+            break
+    assert solved is not None
+    key, ticket = as_mask(solved & ~there), as_mask(solved)
+    drawn = key_masks.Drawn(public, nonce, tuple(range(count)))
+    claimed = KeyMask("00" * 32, mask_sha256(ticket), key_masks.fingerprint(key, weights, drawn), count)
+    file = tickets.ModelFile("k", None, key, weights, {"part": "key", **drawn.facts()})
+    with pytest.raises(Refused, match="is not what the hash draws"):
+        key_mask(claimed, suspect, file, public.hex(), Standing.NONE)
+
+
 @pytest.mark.parametrize("drawn, locked", [(1, 10), (3, 20), (5, 5), (256, 63245)])
 def test_the_chance_of_a_draw_is_one_choice_of_all(drawn, locked):
     expected = Fraction(1)

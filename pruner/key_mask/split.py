@@ -133,7 +133,7 @@ def draw(ticket: Mask, ticket_sha256: str, scored: Mask, count: int, owner_key: 
     All choices of `count` of the others are equally probable, to anybody who has to try nonces or tickets to get another one.
 
     Args:
-        ticket_sha256: its `fingerprint`, with weights.
+        ticket_sha256: its `fingerprint`, with weights, which a court can't check: it has the mask alone.
         scored: a part of the ticket.
     Raises:
         UserError: nothing would be left of the ticket.
@@ -143,7 +143,8 @@ def draw(ticket: Mask, ticket_sha256: str, scored: Mask, count: int, owner_key: 
         raise UserError(f"--drawn {count}: of a ticket of {ticket.nonzeros} weights, of which {scored.nonzeros} are in the key, no "
                         "so many can be drawn; choose fewer")
     seed = hashlib.sha256()
-    for part in (LABEL.encode(), bytes.fromhex(ticket_sha256), owner_key, nonce, bytes.fromhex(fingerprint(scored))):
+    masks = (bytes.fromhex(fingerprint(mask)) for mask in (ticket, scored))  # or a ticket could be made up around the numbers
+    for part in (LABEL.encode(), bytes.fromhex(ticket_sha256), owner_key, nonce, *masks):
         seed.update(len(part).to_bytes(8, "big") + part)  # so no two lists of parts read the same
     picked = np.zeros(sum(left), dtype=bool)
     picked[_distinct(seed.digest(), count, len(picked))] = True
