@@ -64,7 +64,7 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--aligned_to", type=cli.path, action="append", default=None, metavar="FILE",
                        help=f"the owner's ticket, model or mask file: try {in_a_row(numbered)} also with a renumbering of the "
                             "suspect's channels undone (docs/renumbered_channels.md). What shows so counts by the very ticket "
-                            "alone that the mark was drawn from by hash")
+                            "alone that the mark was drawn from by hash, so give one for each of them")
     group.add_argument("--aligned_committed", action="store_true", help="accepted from earlier commands; a word makes no file count")
     group.add_argument("--prior", type=cli.path, action="append", default=None, metavar="FILE",
                        help="a model that is older than the commitment, from any party: does the claim show on it already? Then the "
@@ -110,7 +110,7 @@ def parse_args(argv: Sequence[str] | None):
                                              f"{args.claim[0]} is given twice; name the two rivals' files"))
     for flag in ("commitment", *proof_flags(), "aligned_to"):
         count = len(getattr(args, flag) or ())
-        if count > claims:
+        if count > claims * (len(numbered) if flag == "aligned_to" else 1):
             parser.error(f"argument --{flag}: given {count} times, --claim {'once' if claims == 1 else 'twice'}")
     if args.own is not None and (claims, len(args.own)) != (2, 2):
         parser.error("argument --own: is for two claims, and needs both claimants' models")

@@ -31,7 +31,7 @@ from pruner.key_mask import split as key_masks
 from pruner.masks import Mask
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.derived_text import derived_text
-from pruner.qr_code.embedding import Region, Wish, embed, find_region
+from pruner.qr_code.embedding import Region, Wish, embed, find_copies, find_region
 from utils.errors import UserError
 
 LEVEL = 1e-9
@@ -134,6 +134,25 @@ def test_the_best_of_many_drawn_texts_at_its_best_place_owns_nothing(kind):
     best = max(regions, key=lambda nonce: regions[nonce].similarity)
     never_owned(claim_of(texts[best], regions[best], owner_key=public.hex(), owner_name="John", nonce=f"{best:032x}",
                          ticket_sha256=digest), mask)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("copies, left", [(6, 6), (6, 1)])
+def test_an_honest_owner_of_many_copies_pays_for_one_place_alone(copies, left):
+    """All of them have places to be paid for; one that is whole has its own. Of 24 letters no more than five could be paid for."""
+    random = np.random.default_rng(8)
+    unsigned = real_looking_mask(SHAPES, 0.25, 3)
+    derived = derived_for(THIEFS_KEY, "John", unsigned)
+    text = derived.pop("signature")
+    regions = find_copies(unsigned, text, find_region(unsigned, text), copies, low_level=False)
+    signed = embed(unsigned, text, regions, random)
+    for region in regions[left:]:
+        signed[region.layer][region.square(29)] = True  # a thief filled it
+    claimed = claim_of(text, regions[0], [(one.layer, one.start_x, one.start_y) for one in regions[1:]], **derived)
+    check = code(claimed, Suspect(signed), Standing.COMMITTED, LEVEL, 0)
+    assert check.result == SHOWN and check.p <= LEVEL and "2 ways to take copies, together or alone" in check.detail
+    unlike = code(replace(claimed, **derived_for(THIEFS_KEY, "John", unsigned, nonce=8)), Suspect(signed), Standing.COMMITTED, LEVEL, 0)
+    assert unlike.result == NOT_SHOWN and unlike.p > Fraction(1, 100)
 
 
 def test_a_derived_text_is_what_it_is_derived_from(tmp_path):
@@ -314,7 +333,7 @@ def test_ties_and_what_is_no_number_are_wrong_answers_and_end_nothing():
 
 
 @pytest.mark.parametrize("field, value, why", [
-    ("signature", "\0" * 24, "has a NUL"), ("version", 40, "too large for a claim"), ("version", 15, "too large for a claim")])
+    ("signature", "\0" * 24, "has a NUL"), ("copies", [["layer2.1.conv1", 0, 0]] * 2, "names a place twice"), ("version", 40, "too large for a claim"), ("version", 15, "too large for a claim")])
 def test_what_a_claim_can_ask_for_is_bounded(field, value, why):
     region = find_region(UNSIGNED, "signature")
     claim = claim_of("signature", region)

@@ -614,7 +614,7 @@ def test_without_a_commitment_the_verdict_says_what_is_missing(verify, owner, tm
     # a text or a key: the best of 2^80, which 32 pictures don't outweigh
     assert code["log2_choices"]["nonces"] == checks["V3"]["log2_choices"]["keys"] == 80
     assert shown == {"F": "not run", "V1": "not run", "V2": "shown", "V3": "not shown"}
-    assert checks["V3"]["p"] == pytest.approx(1e-32 * 2**80, rel=1e-6, abs=0)
+    assert checks["V3"]["p"] == pytest.approx(1e-32 * 2**80 * 10**4, rel=1e-6, abs=0)
 
 
 def test_a_model_with_another_classifier_is_judged_by_its_mask(verify, owner, tmp_path):
@@ -698,7 +698,7 @@ def test_a_copy_that_was_not_renumbered_is_shown_as_it_is(verify, owner, tmp_pat
 
 
 def align_to(path, suspect: Suspect, claim) -> case.Aligned:
-    """A suspect in the numbering of a file of the owner's, whose claim was committed to."""
+    """A suspect in the first numbering of a file of the owner's, whose claim was committed to."""
     judged = case.Case(claim, "claim.json", Standing.COMMITTED, case.Given("suspect", aligned_to=(str(path),)), case.Files())
     judged.__dict__["suspect"] = suspect
     return judged.aligned[0]
@@ -810,9 +810,23 @@ def test_what_the_owner_cleans_for_the_code_is_still_there_for_the_key(owner, re
     suspect = Suspect(given.mask, {name: given.weights[f"{name}.weight"] for name in given.mask})
     claim = owner_claim.from_fields(open_claim(owner / "claim.json", None, "owner_key")[0].values, "claim")
     claim = replace(claim, parts={**claim.parts, "V2": replace(claim.parts["V2"], threshold=suspect.magnitude_below(0.05))})
-    aligned = align_to(renumbered / "masks.pth.tar", suspect, claim)
-    assert aligned.alignment.suspect.mask.nonzeros < 0.96 * given.mask.nonzeros
-    assert aligned.mask == tickets.read_model_file(owner / "locked_trained.pth.tar", model).mask
+    locked = tickets.read_model_file(owner / "locked_trained.pth.tar", model).mask
+    for reference, counted in ((owner / "locked_trained.pth.tar", set()), (owner / "unsigned.pth.tar", {"V2"}),
+                               (renumbered / "masks.pth.tar", {"V1"})):
+        aligned = align_to(reference, suspect, claim)
+        assert aligned.counted == counted and aligned.mask == locked
+        assert (aligned.alignment.suspect.mask.nonzeros < 0.96 * given.mask.nonzeros) == (counted != {"V1"})
+
+
+@pytest.mark.slow
+def test_a_ticket_that_was_signed_and_then_split_is_aligned_by_both_its_files(verify, owner, renumbered):
+    """The code by the ticket before it was signed, the key by the signed masks that it was split from."""
+    words = ("--suspect", renumbered / "locked.pth.tar", "--key", owner / "key.pth.tar", "--restarts", 0)
+    files = "--aligned_to", owner / "unsigned.pth.tar", "--aligned_to", renumbered / "masks.pth.tar"
+    done = verify(*words, *files)
+    found = results(done.stdout)
+    assert done.returncode == 0 and (found["V1"], found["V2"]) == ("shown", "shown"), done.stdout + done.stderr
+    assert verify(*words, *files, *files[:2]).returncode == 2
 
 
 @pytest.mark.parametrize("name", ["text", "other_network", "missing"])

@@ -1,6 +1,6 @@
 """One claim before the court: what is claimed, what was given for it, and what was read of that."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -194,26 +194,30 @@ class Case:
 
     @cached_property
     def aligned(self) -> list[Aligned]:
-        """The suspect in the numbering of each of the owner's files, its --aligned_to.
+        """The suspect in the numbering of each of the owner's files, its --aligned_to: one for each mark that counts by it, and
+        one that counts for none where there is none.
 
-        What holds a mark takes no part, or the mark's p-value would be worth nothing.
+        What holds a mark takes no part, or the mark's p-value would be worth nothing. Nor does what the claimant says of another
+        mark, or he could choose among numberings.
 
         Raises UserError as `ownership.suspects.alignment.read_reference`, and if the network's structure can't be followed.
         """
-        return [self._align_to(path) for path in self.given.aligned_to]
+        return [one for path in self.given.aligned_to for one in self._align_to(path)]
 
-    def _align_to(self, path: str) -> Aligned:
+    def _align_to(self, path: str) -> Iterator[Aligned]:
         model, marks = build_model(self.claim.arch, num_classes=2), checks_of(self.claim)
         owner = self.read("--aligned_to", path, lambda files, *_: read_reference(files.bytes_of(path), model, self.expected))
-        groups, whole, left_out = channel_groups(model), self.suspect.cut or self.suspect, {}
-        suspect = whole
-        for mark in marks:
-            suspect = mark.cleaned(suspect)
-            for layer, kernels in mark.left_out(owner.mask).items():
-                left_out[layer] = left_out.get(layer, False) | kernels
-        alignment = align(owner, suspect, groups, left_out)
-        mask = groups.renumbered_mask(whole.mask, np.argsort(alignment.order))
-        return Aligned(path, alignment, mask, frozenset(mark.name for mark in marks if mark.is_drawn_from(owner)))
+        groups, whole = channel_groups(model), self.suspect.cut or self.suspect
+        drawn = [[mark] for mark in marks if mark.is_drawn_from(owner)]
+        for together in drawn or [marks]:
+            suspect, left_out = whole, {}
+            for mark in together:
+                suspect = mark.cleaned(suspect)
+                for layer, kernels in mark.left_out(owner.mask).items():
+                    left_out[layer] = left_out.get(layer, False) | kernels
+            alignment = align(owner, suspect, groups, left_out)
+            mask = groups.renumbered_mask(whole.mask, np.argsort(alignment.order))
+            yield Aligned(path, alignment, mask, frozenset(mark.name for mark in together if drawn))
 
     @cached_property
     def pictures(self) -> Dataset | None:

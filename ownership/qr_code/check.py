@@ -1,8 +1,8 @@
 """Scheme V2, the check: what the suspect shows where the claim says, against chance; and two codes beside each other."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -159,27 +159,38 @@ class Best:
 
 
 def _best_code(claimed: CodeClaim, suspects: Sequence[Suspect], standing: Standing, level: float, restarts: int) -> Best:
-    """Of all numberings the one with the smallest p-value."""
-    shown = [extract_claimed(suspect, claimed, level, restarts) for suspect in suspects]
-    p_values = [p_of_code(found, suspect, claimed) for found, suspect in zip(shown, suspects)]
-    number = p_values.index(min(p_values))
-    choices = dict(freedom(suspects[0].mask, claimed))
+    """Of all numberings, and of copies together or alone, what has the smallest p-value."""
+    shown, renumbered = [extract_claimed(suspect, claimed, level, restarts) for suspect in suspects], len(suspects) > 1
+    tests = [(number, *test) for number, (found, suspect) in enumerate(zip(shown, suspects))
+             for test in tests_of_code(found, suspect, claimed, renumbered)]
+    number, p, choices = min(tests, key=lambda test: test[1] * math.prod(test[2].values()))
     if claimed.derived:
         choices |= {"nonces": standing.tries}
     elif standing is not Standing.COMMITTED:
         choices |= {"texts": math.ceil(2 ** log2_texts(claimed.signature))}
-    return Best(number, shown[number], *corrected(p_values[number], choices | price_of(suspects)))
+    return Best(number, shown[number], *corrected(p, choices | price_of(suspects)))
 
 
-def p_of_code(found: Extraction, suspect: Suspect, claimed: CodeClaim) -> Fraction:
-    """For the place and form of the claim alone: of a derived text as `ownership.qr_code.drawn_text` says; of another, that its
-    code's parity agrees as well by chance."""
+def tests_of_code(found: Extraction, suspect: Suspect, claimed: CodeClaim,
+                  renumbered: bool) -> Iterator[tuple[Fraction, dict[str, int]]]:
+    """p for one place and form, and what could be chosen of these: of a derived text as `ownership.qr_code.drawn_text` says, of
+    another that its code's parity agrees as well by chance.
+
+    A derived text's copies are tested together, and each alone: where one is whole it need not pay for the others' places.
+    """
+    free = freedom(suspect.mask, claimed, renumbered)
     if not claimed.derived:
-        return Fraction(found.evidence.p_value)
-    suspect = window.cleaned(suspect, claimed)
-    windows = [window.window_of(suspect, place, claimed.version) for place in claimed.places]
+        yield Fraction(found.evidence.p_value), free
+        return
+    several = {"ways to take copies, together or alone": 2} if claimed.copies else {}
+    shown = window.cleaned(suspect, claimed)
+    windows = [window.window_of(shown, place, claimed.version) for place in claimed.places]
     readings = sum(text == claimed.signature for text in found.texts.values())
-    return Belief(windows, claimed.code_format, len(claimed.signature)).p_value(claimed.signature, readings)
+    yield Belief(windows, claimed.code_format, len(claimed.signature)).p_value(claimed.signature, readings), {**free, **several}
+    for place, one in zip(claimed.places, windows if several else ()):  # readers have looked at all of them
+        alone = replace(claimed, layer=place.layer, copies=())
+        yield (Belief([one], claimed.code_format, len(claimed.signature)).p_value(claimed.signature, 0),
+               {**freedom(suspect.mask, alone, renumbered), **several})
 
 
 def exhibit_of(claimed: CodeClaim, suspect: Suspect, found: Extraction, numbers: Mapping[str, object]) -> Exhibit:

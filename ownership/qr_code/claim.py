@@ -146,6 +146,8 @@ def checked_claim(path: str | Path, content: dict[str, Any]) -> CodeClaim:
         raise UserError(f"{path}: has more than {MOST_COPIES} copies, or a layer's name of more than {LONGEST_NAME} letters")
     if not all(0 <= start < MOST_CHANNELS for place in claim.places for start in (place.start_x, place.start_y)):
         raise UserError(f"{path}: start_x and start_y must be numbers of channels, 0 or more")
+    if len(set(claim.places)) < len(claim.places):
+        raise UserError(f"{path}: names a place twice; each of 'copies' must lie elsewhere")
     if claim.threshold is not None and not 0 <= claim.threshold <= LARGEST_THRESHOLD:
         raise UserError(f"{path}: threshold must be a number from 0 to {LARGEST_THRESHOLD:g}, or null")
     if not 0 <= claim.similarity <= 1 or not 0 <= claim.nonzeros <= claim.entries <= MOST_ENTRIES:

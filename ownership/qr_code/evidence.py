@@ -126,10 +126,11 @@ def _places(mask: Mask, version: int) -> int:
     return sum(max(0, layer.shape[0] - size + 1) * max(0, layer.shape[1] - size + 1) for layer in mask.values())
 
 
-def freedom(mask: Mask, claim: CodeClaim) -> dict[str, int]:
+def freedom(mask: Mask, claim: CodeClaim, renumbered: bool = False) -> dict[str, int]:
     """What the maker of a claim could choose of place and form after a look at the suspect, and among how many. One number of
-    copies costs a factor of 2, two cost 4 and so on; a threshold lies between two of the weights, or is not there."""
-    copies, named = len(claim.places), {place.layer for place in claim.places}
+    copies costs a factor of 2, two cost 4 and so on; a threshold lies between two of the weights, or is not there: of those in
+    the claimed layers, or of all where `renumbered`, since what is cleaned decides how channels are put in order."""
+    copies, named = len(claim.places), mask if renumbered else {place.layer for place in claim.places}
     return {
         "places" if copies == 1 else f"sets of {copies} places": max(1, sum(math.comb(_places(mask, version), copies)
                                                                             for version in qr_code.VERSIONS)),

@@ -10,7 +10,7 @@ from ownership.claims.p_values import by_chance, corrected, scientific
 from ownership.claims.scheme import SchemeCheck
 from ownership.claims.verdict import LEVEL, NOT_SHOWN, SHOWN, Check, Standing
 from ownership.trigger_set import endpoint as open_inference, evidence as black_box
-from ownership.trigger_set.claim import KEYED, Triggers
+from ownership.trigger_set.claim import KEYED, MAX_PICTURES, Triggers
 from utils.errors import UserError
 
 FEWEST_PICTURES = 30  # of a keyed set that counts: of fewer, keys can be tried until a public model answers them
@@ -96,13 +96,14 @@ def triggers(claimed: Triggers, expected: np.ndarray, answers: np.ndarray, key_s
 
     The p-value counts only where the secret key was shown to give the set: that labels were drawn at random is the owner's word
     otherwise, and somebody who chose them to be what any model answers would own every model. It is corrected for the keys that
-    the claimant may have tried.
+    the claimant may have tried, and for where he may have ended the set, since the first pictures of a key's set are one too.
 
     Args:
         expected, answers: int64 [pictures]; an answer that is none is wrong.
     """
     right = int((expected == answers).sum())
-    p, words, choices = corrected(by_chance(right, len(expected), claimed.num_classes), {"keys": standing.tries})
+    p, words, choices = corrected(by_chance(right, len(expected), claimed.num_classes),
+                                  {"keys": standing.tries, "numbers of pictures": MAX_PICTURES})
     figures = {"correct": right, "pictures": len(expected), "num_classes": claimed.num_classes, "kind": claimed.kind,
                "key_shown": key_shown, **choices}
     detail = f"{right} of {len(expected)} trigger pictures right, chance {len(expected) / claimed.num_classes:g}"
