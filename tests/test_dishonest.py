@@ -2,9 +2,9 @@
 theirs. None of them owns it, committed or not, alone or beside its owner."""
 
 import json
-import math
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +12,8 @@ import torch
 from stand_ins import OWNER, SIGNATURE, THIEFS_KEY, UNSIGNED, as_pem, derived_for, layer_shapes, real_looking_mask
 
 from attacks.forgeries.forge import forge
+from benchmarks.lib.dishonest import made_up_around_a_draw
+from benchmarks.lib.simulated_tickets import STRUCTURED
 from models import build_model
 from ownership.claims.case import Aligned, checks_of
 from ownership.claims.commitment import Refused, read_claim
@@ -39,38 +41,8 @@ STANDINGS = Standing.COMMITTED, Standing.NONE  # all others are judged as the se
 SHAPES = layer_shapes("res20s")
 
 
-def channel_pruned(random: np.random.Generator) -> Mask:
-    return Mask({name: torch.from_numpy(np.broadcast_to((random.random(shape[0]) < 0.5)[:, None, None, None]
-                                                        & (random.random(shape[1]) < 0.5)[:, None, None], shape).copy())
-                 for name, shape in SHAPES.items()})
-
-
-def sorted_channels(random: np.random.Generator) -> Mask:
-    """Dense rows above sparse ones, as after sorting by density."""
-    return Mask({name: torch.from_numpy(random.random(shape) < np.linspace(0.4, 0, shape[0])[:, None, None, None])
-                 for name, shape in SHAPES.items()})
-
-
-def two_of_four(random: np.random.Generator) -> Mask:
-    masks = {}
-    for name, shape in SHAPES.items():
-        order = np.argsort(np.argsort(random.random((math.prod(shape) // 4, 4)), axis=1), axis=1)
-        masks[name] = torch.from_numpy((order < 2).reshape(shape))
-    return Mask(masks)
-
-
-def blocks(random: np.random.Generator) -> Mask:
-    return Mask({name: torch.from_numpy(np.kron(random.random((-(-shape[0] // 4), -(-shape[1] // 4))) < 0.4, np.ones((4, 4)))
-                                        [:shape[0], :shape[1], None, None].astype(bool) & np.ones(shape, dtype=bool))
-                 for name, shape in SHAPES.items()})
-
-
-INNOCENT = {
-    "as trained": lambda random: real_looking_mask(SHAPES, 0.2, int(random.integers(1000))),
-    "99% full": lambda random: Mask({name: torch.from_numpy(random.random(shape) < 0.99) for name, shape in SHAPES.items()}),
-    "0.1% full": lambda random: Mask({name: torch.from_numpy(random.random(shape) < 0.001) for name, shape in SHAPES.items()}),
-    "channel-pruned": channel_pruned, "sorted": sorted_channels, "2:4": two_of_four, "block-sparse": blocks,
-}
+INNOCENT = {"as trained": lambda random: real_looking_mask(SHAPES, 0.2, int(random.integers(1000))),
+            **{name: partial(make, SHAPES) for name, make in STRUCTURED.items()}}
 
 
 def claim_of(text: str, region, copies=(), **more) -> CodeClaim:
@@ -250,37 +222,10 @@ def test_a_part_that_is_only_called_drawn_is_refused():
 @pytest.mark.parametrize("kind, count", [("0.1% full", 24), ("as trained", 10)])
 def test_a_ticket_that_is_made_up_around_a_draw_is_refused(kind, count):
     """He draws first, then puts weights of his own between the suspect's, at the very numbers that were drawn."""
-    suspect, public = INNOCENT[kind](np.random.default_rng(6)), THIEFS_KEY.public_key().public_bytes_raw()
-    there = np.concatenate([layer.numpy().ravel() for layer in suspect.values()])
-    bounds = np.cumsum([layer.numel() for layer in suspect.values()])[:-1]
-
-    def as_mask(flat: np.ndarray) -> Mask:
-        return Mask({name: torch.from_numpy(part.reshape(layer.shape).copy())
-                     for (name, layer), part in zip(suspect.items(), np.split(flat, bounds))})
-
-    nothing, weights = as_mask(np.zeros_like(there)), {f"{name}.weight": torch.ones(layer.shape) for name, layer in suspect.items()}
-    rooms, solved = np.flatnonzero(~there), None
-    first = there.copy()
-    first[rooms[:count]] = True  # any ticket of this size
-    for nonce in range(400):
-        nonce = nonce.to_bytes(16, "big")
-        drawn, _ = key_masks.draw(as_mask(first), "00" * 32, nothing, count, public, nonce)
-        wanted = np.flatnonzero(np.concatenate([layer.numpy().ravel() for layer in drawn.values()])[first])
-        own, before = [], np.concatenate([[-1], np.flatnonzero(there), [len(there)]])
-        for number, rank in enumerate(wanted):  # behind so many of the suspect's weights, and of his own
-            low, high = max(before[rank - number], own[-1] if own else -1) + 1, before[rank - number + 1]
-            if low >= high:
-                break
-            own.append(low)
-        if len(own) == count:
-            solved = there.copy()
-            solved[own] = True
-            break
-    assert solved is not None
-    key, ticket = as_mask(solved & ~there), as_mask(solved)
-    drawn = key_masks.Drawn(public, nonce, tuple(range(count)))
-    claimed = KeyMask("00" * 32, mask_sha256(ticket), key_masks.fingerprint(key, weights, drawn), count)
-    file = tickets.ModelFile("k", None, key, weights, {"part": "key", **drawn.facts()})
+    random = np.random.default_rng(6)
+    suspect = INNOCENT[kind](random)
+    claimed, file, public = made_up_around_a_draw(suspect, random, count, nonces=400)
+    assert claimed.key_nonzeros == count
     with pytest.raises(Refused, match="is not what the hash draws"):
         key_mask(claimed, suspect, file, public.hex(), Standing.NONE)
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from argparse import Namespace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from stand_ins import OWNER_KEY, THIEFS_KEY, derived_for
 from datasets import trigger
 from datasets.pictures import as_float
 from models import build_model
+from ownership.claims.verdict import Check
 from ownership.qr_code.claim import CodeClaim, write_claim
 from ownership.suspects.reading import Suspect
 from pruner import tickets
@@ -167,9 +169,9 @@ def test_a_row_whose_end_is_lost_is_judged_again(verdicts, tmp_path, end):
     """With it goes the other one of its pair."""
     path = tmp_path / "innocent.csv"
     assert list(verdicts.kept(iter(made_up_rows(6)), path, settings={"seed": 1})) == made_up_rows(6)
-    assert verdicts.earlier_rows(path, {"seed": 1}, 10) == made_up_rows(6)
+    assert verdicts.earlier_rows(path, {"seed": 1}, 10, 2) == made_up_rows(6)
     path.write_text(path.read_text().rpartition(",")[0] + end)
-    assert verdicts.earlier_rows(path, {"seed": 1}, 10) == made_up_rows(4)
+    assert verdicts.earlier_rows(path, {"seed": 1}, 10, 2) == made_up_rows(4)
 
 
 def test_a_kill_while_rows_are_taken_over_costs_none(verdicts, tmp_path, monkeypatch):
@@ -187,7 +189,7 @@ def test_a_kill_while_rows_are_taken_over_costs_none(verdicts, tmp_path, monkeyp
     monkeypatch.setattr(os, "replace", replace)
     list(verdicts.kept(iter(rows[4:]), path, rows[:4]))
     (tmp_path / "innocent.json").write_text("{}")
-    assert verdicts.earlier_rows(path, {}, 6) == rows
+    assert verdicts.earlier_rows(path, {}, 6, 2) == rows
 
 
 def test_an_owned_innocent_model_misses_the_bar(verdicts, run, monkeypatch):
@@ -195,6 +197,38 @@ def test_an_owned_innocent_model_misses_the_bar(verdicts, run, monkeypatch):
         owner.mask, verdicts.drawn_weights(owner.mask, random)))
     code, printed = run("--only", "innocent", "--count", 2, "--owners", 1)
     assert code == 1 and "owned: 2 of 2" in printed
+
+
+# --- dishonest claimants ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_dishonest_claimants_own_nothing_and_one_who_does_misses_the_bar(run, tmp_path, monkeypatch):
+    from benchmarks.lib import dishonest
+
+    code, printed = run("--only", "dishonest", "--count", 1, "--out", tmp_path)
+    names = list(dishonest.CLAIMANTS)
+    assert code == 0 and f"owned: 0 of {len(names)}" in printed
+    for name in names:
+        monkeypatch.setitem(dishonest.CLAIMANTS, name, lambda args, mask, random: Check("V2", "shown", "", Fraction(1, 10**10)))
+    code, printed = run("--only", "dishonest", "--count", 3, "--out", tmp_path)  # goes on behind the first model
+    assert code == 1 and f"owned: {2 * len(names)} of {3 * len(names)}" in printed
+    with open(tmp_path / "dishonest.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["claimant"] for row in rows] == names * 3 and [row["verdict"] for row in rows[::len(names)]][1:] == ["owned"] * 2
+    assert {row["verdict"] for row in rows if row["claimant"].startswith(("key of", "V1 around"))} == {"refused", "owned"}
+
+
+@pytest.mark.slow
+def test_p_values_of_what_is_drawn_hold_and_too_small_ones_are_seen(run, monkeypatch):
+    from benchmarks.lib import dishonest
+
+    monkeypatch.setattr(dishonest, "KINDS", ("sorted",))
+    code, printed = run("--only", "drawn", "--draws", 200)
+    assert code == 0 and printed.count("  yes") == 3
+    monkeypatch.setattr(dishonest, "p_of_drawn_labels", lambda draws, random: random.random(draws) / 4)
+    code, printed = run("--only", "drawn", "--draws", 200)
+    assert code == 1 and printed.count("  yes") == 2 and printed.count("  NO") == 1
 
 
 # --- attacked models ----------------------------------------------------------------------------------------------------

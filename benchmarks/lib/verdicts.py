@@ -5,12 +5,14 @@ import csv
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import binom
 from tqdm import tqdm
 
 from attacks.addon import add_on
@@ -18,6 +20,7 @@ from attacks.fake3 import replace_code
 from attacks.noise import NewWeights
 from attacks.permute import permute
 from attacks.prune import prune
+from benchmarks.lib import dishonest as dishonest_claimants
 from benchmarks.lib.simulated_owners import (ASKED, CLASSES, TRIGGERS, Owner, Weights, classifier_of, drawn_weights, new_owner,
                                              random_text)
 from benchmarks.lib.simulated_tickets import network
@@ -30,6 +33,7 @@ from ownership.claims.p_values import scientific
 from ownership.claims.verdict import Standing
 from ownership.suspects.reading import Suspect
 from pruner import tickets
+from pruner.channel_groups import channel_groups
 from pruner.qr_code.embedding import embed, find_region
 from pruner.masks import Mask, prunable_layers
 from utils import checkpoint
@@ -37,6 +41,7 @@ from utils.errors import UserError
 from utils.run_dir import AttackFiles
 
 QUANTILES = (0.01, 0.05, 0.5)
+RARE = 1e-6  # how often chance alone may have the bar of `drawn` missed, for each count
 TESTS = [name for name, scheme in SCHEMES.items() if scheme.has_p_value]
 # figures of checks that are of interest alone -> columns
 COLUMNS_OF_CHECKS = {"p_alone": "p of a mark alone", "correct": "triggers right"}
@@ -205,6 +210,75 @@ def report_innocent(rows: list[dict[str, Any]], args) -> bool:
     return not owned
 
 
+# --- dishonest claimants ----------------------------------------------------------------------------------------------
+
+
+def dishonest(args, done: int) -> Iterator[dict[str, Any]]:
+    """One row per claimant on each innocent model, from row number `done` on. Each model has its own random numbers."""
+    claimants, kinds = dishonest_claimants.CLAIMANTS, dishonest_claimants.KINDS
+    args.groups = channel_groups(build_model(args.arch, 2))
+    shapes = shapes_of(args.arch)
+    models = range(done // len(claimants), args.count)
+    for number in tqdm(models, desc="models", initial=models.start, total=args.count, disable=None):
+        kind = kinds[number % len(kinds)]
+        mask = dishonest_claimants.innocent_mask(kind, args, shapes, np.random.default_rng((args.seed, number)))
+        for index, (name, look) in enumerate(claimants.items()):
+            start = time.perf_counter()
+            try:
+                check = look(args, mask, np.random.default_rng((args.seed, number, index)))
+                claim = OwnerClaim("John", None, args.arch, parts={check.name: None})
+                found = verdict.decide(claim, [check], dishonest_claimants.STANDING, True, args.level)
+            except UserError as error:  # a file that contradicts itself or the claim
+                found = verdict.refusal(str(error), args.level)
+            yield {"claimant": name, "kind": kind, "verdict": found.verdict, "p": "" if found.p is None else float(found.p),
+                   "seconds": time.perf_counter() - start}
+
+
+def report_dishonest(rows: list[dict[str, Any]], args) -> bool:
+    """Print a line per claimant; whether the bar holds."""
+    print(f"\n{'claimant':<24}{'models':>8}{'owned':>7}{'refused':>9}{'smallest p':>12}")
+    for name in [*dict.fromkeys(row["claimant"] for row in rows), "all"]:
+        of_them = [row for row in rows if name in (row["claimant"], "all")]
+        p_values = [float(row["p"]) for row in of_them if row["p"] != ""]
+        count = [sum(row["verdict"] == word for row in of_them) for word in (verdict.OWNED, verdict.REFUSED)]
+        print(f"{name:<24}{len(of_them):>8}{count[0]:>7}{count[1]:>9}{format(min(p_values), '.1e') if p_values else '-':>12}")
+    owned = sum(row["verdict"] == verdict.OWNED for row in rows)
+    print(f"owned: {owned} of {len(rows)} at level {args.level:g}; the bar is 0")
+    return not owned
+
+
+# --- what hashes draw -------------------------------------------------------------------------------------------------
+
+
+def drawn(args) -> Iterator[dict[str, Any]]:
+    """One row per kind of model for texts, and one each for keys and labels: how often a p-value is at most 2^-1 to 2^-16."""
+    random = np.random.default_rng(args.seed)
+    shapes = shapes_of(args.arch)
+    sources = {f"texts, {kind}": partial(dishonest_claimants.p_of_drawn_texts, dishonest_claimants.innocent_mask(kind, args, shapes, random))
+               for kind in dishonest_claimants.KINDS}
+    sources |= {"parts of keys": dishonest_claimants.p_of_drawn_keys, "labels of triggers": dishonest_claimants.p_of_drawn_labels}
+    for what, draw in tqdm(sources.items(), desc="sources", disable=None):
+        p_values = draw(args.draws, random)
+        counts = {2.0 ** -bits: int((p_values <= 2.0 ** -bits).sum()) for bits in range(1, 17)}
+        most = {share: int(binom.isf(RARE, args.draws, share)) for share in counts}
+        yield {"what": what, "draws": args.draws, "smallest p": float(p_values.min()), "at most 0.5": counts[0.5] / args.draws,
+               "at most 2^-10": counts[2.0 ** -10] / args.draws, "holds": all(counts[share] <= most[share] for share in counts)}
+
+
+def drawn_bar(args) -> bool:
+    """Whether p-values are as small as they say no more often than they say."""
+    rows = list(kept(drawn(args), Path(args.out) / "drawn.csv" if args.out else None))
+    print(f"\n{'drawn':<32}{'draws':>8}{'smallest p':>12}{'<= 0.5':>10}{'<= 2^-10':>10}  holds")
+    for row in rows:
+        print(f"{row['what']:<32}{row['draws']:>8}{row['smallest p']:>12.1e}{100 * row['at most 0.5']:>9.3f}%"
+              f"{100 * row['at most 2^-10']:>9.4f}%  {'yes' if row['holds'] else 'NO'}")
+    return all(row["holds"] for row in rows)
+
+
+def shapes_of(arch: str) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(layer.weight.shape) for name, layer in prunable_layers(build_model(arch, 2)).items()}
+
+
 # --- attacked models --------------------------------------------------------------------------------------------------
 
 
@@ -291,9 +365,18 @@ def innocent_bar(args) -> bool:
     """Whether no innocent model is owned. Raises UserError for files that can't be read."""
     path = Path(args.out) / "innocent.csv" if args.out else None
     settings = {name: getattr(args, name) for name in ("arch", "owners", "ticket", "level", "seed")}
-    rows = earlier_rows(path, settings, args.count) if path else []
+    rows = earlier_rows(path, settings, args.count + args.count % 2, 2) if path else []
     rows += kept(innocent(args, len(rows)), path, list(rows), settings)
     return report_innocent(rows, args)
+
+
+def dishonest_bar(args) -> bool:
+    """Whether no dishonest claimant owns any innocent model."""
+    path = Path(args.out) / "dishonest.csv" if args.out else None
+    settings, together = {name: getattr(args, name) for name in ("arch", "level", "seed")}, len(dishonest_claimants.CLAIMANTS)
+    rows = earlier_rows(path, settings, args.count * together, together) if path else []
+    rows += kept(dishonest(args, len(rows)), path, list(rows), settings)
+    return report_dishonest(rows, args)
 
 
 def attacked_bar(args) -> bool:
@@ -305,8 +388,9 @@ def attacked_bar(args) -> bool:
     return report_attacked(rows, args)
 
 
-def earlier_rows(path: Path, settings: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """What an earlier run left in a CSV file, whole pairs only. Raises UserError where it had other settings."""
+def earlier_rows(path: Path, settings: dict[str, Any], count: int, together: int) -> list[dict[str, Any]]:
+    """What an earlier run left in a CSV file, `count` rows at most: all of a model, so many `together`, or none. Raises UserError
+    where it had other settings."""
     kept_settings = path.with_suffix(".json")
     if not path.is_file():
         return []
@@ -315,10 +399,9 @@ def earlier_rows(path: Path, settings: dict[str, Any], count: int) -> list[dict[
                         "folder")
     whole = path.read_text(encoding="utf-8").rpartition("\n")[0]  # a kill or a full disk may have cut the last line off
     rows = list(csv.DictReader(whole.splitlines()))
-    rows = rows[:min(count + count % 2, len(rows) - len(rows) % 2)]
+    rows = rows[:min(count, len(rows) - len(rows) % together)]
     for row in rows:
-        row.update({name: float(row[name]) for name in ("p", *(f"p {name}" for name in TESTS), "p of a mark alone",
-                                                         "seconds")})
+        row.update({name: float(value) for name, value in row.items() if value and name.partition(" ")[0] in ("p", "seconds")})
     return rows
 
 
