@@ -1,12 +1,14 @@
 r"""How long a verdict takes: the whole verification of a ResNet-20 suspect, and the alignment of renumbered channels.
 
-    python benchmarks/verification.py                                # about 2 minutes of one core
+    python benchmarks/verification.py                                # about 4 minutes of one core
     python benchmarks/verification.py --only verify --dataset cifar10 --data datasets/cifar10 \
         --suspect runs/signed/model_best.pth.tar --code runs/signed/*.claim.json
 
 verify: main_verify.py with a signed and committed claim of accuracy, code and 100 keyed triggers, as a command and in a process
 that has loaded everything, then with fewer checks. (A key mask is compared in no time.) The suspect is a simulated signed ticket,
 or a real model with the claim that embed_qrcode.py left. On a real one the triggers are not shown: it was not trained on these.
+largest: V2 of a claim that asks for as much as it may, of a ResNet-18 that owes it nothing: the largest code and the most copies, and the
+smallest code that embed_qrcode.py writes in as many.
 alignment: channels of a simulated signed ticket renumbered at random and 20% of its weights pruned, put back in the order of the
 owner's model; and an innocent model, in which there is no order to find, once.
 
@@ -28,7 +30,7 @@ from datasets import DATASETS
 from models import ARCHITECTURES
 from utils import cli
 
-SECTIONS = ("verify", "alignment")  # functions of lib/verification.py
+SECTIONS = ("verify", "largest", "alignment")  # functions of lib/verification.py
 
 
 def parse_args(argv: Sequence[str] | None):

@@ -227,7 +227,7 @@ def test_a_ticket_that_is_made_up_around_a_draw_is_refused(kind, count):
     claimed, file, public = made_up_around_a_draw(suspect, random, count, nonces=400)
     assert claimed.key_nonzeros == count
     with pytest.raises(Refused, match="is not what the hash draws"):
-        key_mask(claimed, suspect, file, public.hex(), Standing.NONE)
+        key_mask(claimed, Suspect(suspect), file, public.hex(), Standing.NONE)
 
 
 @pytest.mark.parametrize("drawn, locked", [(1, 10), (3, 20), (5, 5), (256, 63245)])

@@ -501,6 +501,19 @@ def test_a_code_over_another_is_told_by_its_place(dispute, thief, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_rivals_text_of_nothing_but_nuls_is_his_refusal_alone(run_main, owner, thief, tmp_path):
+    """Whoever is named first; the owner stays the owner."""
+    private, _ = commitment.read_claim(thief / "again/claim.json")
+    claim = commitment.salted({**private.values, "v2.signature": "\0" * 24}, private.format)
+    commitment.write(tmp_path, claim, commitment.commit(claim, commitment.read_owner_key(thief / "thief.key")))
+    for order in ([owner, tmp_path], [tmp_path, owner]):
+        done = run_main("main_verify.py", *itertools.chain(*(("--claim", folder / "claim.json", "--commitment", folder /
+                        "commitment.json") for folder in order)), "--suspect", owner / "own.pth.tar", "--restarts", 0)
+        assert done.returncode == 0 and sorted(verdicts(done)) == ["owned", "refused"], done.stdout + done.stderr
+        assert f"({OWNER}) owns" in conclusion(done) and "the signature has a NUL" in done.stdout
+
+
+@pytest.mark.slow
 def test_in_two_numberings_places_are_not_compared(dispute, run_main, owner, thief, tmp_path):
     """John renumbers Jane's model, signs it, and each brings a model of the own numbering."""
     model = build_model("res20s", 10)

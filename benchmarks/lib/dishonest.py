@@ -152,16 +152,17 @@ def a_guessable_text(args, mask: Mask, random: np.random.Generator) -> Check:
 
 def a_foreseen_key(args, mask: Mask, random: np.random.Generator) -> Check:
     """All that the model lacks of the dense network."""
-    key, ticket = Mask({name: ~kept for name, kept in mask.items()}), Mask({name: torch.ones_like(kept) for name, kept in mask.items()})
+    key, ticket = (Mask({name: make(kept) for name, kept in mask.items()}) for make in (torch.logical_not, torch.ones_like))
     weights = drawn_weights(key, random)
     claimed = KeyMask(random.bytes(32).hex(), mask_sha256(ticket), key_masks.fingerprint(key, weights), key.nonzeros)
-    return key_mask(claimed, mask, tickets.ModelFile("key", None, key, weights, {"part": "key"}), None, STANDING, level=args.level)
+    file = tickets.ModelFile("key", None, key, weights, {"part": "key"})
+    return key_mask(claimed, Suspect(mask), file, None, STANDING, level=args.level)
 
 
 def a_ticket_around_a_draw(args, mask: Mask, random: np.random.Generator) -> Check:
     """He draws first, then puts weights of his own between the model's, at the very numbers that were drawn."""
     claimed, file, owner_key = made_up_around_a_draw(mask, random, DRAWN)
-    return key_mask(claimed, mask, file, owner_key.hex(), STANDING, level=args.level)
+    return key_mask(claimed, Suspect(mask), file, owner_key.hex(), STANDING, level=args.level)
 
 
 def made_up_around_a_draw(suspect: Mask, random: np.random.Generator, count: int,

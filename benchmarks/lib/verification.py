@@ -23,13 +23,16 @@ from attacks.prune import prune
 from benchmarks.lib.simulated_tickets import network
 from datasets import load_dataset, trigger
 from models import ARCHITECTURES, build_model
+from ownership.claims.verdict import Standing
 from ownership.suspects.alignment import align
-from ownership.qr_code.claim import CodeClaim, read_claim, write_claim
+from ownership.qr_code.check import code
+from ownership.qr_code.claim import MAX_COPIES, MAX_VERSION, CodeClaim, read_claim, write_claim
 from ownership.qr_code.window import region_kernels
 from ownership.suspects.reading import Suspect
 from pruner import tickets
 from pruner.channel_groups import channel_groups
-from pruner.qr_code.embedding import Region, embed, find_region
+from pruner.qr_code.derived_text import length_for
+from pruner.qr_code.embedding import PREFERRED_VERSION, Region, embed, find_region
 from pruner.masks import Mask
 from utils import cli
 from utils.errors import UserError
@@ -115,6 +118,21 @@ def here(words: Sequence[str]) -> tuple[float, float, str]:
 
 def verdict_in(printed: str) -> str:
     return next((line.partition(":")[2].strip() for line in printed.splitlines() if line.startswith("verdict:")), "")
+
+
+# --- the largest claim ------------------------------------------------------------------------------------------------
+
+
+def largest(args) -> Iterator[dict[str, Any]]:
+    """What a rival can have a court do."""
+    mask, weights = network("res18", DENSITY["res18"], np.random.default_rng(1))
+    layer = max(mask, key=lambda name: min(mask[name].shape[:2]))
+    for version, level in ((MAX_VERSION, "L"), (MAX_VERSION, "H"), (PREFERRED_VERSION, "H")):
+        length = length_for(version, level)
+        claim = CodeClaim("x" * length, "res18", layer, 0, 0, version, level, 0, 0.5, 1, 2, {},
+                          tuple((layer, 0, copy) for copy in range(1, MAX_COPIES)), 0.02, "00" * 32)
+        took, processor, check = timed(lambda: code(claim, Suspect(mask, layers_of(mask, weights)), Standing.NONE))
+        yield row(f"V2 of {MAX_COPIES} copies of version {version}-{level}, an innocent ResNet-18", [(took, processor, check.result)])
 
 
 # --- alignment --------------------------------------------------------------------------------------------------------
