@@ -258,7 +258,7 @@ def print_verdict(side) -> None:
               f"(Bonferroni); "
               f"owned needs {found.level:g}")
     for note in found.notes if found.checks else ():
-        print(f"note:       {note}")
+        print(f"note:       {cli.one_line(note)}")
     print(f"verdict:    {found.verdict}")
 
 

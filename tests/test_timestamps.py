@@ -118,6 +118,25 @@ class Authority:
                        capture_output=True)
         return (self.folder / "answer").read_bytes()
 
+    def sign(self, token: bytes, signer: str, when: datetime | None = None) -> bytes:
+        """What a token says, signed by somebody; with another time in it where one is given. openssl ts would not, openssl cms
+        does."""
+
+        def openssl(*words):
+            subprocess.run(["openssl", *words], cwd=self.folder, check=True, capture_output=True)
+
+        (self.folder / "statement").write_bytes(token)
+        openssl("ts", "-reply", "-in", "statement", "-token_out", "-out", "token")
+        openssl("cms", "-verify", "-noverify", "-inform", "DER", "-in", "token", "-out", "content")
+        if when is not None:
+            content, count = re.subn(rb"\d{14}Z", f"{when:%Y%m%d%H%M%S}Z".encode(), (self.folder / "content").read_bytes())
+            assert count == 1
+            (self.folder / "content").write_bytes(content)
+        openssl("cms", "-sign", "-binary", "-nodetach", "-econtent_type", "id-smime-ct-TSTInfo", "-cades", "-md", "sha256", "-outform",
+                "DER", "-signer", f"{signer}.pem", "-inkey", f"{signer}.key", "-in", "content", "-out", "token")
+        signed = b"\x30\x03\x02\x01\x00" + (self.folder / "token").read_bytes()  # status: granted
+        return b"\x30\x82" + len(signed).to_bytes(2, "big") + signed
+
     def trust(self) -> Trust:
         return Trust(certificates=str(self.roots))
 
@@ -161,22 +180,22 @@ def test_a_token_of_a_certificate_that_has_expired_is_refused(authority, token):
 
 
 def test_a_token_of_a_certificate_for_something_else_is_refused(authority, token, tmp_path):
-    """The same statement signed by a web server's certificate of the same root; openssl ts would not, openssl cms does."""
-
-    def openssl(*words):
-        subprocess.run(["openssl", *words], cwd=authority.folder, check=True, capture_output=True)
-
-    (authority.folder / "statement").write_bytes(token().read_bytes())
-    openssl("ts", "-reply", "-in", "statement", "-token_out", "-out", "token")
-    openssl("cms", "-verify", "-noverify", "-inform", "DER", "-in", "token", "-out", "content")
+    """The same statement signed by a web server's certificate of the same root."""
     for signer in ("good", "web"):
-        openssl("cms", "-sign", "-binary", "-nodetach", "-econtent_type", "id-smime-ct-TSTInfo", "-cades", "-md", "sha256", "-outform",
-                "DER", "-signer", f"{signer}.pem", "-inkey", f"{signer}.key", "-in", "content", "-out", "token")
-        signed = b"\x30\x03\x02\x01\x00" + (authority.folder / "token").read_bytes()  # status: granted
-        (tmp_path / signer).write_bytes(b"\x30\x82" + len(signed).to_bytes(2, "big") + signed)
+        (tmp_path / signer).write_bytes(authority.sign(token().read_bytes(), signer))
     assert read_date(tmp_path / "good", MESSAGE, authority.trust()).by.startswith("CN=Authority good")
     with pytest.raises(UserError, match="certificate purpose|KeyPurposeID"):
         read_date(tmp_path / "web", MESSAGE, authority.trust())
+
+
+def test_certificates_must_be_valid_when_the_token_was_made_not_today(authority, token, tmp_path):
+    """An authority's token outlives its certificate; and none can be from before there was one."""
+    when = (datetime.now(timezone.utc) - timedelta(days=3)).replace(microsecond=0)
+    for signer in ("expired", "good"):
+        (tmp_path / signer).write_bytes(authority.sign(token().read_bytes(), signer, when))
+    assert read_date(tmp_path / "expired", MESSAGE, authority.trust()).before - when <= timedelta(seconds=6)
+    with pytest.raises(UserError, match="not yet valid"):
+        read_date(tmp_path / "good", MESSAGE, authority.trust())
 
 
 def test_a_token_of_a_chain_that_the_arbiter_did_not_name_is_refused(token, tmp_path):

@@ -205,7 +205,7 @@ def look_at_prior(case: Case, prior: Prior, opened: Opened) -> tuple[bool, str]:
         return False, f"prior {prior.path}: {found}; when that model was made nothing says, so this is told and does not count"
     counts = bool(shown) and not opened.is_older_than(prior.dated.before)
     weighed = "nothing verified shows the commitment to be older, so the claim is judged as if it had not been committed to" \
-        if counts else "the commitment is older, so this does not count" if shown else "so this does not count"
+        if counts else "the commitment is older, so this does not count" if shown else "that changes nothing"
     return counts, f"prior {prior.path}, there {prior.dated}: {found}; {weighed}"
 
 
