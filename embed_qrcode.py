@@ -154,6 +154,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                                 signed[region.layer].flatten(2).sum(2).numpy(), region.layer,
                                 (region.start_x, region.start_y, code_format.size), files.before_and_after)
 
+    initial = initial_weights_of(args.mask_dir) if args.owner else None
+    if initial:
+        print(f"note:    the ticket's initial weights: {cli.one_line(str(initial))}. Whoever has them, too, and the pictures, finds the same "
+              "ticket with the same seeds: it proves nothing by itself, and is no secret. The text is the owner's alone")
     before, after = occupancy(mask[region.layer]), occupancy(signed[region.layer])
     beside = sorted(Path(args.mask_dir).parent.glob("epoch_*.pth.tar"))  # what main_imp.py rewound to
     moved = sum(int((signed[name] & ~mask[name]).sum()) for name in mask)
@@ -169,6 +173,19 @@ def main(argv: Sequence[str] | None = None) -> int:
           f"      python extract_qrcode.py --arch {args.arch} --claim {files.claim} --checkpoint <run>/model_best.pth.tar\n"
           f"to hand out: {files.masks} or the model trained from it, nothing else of {args.save_dir}")
     return cli.EXIT_OK
+
+
+def initial_weights_of(ticket: str) -> str | None:
+    """How main_imp.py came by them, where the record of the run that made the ticket lies beside it and says so."""
+    import contextlib
+
+    from utils import checkpoint
+    from utils.errors import UserError
+    from utils.run_dir import RunDir
+
+    with contextlib.suppress(UserError):
+        record = checkpoint.load_json(RunDir(os.path.dirname(ticket)).record)
+        return record.get("initial_weights") if isinstance(record, dict) else None
 
 
 def derive(args, model, mask, wish):

@@ -293,8 +293,11 @@ def test_a_text_is_derived_when_it_is_embedded(run_main, refused, tmp_path):
     (tmp_path / "owner.key").write_bytes(as_pem(THIEFS_KEY))
     words = ("embed_qrcode.py", "--mask_dir", tmp_path / "ticket.pth.tar", "--owner", tmp_path / "owner.key", "--save_dir")
     claims = []
-    for folder, name in (("one", "John"), ("one", "John"), ("two", "Jane")):
+    for folder, name, record in (("one", "John", None), ("one", "John", "[]"), ("two", "Jane", '{"initial_weights": "drawn with seed 1"}')):
+        if record is not None:  # of the run that made the ticket
+            (tmp_path / "run.json").write_text(record)
         assert (done := run_main(*words, tmp_path / folder, "--owner_name", name)).returncode == 0, done.stderr
+        assert ("initial weights: drawn with seed 1. Whoever has them" in done.stdout) is (name == "Jane")
         path, = (tmp_path / folder).glob("*.claim.json")
         claims.append(json.loads(path.read_text()))
     assert claims[0] == claims[1] and claims[0]["signature"] != claims[2]["signature"]
