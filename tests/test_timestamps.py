@@ -667,11 +667,14 @@ def test_a_claim_that_a_hash_drew_survives_an_older_model_with_it(run_main, owne
     assert done.returncode == 0 and "V2 shows on it already" in done.stdout and "2^80" in done.stdout
 
 
-def test_a_prior_takes_no_precedence_away(court, suspect):
-    """John signed Jane's release again and hands that release in: hers is still the earlier claim."""
-    words = court.by_blocks(court.proof(court.root("jane"), MINED), court.proof(court.root("john"), later(1)))
+@pytest.mark.slow
+def test_a_prior_takes_no_precedence_away(court, suspect, owner):
+    """John signed Jane's release again and hands that release in: hers is still the earlier claim. Own models stay with their claims."""
+    words = [*court.by_blocks(court.proof(court.root("jane"), MINED), court.proof(court.root("john"), later(1))), "--own",
+             owner / "innocent.pth.tar", "--own", suspect]
     court.ask(*words, "--prior", suspect, "--prior_dated", "2026-01-01", names=("john", "jane"), suspect=suspect)
     found = court.written
+    assert found["rivals"]["own_models"]["files"] == [str(suspect), str(owner / "innocent.pth.tar")]
     assert [claim["facts"]["claimed by"] for claim in found["claims"]] == ["jane", "john"] and found["claims"][1]["later"]
 
 
