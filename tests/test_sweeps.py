@@ -1211,3 +1211,31 @@ def test_the_smallest_profile_from_end_to_end(tmp_path):
     row, = [row for row in csv.DictReader((tables / "table1.csv").open(newline="")) if row["data"] == "digits"]
     assert float(row["ticket accuracy, mean"]) > 90 and float(row["remaining, mean"]) == pytest.approx(25, abs=0.01)
     assert bash("tables", **settings).stdout.startswith("0 done, ")
+
+
+@pytest.mark.nightly
+def test_a_sweep_and_a_network_of_ones_own_at_the_first_try(tmp_path):
+    """A copy of table6.sh with other lists, levels, seeds and a stage with a score, and the network of docs/extending.md."""
+    from conftest import documented_blocks
+
+    copy = tmp_path / "project"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", "tests"))
+    (copy / "models/vgg.py").write_text(documented_blocks()["models/vgg.py"])
+    registry = (copy / "models/__init__.py").read_text()
+    head, brace, rest = registry.partition("ARCHITECTURES")[2].partition("\n}")
+    entry = '\n    "vgg8": Architecture("models.vgg", "vgg8", "VGG-8", weight_decay=5e-4),'
+    (copy / "models/__init__.py").write_text(registry.replace(head + brace + rest, head + entry + brace + rest))
+    script = (copy / "scripts/table6.sh").read_text()
+    for old, new in (("res20s/cifar10 res18/cifar100", "vgg8/digits"), ("0,0.05,0.1,0.2,0.3,0.5", "0,0.15,0.4"),
+                     ("SEEDS=${SEEDS:-1}", 'SEEDS=${SEEDS:-2 5}\nSCORES="omp"\nKEY_RATIOS="0.03"'), ("launch table6", "launch mine"),
+                     ('    stage "pruning"', '    for score in $SCORES; do each locked "$score" $KEY_RATIOS; done\n    stage "pruning"')):
+        assert old in script
+        script = script.replace(old, new)
+    (copy / "scripts/mine.sh").write_text(script)
+    done = bash("mine", cwd=copy, PROFILE="smoke", EPOCHS="3", JOBS="2")
+    assert done.returncode == 0 and "12 done, 0 were done before, 0 failed, 0 left out\nmine: all that was run" in done.stdout, done.stderr
+    rows = list(csv.DictReader((copy / "runs/smoke/tables/runs.csv").open(newline="")))
+    assert {(row["network"], row["data"], row["state"]) for row in rows} == {("vgg8", "digits", "done")}
+    assert {row["folder"].removeprefix("vgg8/digits/") for row in rows} == {
+        f"seed{seed}/{stage}" for seed in (2, 5) for stage in ("ticket", "signed_trained", "locked/omp_0.03", *(
+            f"pruned_{how}/level_{level}" for how in ("magnitude", "random") for level in ("0", "0.15", "0.4")))}

@@ -59,7 +59,7 @@ def accuracy_by_density(densities: Sequence[float], accuracies: Sequence[float],
         axes.axhline(dense_accuracy - tolerance, color="grey", lw=1, ls=":", label="matching")
     axes.set(xscale="log", xlabel="remaining weights, %", ylabel="test accuracy, %", title=title)
     low, high = axes.get_ylim()
-    axes.set_ylim(min(low, high - LEAST_RANGE), high)
+    axes.set_ylim(min(low, high - LEAST_RANGE), high + 0.05 * LEAST_RANGE)
     axes.set_xlim(1.1 * max(densities), 0.9 * min(densities))
     axes.minorticks_off()
     ticks = [tick for tick in (100, 80, 60, 40, 30, 20, 10, 6, 4, 3, 2, 1, 0.5, 0.2, 0.1) if tick >= 0.9 * min(densities)]
