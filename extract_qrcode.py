@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"code:    {files.code}")
     if not claim and signature != args.signature:
         print("note:    the text is there in another of Unicode's forms (NFC, NFD), which looks the same")
-    if signature is not None and not match and any(text and text.casefold() == signature.casefold() for text in reading.texts.values()):
+    if signature is not None and not match and signature.casefold() in [(text or "").casefold() for text in reading.texts.values()]:
         print("note:    read is a text that differs from the one given in capital letters alone")
     if signature is None:
         print("verdict: a text was read" if match else "verdict: no text was read")

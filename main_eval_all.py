@@ -182,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     trained = engine.fit(data, experiment.protocol, files, args.seed, masked, facts={**experiment.facts, **size},
                          title=f"ticket at {100 * mask.density:.2f}%")
     checkpoint.save_json({**trained.in_columns(), **size, **parts, "merged": args.key is not None, "forged": args.add_back,
-                          "seed": args.seed, "model": str(files.best)}, files.result)
+                          "arch": args.arch, "dataset": args.dataset, "seed": args.seed, "model": str(files.best)}, files.result)
     print(f"\ntest accuracy: {trained.test_acc:.2f}% (epoch {trained.best_epoch}, the best on validation with "
           f"{trained.val_acc:.2f}%), {trained.test_acc_last:.2f}% after the last epoch\n"
           f"model: {files.best}\nplot:  {files.curve}")

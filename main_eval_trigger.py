@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                          title=f"ticket at {100 * ticket.mask.density:.2f}% with triggers")
     figures = trained.in_columns()
     checkpoint.save_json({**figures, **size, "trigger_set": triggers.kind, "triggers": len(triggers),
-                          "seed": args.seed, "model": str(files.best)}, files.result)
+                          "arch": args.arch, "dataset": args.dataset, "seed": args.seed, "model": str(files.best)}, files.result)
     print(f"\ntest accuracy: {trained.test_acc:.2f}%, trigger accuracy: {figures['trigger_acc']:.2f}% (epoch "
           f"{trained.best_epoch}, the best on validation with {trained.val_acc:.2f}%); {trained.test_acc_last:.2f}% and "
           f"{figures['trigger_acc_last']:.2f}% after the last epoch\nmodel: {files.best}\nplot:  {files.curve}\n"

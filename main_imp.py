@@ -122,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                               args.match_tolerance if args.extreme else None, len(experiment.data.test),
                               f"{ARCHITECTURES[args.arch].title} on {DATASETS[args.dataset].title}, seed {args.seed}", files.rounds_plot)
     checkpoint.save_json({
+        "arch": args.arch, "dataset": args.dataset,
         "dense_acc": dense.test_acc, "ticket_acc": ticket.test_acc, "density": ticket.density,
         "nonzeros": ticket.nonzeros, "rates": schedule.rates, "rounds_per_rate": schedule.counts,
         "matched": ticket.matched, "seconds": sum(done.seconds for done in rounds), "ticket": str(files.ticket),

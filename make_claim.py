@@ -44,8 +44,8 @@ def parse_args(argv: Sequence[str] | None):
     parser.add_argument("--save_dir", type=cli.Output(files={}), default=None, metavar="DIR",
                         help="claim.json and commitment.json go there; never over others")
 
-    parser.add_argument("--bundle", type=cli.Output(files=dict.fromkeys(PARTS, None) | {README: README_BEGINS}), default=None, metavar="DIR",
-                        help="copy all files that the claim is made of there: secret/, public/ and hand_out/, with a README.txt")
+    parser.add_argument("--bundle", type=cli.Output(files=dict.fromkeys(PARTS) | {README: README_BEGINS}), default=None,
+                        metavar="DIR", help="copy all files that the claim is made of there: secret/, public/ and hand_out/, with a README.txt")
 
     group = parser.add_argument_group("what is claimed")
     group.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="network")
@@ -139,11 +139,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--save_dir {args.save_dir}: holds {commitment.COMMITMENT_FILE} of another claim, which differs in "
                         f"{commitment.in_words(changed)}; give what that one was made from, or name another folder")
     claim_path, commitment_path = commitment.write(args.save_dir, private, public_part)
+    loss = "without it the commitment proves nothing, so keep two copies" if owner_key is None else \
+        "keep two copies of it and of all keys; lost, the same command makes it again"
     print(f"claims:     {', '.join(claimed(claim))}"
           + (f"; accuracy {fidelity.target:.2f}% - {fidelity.tolerance:g}" if fidelity else "")
           + f"\nroot:       {public_part.root.hex()}\nsigned by:  {public or 'nobody'}\n"
-          f"claim:      {claim_path} (secret: " + ("without it the commitment proves nothing, so keep two copies" if owner_key is None else
-                                                   "keep two copies of it and of all keys; lost, the same command makes it again") + ")\n"
+          f"claim:      {claim_path} (secret: {loss})\n"
           f"commitment: {commitment_path}" + (" (as it was made before)" if earlier else ""))
     dates = date(args, commitment_path, public_part.root)
     if args.bundle:

@@ -39,7 +39,7 @@ from utils.run_dir import AttackFiles
 
 
 # of what is read from a result.json
-TEXTS = frozenset({"attack", "signature", "layer", "found_layer", "model", "claim", "key", "locked"})
+TEXTS = frozenset({"attack", "arch", "signature", "layer", "found_layer", "model", "claim", "key", "locked"})
 MAYBE = frozenset({"level", "test_acc"})
 WISHED = frozenset(flag.name for flag in (*PLACE, *FORMAT))
 
@@ -302,7 +302,7 @@ def write(args: argparse.Namespace, level: float | None, victim: Victim, attacke
         if one.draw:
             one.draw(files.code)
     settings = {name: getattr(args, name) for name in ATTACKS[args.attack].settings}
-    checkpoint.save_json({"attack": args.attack, "level": level, "seed": args.seed, **settings,
+    checkpoint.save_json({"attack": args.attack, "arch": args.arch, "level": level, "seed": args.seed, **settings,
                           **changes(victim.mask, attacked.mask), **size(attacked.mask), **columns,
                           "checkpoint": args.checkpoint, "model": str(files.model)}, files.result)
 

@@ -84,8 +84,8 @@ def load_dataset(name: str, root: str | None = None, image_size: int | None = No
         limit: keep this many training pictures, drawn with `seed`, as evenly over the classes as possible.
     Raises:
         ImageSizeError: a UserError, for a size that they can't have.
-        UserError: the pictures are missing, unreadable (whatever the loader says of that), or too few for `limit`; or they are not what training relies on
-            (`check_dataset`).
+        UserError: the pictures are missing, unreadable (an OSError of the loader's is one, too), or too few for `limit`; or they
+            are not what training relies on (`check_dataset`).
     """
     source = DATASETS[name]
     try:

@@ -450,6 +450,8 @@ def test_initial_weights_are_written_once_and_then_loaded(tmp_path, run_main):
         assert shlex.split(session["command"])[:2] == ["python", "main_imp.py"]
         heading, _, printed = (tmp_path / name / "log.txt").read_text().partition("\n")
         assert heading.startswith(f"$ {session['command']}   # {session['written'][:2]}") and printed == done.stdout
+    again = run_main(*words, "--seed", 2, "--save_dir", tmp_path / "two")
+    assert re.search(r"^== round 0 of 0: .* s; done before$", again.stdout, re.MULTILINE) and "done before" not in two.stdout
     assert not torch.equal(first[-1]["fc.weight"], second[-1]["fc.weight"]), "the seed still draws the batches"
     assert (tmp_path / "init.pth.tar").read_bytes() == before
 

@@ -335,8 +335,8 @@ def _read_json(path: str | Path, kind: str, tables: set[str],
     numbers = "[1-9][0-9]?" if kind == CLAIM else "[12]"  # of a claim's, what is known is for the reader of its fields to say
     if not isinstance(content, dict) or not re.fullmatch(f"{kind}/{numbers}", str(content.get("format"))):
         found = str(content.get("format")).rpartition("/")[0] if isinstance(content, dict) else kind
-        raise Refused(f"{path}: " + (f"is {OTHER_FILES[found]}" if found in OTHER_FILES.keys() - {kind} else f"'format' is not '{kind}/1'")
-                      + f"; make_claim.py writes {CLAIM_FILE} and {COMMITMENT_FILE}")
+        why = f"is {OTHER_FILES[found]}" if found in OTHER_FILES.keys() - {kind} else f"'format' is not '{kind}/1'"
+        raise Refused(f"{path}: {why}; make_claim.py writes {CLAIM_FILE} and {COMMITMENT_FILE}")
     must = {"format", "root", *tables}
     for name in sorted(must - content.keys()):
         raise Refused(f"{path}: lacks {name!r}")

@@ -97,7 +97,8 @@ def _bar(plan: Sequence[Job]):
 
     def show(outcome: Outcome, running: int, *_) -> None:
         bar.n, bar.total = _weights(plan, outcome)
-        bar.set_description_str(f"{_ended(outcome)} of {len(plan)} ended, {running} running, {len(outcome.failed)} failed", refresh=False)
+        bar.set_description_str(f"{_ended(outcome)} of {len(plan)} ended, {running} running, {len(outcome.failed)} failed",
+                                refresh=False)
         if _ended(outcome) == len(plan):
             bar.n = bar.total
             bar.close()

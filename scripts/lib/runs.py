@@ -14,7 +14,9 @@ COLUMNS = ("folder", "script", "network", "data", "seed", "accuracy", "remaining
 
 def rows_of(tree: str | Path) -> list[dict[str, str]]:
     """COLUMNS -> text of every run in the tree, by folder; what can't be read is a row that says so."""
-    return [{column: cli.one_line(text) for column, text in row.items()} for record in sorted(Path(tree).rglob(RunDir("").record.name)) for row in _rows_of_run(Path(tree), record)]
+    records = sorted(Path(tree).rglob(RunDir("").record.name))
+    return [{column: cli.one_line(text) for column, text in row.items()}
+            for record in records for row in _rows_of_run(Path(tree), record)]
 
 
 def _rows_of_run(tree: Path, record: Path) -> Iterator[dict[str, str]]:
@@ -38,7 +40,8 @@ def _rows_of_run(tree: Path, record: Path) -> Iterator[dict[str, str]]:
 def _found(result: Mapping[str, Any]) -> dict[str, str]:
     """What a result.json says, as texts."""
     accuracy, density = result.get("test_acc", result.get("ticket_acc")), result.get("density")
-    return {"accuracy": "" if accuracy is None else f"{accuracy:.2f}%", "remaining": "" if density is None else f"{100 * density:.3f}%",
+    return {"accuracy": "" if accuracy is None else f"{accuracy:.2f}%",
+            "remaining": "" if density is None else f"{100 * density:.3f}%",
             "code read": {None: "", True: "yes", False: "no"}[is_read(result)], "state": "done"}
 
 

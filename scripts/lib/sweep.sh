@@ -143,7 +143,7 @@ triggers() { # triggers: sets TRIGGERS to the flags that name the trigger set
 launch() { # launch NAME: makes the plan, runs it, then shows table or figure NAME, or of another name all that was run
     local lines code=0 shown=0
     [[ $# -eq 1 && $1 =~ ^[[:alnum:]_]+$ ]] ||
-        refuse "launch '$*': needs one name of letters, digits and _: a table's or figure's, or another, and all that was run is shown"
+        refuse "launch '$*': needs one name of letters, digits and _; a table's, a figure's, or another to show all that was run"
     set +e # the plan itself stops at its first failure, which it would not within || or if
     lines=$(set -e; plan)
     code=$?
