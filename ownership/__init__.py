@@ -53,6 +53,7 @@ SCHEMES: dict[str, Scheme] = {
     "V1": Scheme("ownership.key_mask", "key mask", "nonces", numbered=True),
     "V2": Scheme("ownership.qr_code", "code in the mask", "derived texts", numbered=True),
     "V3": Scheme("ownership.trigger_set", "trigger set", "trigger keys", by_answers=True),
+    "P": Scheme("ownership.passports", "passports", "nonces", since=3, numbered=True),
 }
 
 

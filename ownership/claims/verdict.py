@@ -111,7 +111,7 @@ def decide(claim: OwnerClaim, checks: Sequence[Check], standing: Standing, signe
     combined = min(Fraction(1), tested * min(p_values)) if p_values else None
     owned = combined is not None and combined <= level
     notes = []
-    paid_for = in_a_row([scheme.corrected_for for scheme in SCHEMES.values() if scheme.has_p_value])
+    paid_for = in_a_row(list(dict.fromkeys(scheme.corrected_for for scheme in SCHEMES.values() if scheme.has_p_value)))
     if standing is Standing.NONE:
         notes.append("without a commitment nothing shows when the claim was made, nor that it was made before the suspect was "
                      f"signed by somebody else; p-values are corrected for 2^80 {paid_for} that a claim made up afterwards could "
