@@ -688,7 +688,7 @@ def test_a_prior_is_dated_by_a_token_over_its_file(court, suspect, refused, owne
     assert f"--prior_dated {token}: is a timestamp of something else" in message
 
 
-def test_a_prior_of_another_network_stops_nobody(court, suspect, owner, refused, tmp_path):
+def test_a_prior_that_can_not_be_read_is_bad_input(court, suspect, refused, tmp_path):
     (tmp_path / "bad.pth.tar").write_text("no model")
     assert "--prior" in refused(court.ask("--prior", tmp_path / "bad.pth.tar", suspect=suspect))
 

@@ -123,10 +123,12 @@ def judge(opened: Opened, given: Given, standing: Standing, files: Files) -> Sid
              "signed by": claim.owner_key if public and claim.owner_key else "nobody"}
     try:
         case = Case(claim, opened.path, standing, given, files)
+        if given.priors:
+            case.suspect  # that it can't be read comes first
         priors = [look_at_prior(case, prior, opened) for prior in given.priors]
         if case.committed and any(counts for counts, _ in priors):
-            case = replace(case, standing=Standing.AFTER_PRIOR)
-            standing = case.standing
+            standing = Standing.AFTER_PRIOR
+            case = replace(case, standing=standing)
         found = verdict.decide(claim, run_checks(case), standing, public is not None and public.signature is not None,
                                given.max_false, opened.dated)
         words = [] if given.suspect_dated is None else [f"that nobody else could see the suspect before "
@@ -187,14 +189,9 @@ def check_marks(case: Case) -> list[Check]:
 
 def look_at_prior(case: Case, prior: Prior, opened: Opened) -> tuple[bool, str]:
     """Whether the claim shows on a model that its commitment is not shown to be older than, and what was found, in a sentence.
-
-    It never raises: a file that only a rival's claim can be looked for in must not be the end of this one.
-    """
+    Raises UserError as `run_checks`."""
     older = replace(case, given=replace(case.given, suspect=prior.path, suspect_flag="--prior"))
-    try:
-        checks = check_marks(older)
-    except UserError as error:
-        return False, f"prior {prior.path}: the claim can't be looked for in it ({error})"
+    checks = check_marks(older)
     shown = [check.name for check in checks if check.result == SHOWN]
     if all(check.result == NOT_RUN for check in checks):
         found = "the claim could not be looked for in it with what was given"
