@@ -36,6 +36,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from fractions import Fraction
 
 if __name__ == "__main__":  # a fault before main() must not end with 1, which is a verdict
     sys.excepthook = lambda *fault: os._exit(sys.__excepthook__(*fault) or 3)
@@ -47,7 +48,7 @@ from utils import cli
 
 
 UNDATED = "none"
-REPORT = rb"<!DOCTYPE html>.{,600}<title>(Verification|Two claims): "  # how a page of ours begins
+REPORT = rb"<!DOCTYPE html>.{,600}<title>(Verification: |Two claims)"  # how a page of ours begins
 
 
 def parse_args(argv: Sequence[str] | None):
@@ -223,7 +224,7 @@ def write_verdict(args, side, files) -> None:
     if args.json:
         checkpoint.save_json({**verdict_as_json(side.verdict, side.facts), **origin_as_json(files.rows, made_with)}, args.json)
     if args.report:
-        write_report(args.report, side.verdict, side.facts, files.rows, made_with)
+        write_report(args.report, side, files.rows, made_with)
 
 
 def write_comparison(args, found, files) -> None:
@@ -241,40 +242,51 @@ def write_comparison(args, found, files) -> None:
 
 
 def print_verdict(side) -> None:
-    """What is known of the claim, each check, and the verdict."""
-    from ownership.claims.p_values import scientific
+    """The verdict, what it means and rests on, what is known of the claim, and each check."""
+    from ownership.claims import wording
+
+    print(f"verdict:    {side.verdict.verdict}\nmeans:      {wording.meaning(side)}")
+    print_side(side)
+
+
+def print_side(side) -> None:
+    """What a verdict rests on, what is known of the claim, and each check."""
+    from ownership.claims.p_values import written
     from ownership.claims.verdict import names_of_tests
 
     found = side.verdict
+    for note in found.notes if found.checks else ():
+        print(f"note:       {cli.one_line(note)}")
+    print()
     for name, value in side.facts.items():
         print(f"{name + ':':<12}{cli.one_line(value)}")
     if found.checks:
-        print(f"\n{'check':<7}{'result':<11}{'p-value':<11}found")
+        print(f"\n{'check':<7}{'result':<11}{'p-value':<15}found")
     for check in found.checks:
-        p = "-" if check.p is None else scientific(check.p)
-        print(f"{check.name:<7}{check.result:<11}{p:<11}{cli.one_line(check.detail)}")
+        p = "-" if check.p is None else written(check.p)
+        print(f"{check.name:<7}{check.result:<11}{p:<15}{cli.one_line(check.detail)}")
     if found.p is not None:
-        print(f"\np-value:    {scientific(found.p)}, the smallest times the number of {names_of_tests()} in the claim "
-              f"(Bonferroni); "
-              f"owned needs {found.level:g}")
-    for note in found.notes if found.checks else ():
-        print(f"note:       {cli.one_line(note)}")
-    print(f"verdict:    {found.verdict}")
+        print(f"p-value:    {written(found.p)}, the smallest times the number of {names_of_tests()} in the claim (Bonferroni); "
+              f"owned needs {written(Fraction(found.level))}")
 
 
 def print_comparison(found) -> None:
-    """Both verdicts, and what tells the claims apart."""
-    from ownership.claims import rivals
+    """The conclusion, what it means and rests on, what tells the claims apart, and both verdicts."""
+    from ownership.claims import rivals, wording
 
+    print(f"conclusion: {cli.one_line(found.conclusion)}\nmeans:      {wording.meaning_of_two(found)}")
+    for note in found.notes:
+        print(f"note:       {cli.one_line(note)}")
+    print()
+    for name, values in rivals.rows(found):
+        each = values if len(values) == 1 else [f"{whose} {value or '-'}" for whose, value in zip(rivals.NAMES, values)]
+        print(f"{name + ':':<32}{cli.one_line('; '.join(each))}")
     for name, side in zip(rivals.NAMES, found.sides):
-        print(f"{name} claim: {cli.one_line(side.opened.path)}, commitment: "
-              f"{cli.one_line(side.opened.commitment_path or 'none')}\n")
-        print_verdict(side)
+        print(f"\n{name} claim: {cli.one_line(side.opened.path)}, commitment: "
+              f"{cli.one_line(side.opened.commitment_path or 'none')}\nverdict:    {side.verdict.verdict}")
         if not side.verdict.checks:
             print(f"because:    {cli.one_line(side.verdict.notes[0])}")
-        print()
-    for name, value in (*rivals.rows(found), *(("note", note) for note in found.notes), ("conclusion", found.conclusion)):
-        print(f"{name + ':':<15}{cli.one_line(value)}")
+        print_side(side)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ class Scheme:
     """One entry of the registry; what command lines, claims and verdicts need to know before anything heavy is loaded.
 
     module: a package of the modules `flags`, `claim` and `check` (docs/extending.md says what is in them).
-    title: what reports call it.
+    title: what reports call it. asks: the question that its check answers, for people who know nothing of it.
     corrected_for: what the maker of a claim could try until one fits, which the check's p-value pays for; None where the check is
         no test of chance, and has no p-value: it is told, and makes no owner.
     since: the first format of owners' claims that has its fields.
@@ -23,6 +23,7 @@ class Scheme:
 
     module: str
     title: str
+    asks: str
     corrected_for: str | None
     since: int = 1
     numbered: bool = False
@@ -50,10 +51,14 @@ class Scheme:
 
 # in the order of the checks
 SCHEMES: dict[str, Scheme] = {
-    "V1": Scheme("ownership.key_mask", "key mask", "nonces", numbered=True),
-    "V2": Scheme("ownership.qr_code", "code in the mask", "derived texts", numbered=True),
-    "V3": Scheme("ownership.trigger_set", "trigger set", "trigger keys", by_answers=True),
-    "P": Scheme("ownership.passports", "passports", "nonces", since=3, numbered=True),
+    "V1": Scheme("ownership.key_mask", "key mask", "do the suspect's weights and the owner's key, put together, give the claimed ticket?",
+                 "nonces", numbered=True),
+    "V2": Scheme("ownership.qr_code", "code in the mask", "does the pattern of the suspect's weights hold the claimed QR code?",
+                 "derived texts", numbered=True),
+    "V3": Scheme("ownership.trigger_set", "trigger set", "does the suspect give pictures the labels that the owner's key alone tells?",
+                 "trigger keys", by_answers=True),
+    "P": Scheme("ownership.passports", "passports", "do the signs of the suspect's scale factors spell the owner's signature?", "nonces",
+                since=3, numbered=True),
 }
 
 

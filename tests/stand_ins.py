@@ -234,7 +234,7 @@ class Page(HTMLParser):
 def assert_self_contained(page: Page) -> None:
     assert not page.open, "every tag is closed"
     assert {tag for tag, _ in page.tags} <= {"html", "head", "meta", "title", "style", "body", "h1", "h2", "span", "table", "tr",
-                                             "th", "td", "ul", "li", "p", "div", "figure", "figcaption", "code", "svg", "path"}
+                                             "th", "td", "thead", "tbody", "b", "ul", "li", "p", "div", "figure", "figcaption", "code", "svg", "path"}
     for _, attributes in page.tags:
         assert not {name for name in attributes if name.startswith("on")} and not {"src", "href", "action"} & attributes.keys()
     assert "url(" not in page.text and "@import" not in page.text

@@ -6,7 +6,6 @@ import json
 import re
 from dataclasses import replace
 from fractions import Fraction
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +23,8 @@ from ownership.claims import arbiter, commitment, rivals, sorting, verdict
 from ownership.qr_code.claim import CodeClaim, write_claim
 from ownership.claims.owner_claim import Fidelity, OwnerClaim
 from ownership.claims.report import write_comparison_report
-from ownership.claims.verdict import NOT_SHOWN, OWNED, REFUSED, Check, Standing, Verdict
+from ownership.claims.rivals import EARLIER_OWNS, UNDECIDED
+from ownership.claims.verdict import NOT_SHOWN, OWNED, REFUSED, SHOWN, Check, Standing, Verdict
 from ownership.qr_code.check import Regions, compare_regions
 from pruner import tickets
 from pruner.key_mask import split as key_masks
@@ -108,10 +108,11 @@ def test_of_two_marks_the_earlier_one_decides(dispute, tmp_path):
     for first, second, name in (("jane", "again", OWNER), ("again", "jane", "John")):
         done = dispute(first, second, "--json", tmp_path / "out.json")
         assert done.returncode == 0, done.stderr
-        assert verdicts(done) == ["owned", "owned"]
+        assert verdicts(done) == ["owned", EARLIER_OWNS] and done.stdout.startswith("conclusion: both show; the earlier")
         assert conclusion(done) == f"both show; the earlier commitment decides: the first claim ({name}) owns"
         assert "so it counts as written into what was the first's already" in done.stdout
         found = json.loads((tmp_path / "out.json").read_text())
+        assert [claim["verdict"] for claim in found["claims"]] == ["owned", EARLIER_OWNS]
         assert found["conclusion"] == conclusion(done) and found["rivals"]["owner"] == "first"
         assert [claim["later"] for claim in found["claims"]] == [False, True]
         # signed by whom, and which commitment opens
@@ -190,23 +191,24 @@ def test_conclusions(first, second):
 
 
 def side(found: str, name: str, committed: bool = True, fidelity=None, accuracy: float | None = None) -> arbiter.Side:
+    public = commitment.Commitment({}) if committed else None
     checks = () if accuracy is None else (Check("F", "met", "", figures={"accuracy": accuracy}),)
     claim = OwnerClaim(name, None, "res20s", fidelity)
-    return arbiter.Side(arbiter.Opened(name, None, claim, SimpleNamespace() if committed else None),
-                        Verdict(found, checks, None, 1e-9, ()), {}, Standing.COMMITTED if committed else Standing.NONE)
+    return arbiter.Side(arbiter.Opened(name, None, claim, public),
+                        Verdict(found, checks, Fraction(1, 10**12), 1e-9, ()), {}, Standing.COMMITTED if committed else Standing.NONE)
 
 
 def test_without_commitments_nothing_tells_which_is_the_earlier(run_main, owner, thief):
     done = run_main("main_verify.py", "--claim", owner / "claim.json", "--claim", thief / "again/claim.json", "--suspect",
                     thief / "again.pth.tar", "--restarts", 0)
-    assert done.returncode == 1 and verdicts(done) == ["owned", "owned"]
+    assert done.returncode == 1 and verdicts(done) == [UNDECIDED] * 2
     assert conclusion(done) == "both show; neither was committed to, so nothing tells which is the earlier"
 
 
 def test_of_two_marks_the_one_that_was_committed_to_decides(run_main, owner, thief):
     done = run_main("main_verify.py", "--claim", owner / "claim.json", "--claim", thief / "again/claim.json", "--commitment",
                     owner / "commitment.json", "--suspect", thief / "again.pth.tar", "--restarts", 0)
-    assert done.returncode == 0 and verdicts(done) == ["owned", "owned"], done.stderr
+    assert done.returncode == 0 and verdicts(done) == ["owned", EARLIER_OWNS], done.stderr
     assert conclusion(done) == f"both show; only the first was committed to: the first claim ({OWNER}) owns"
     assert "the second was not committed to, so it counts" in done.stdout and "committed to later" not in done.stdout
 
@@ -453,7 +455,7 @@ def test_what_the_tolerance_allows_is_said_beside_the_loss(measured, said):
     check = verdict.fidelity(claimed, measured)
     first = replace(side(OWNED, "Jane", True, claimed), verdict=Verdict(OWNED, (check,), None, 1e-9, ()))
     found = rivals.compare_accuracy([first, side(OWNED, "John")])
-    assert found.met == (check.result == "met", None) and rivals.accuracy_in_words(found)[-1] == said
+    assert found.met == (check.result == "met", None) and rivals.cost_in_words(found)[-1] == said
 
 
 # --- where the codes lie ----------------------------------------------------------------------------------------------
@@ -496,7 +498,7 @@ def test_a_code_over_another_is_told_by_its_place(dispute, thief, tmp_path):
     first, second = (next(check for check in claim["checks"] if check["check"] == "V2") for claim in found["claims"])
     # the first code is wrong just where the second was written over it with something else
     assert first["lost"] + first["added"] >= regions["contested"] and second["lost"] == second["added"] == 0
-    assert verdicts(done) == ["owned", "owned"]
+    assert verdicts(done) == ["owned", EARLIER_OWNS]
     assert f"overlap in {regions['overlap']} modules; in {regions['contested']} of these" in done.stdout
 
 
@@ -534,7 +536,7 @@ def test_in_two_numberings_places_are_not_compared(dispute, run_main, owner, thi
                     tmp_path / "commitment.json", "--commitment", owner / "commitment.json", "--suspect",
                     tmp_path / "suspect.pth.tar", "--aligned_to", owner / "unsigned.pth.tar", "--aligned_to",
                     tmp_path / "suspect.pth.tar", "--restarts", 0, "--json", tmp_path / "out.json")
-    assert done.returncode == 0 and verdicts(done) == ["owned", "owned"], done.stdout + done.stderr
+    assert done.returncode == 0 and verdicts(done) == ["owned", EARLIER_OWNS], done.stdout + done.stderr
     found = json.loads((tmp_path / "out.json").read_text())
     first, second = (next(check for check in claim["checks"] if check["check"] == "V2") for claim in found["claims"])
     assert first["aligned_to"] == str(owner / "unsigned.pth.tar") and second.get("aligned_to") is None
@@ -552,7 +554,11 @@ def test_own_models_tell_who_had_it_first_whatever_the_dates_say(dispute, owner,
     for first, second, models in (("jane", "again", (jane, john)), ("again", "jane", (john, jane))):
         done = dispute(first, second, "--own", models[0], "--own", models[1], "--json", tmp_path / "out.json")
         assert done.returncode == 0, done.stderr
-        own = json.loads((tmp_path / "out.json").read_text())["rivals"]["own_models"]
+        found = json.loads((tmp_path / "out.json").read_text())
+        own = found["rivals"]["own_models"]
+        assert [claim["verdict"] for claim in found["claims"]] == ["owned", EARLIER_OWNS]
+        assert {one["verdict"] for row in own["verdicts"] for one in row} <= {"shown", "not shown"}, "nobody owns his own model"
+        assert re.search("^mark in the first's own model: +first shown, p .*; second (not )?shown, p ", done.stdout, re.M)
         assert own["files"] == [str(path) for path in models]
         assert own["supports"] == ("first" if first == "jane" else "second")
         assert own["shows"] == ([[True, True], [False, True]] if first == "jane" else [[True, False], [True, True]])
@@ -592,7 +598,7 @@ def test_trigger_sets_are_asked_of_own_models(dispute, owner, thief, tmp_path):
                                                    ((False, False), None), ((None, True), None), ((True, None), None)])
 def test_support_by_hand(crossed, expected):
     def found(shows):
-        return Verdict(OWNED if shows else NOT_SHOWN, (), None if shows is None else Fraction(1, 3), 1e-9, ())
+        return Verdict(SHOWN if shows else NOT_SHOWN, (), None if shows is None else Fraction(1, 3), 1e-9, ())
 
     own = rivals.OwnModels(("a", "b"), ((found(True), found(crossed[0])), (found(crossed[1]), found(True))))
     assert own.supports == expected
@@ -610,7 +616,7 @@ def test_the_page_shows_both_codes_and_escapes_everything(dispute, owner, thief,
     assert_self_contained(page)
     found = json.loads((tmp_path / "out.json").read_text())
     codes = [next(check for check in claim["checks"] if check["check"] == "V2") for claim in found["claims"]]
-    assert [int(count) for count in re.findall(r"(\d+) modules? wrong", page.text)] \
+    assert [int(count) for count in re.findall(r"(\d+) of 567 modules differ; by chance about half would", page.text)] \
         == [code["lost"] + code["added"] for code in codes]
     fills = [[attributes["fill"], attributes["d"].count("M")] for tag, attributes in page.tags if tag == "path"]
     assert ["#f5a3a3", codes[0]["lost"]] in fills and ["#c00000", codes[0]["added"]] in fills
@@ -623,7 +629,7 @@ def test_the_page_shows_both_codes_and_escapes_everything(dispute, owner, thief,
 
 
 @pytest.mark.parametrize(("found", "committed", "badges"), [
-    ((OWNED, OWNED), (True, True), ("owned", "shown")), ((OWNED, OWNED), (False, False), ("shown", "shown")),
+    ((OWNED, OWNED), (True, True), ("owned", EARLIER_OWNS)), ((OWNED, OWNED), (False, False), (UNDECIDED, UNDECIDED)),
     ((NOT_SHOWN, OWNED), (True, True), ("not shown", "owned")), ((REFUSED, OWNED), (True, True), ("refused", "owned")),
     ((OWNED, NOT_SHOWN), (True, True), ("owned", "not shown"))])
 def test_one_claim_at_most_is_green_on_the_page(tmp_path, found, committed, badges):
@@ -632,8 +638,8 @@ def test_one_claim_at_most_is_green_on_the_page(tmp_path, found, committed, badg
              for one, name, is_so in zip(found, ("Jane", "John"), committed)]
     write_comparison_report(tmp_path / "page.html", rivals.compare(sides), [], {})
     page = Page(tmp_path / "page.html")
-    shown = [attributes["class"] for tag, attributes in page.tags if (attributes.get("class") or "").startswith("verdict ")]
-    assert shown == [f"verdict {badge}" for badge in (*badges, *badges)]
+    colours = [attributes["class"] for tag, attributes in page.tags if (attributes.get("class") or "").startswith("verdict ")]
+    assert colours == [f"verdict {badge if badge in ('owned', 'refused') else ''}" for badge in (*badges, *badges)]
     assert re.findall(r'<span class="verdict [^"]*">([^<]*)<', (tmp_path / "page.html").read_text()) == [*badges, *badges]
 
 
@@ -658,6 +664,9 @@ def test_the_page_names_what_was_refused(run_main, owner, thief, altered, tmp_pa
     (("--claim jane --claim again --commitment jane.public --commitment jane.public",), "are the same commitment"),
     (("--claim jane --claim again --commitment again.public",), "name the other one first"),
     (("--claim jane --own own --own own",), "argument --own: is for two claims"),
+    (("--claim jane.public --claim again.public --commitment jane --commitment again",), "is a claim, no commitment; were two files swapped?"),
+    (("--claim jane.public --claim again --commitment jane --commitment again.public",), "is a claim, no commitment; were two files swapped?"),
+    (("--claim jane.code --claim jane.public",), "jane.v2.json: is embed_qrcode.py's claim of one code"),
     (("--claim jane --claim again --own own",), "argument --own: is for two claims, and needs both"),
     (("--claim jane --claim again --own own --own text",), "text"),
     (("--claim jane --claim again --key wrong_key",), "belongs to neither claim (v1.key_sha256)"),
@@ -671,8 +680,9 @@ def test_the_page_names_what_was_refused(run_main, owner, thief, altered, tmp_pa
 def test_bad_input_is_one_line(run_main, owner, thief, refused, tmp_path, words, message):
     (tmp_path / "copy.json").write_bytes((owner / "claim.json").read_bytes())
     (tmp_path / "text").write_text("no model")
+    (tmp_path / "jane.v2.json").write_bytes((owner / "v2.json").read_bytes())
     names = {"jane": owner / "claim.json", "jane.public": owner / "commitment.json", "copy": tmp_path / "copy.json",
-             "again": thief / "again/claim.json", "again.public": thief / "again/commitment.json",
+             "jane.code": tmp_path / "jane.v2.json", "again": thief / "again/claim.json", "again.public": thief / "again/commitment.json",
              "forged": thief / "forged/claim.json", "own": owner / "own.pth.tar", "key": owner / "key.pth.tar",
              "wrong_key": owner / "wrong_key.pth.tar", "other.key": owner / "other.key", "trigger.key": owner / "trigger.key",
              "triggers": thief / "trigger_set", "text": tmp_path / "text", "none": tmp_path / "none"}

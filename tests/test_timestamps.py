@@ -545,8 +545,8 @@ def test_a_verdict_says_when_and_who_says_so(court):
     assert done.returncode == 0, done.stderr
     date = read_date(court.folder / "token.tsr", court.root("jane"), court.authority.trust())
     for text in court.said(done):
-        assert f"committed {date}; that must be older than the suspect" in text
-        assert "says CN=Authority good (RFC 3161, policy 1.2.3.4.1)" in text and "for its publication to show" not in text
+        assert f"committed {date}; this holds only if the suspect" in text
+        assert "says CN=Authority good (RFC 3161, policy 1.2.3.4.1)" in text and "no date of it was given" not in text
     assert court.written["facts"]["committed"] == str(date)
     inputs = {row["input"]: row["sha256"] for row in court.written["inputs"]}
     assert inputs["--timestamp"] == hashlib.sha256((court.folder / "token.tsr").read_bytes()).hexdigest()
@@ -587,12 +587,12 @@ def test_rivals_are_ordered_by_verified_dates(court):
         found = court.written
         assert [claim["facts"]["claimed by"] for claim in found["claims"]] == ["john", "jane"], (names, stamps)
         assert [claim["later"] for claim in found["claims"]] == [False, True] and found["rivals"]["owner"] == "first"
-        assert done.returncode == 0 and "told by the order of --claim" not in done.stdout
+        assert done.returncode == 0 and "goes by the order of --claim" not in done.stdout
         notes = " ".join(found["rivals"]["notes"])
         assert ("nothing verified shows how old the other one is" if len(stamps) == 1 else "by the verified dates") in notes
     court.ask(names=("jane", "john"))
     assert court.written["claims"][0]["facts"]["claimed by"] == "jane"
-    assert "told by the order of --claim" in " ".join(court.written["rivals"]["notes"])
+    assert "goes by the order of --claim" in " ".join(court.written["rivals"]["notes"])
 
 
 def test_predictions_stay_with_their_claims_when_dates_turn_the_order(court):

@@ -28,7 +28,7 @@ from attacks.permute import permute
 from attacks.prune import prune
 from datasets import load_dataset, trigger
 from models import build_model
-from ownership.claims import case, commitment, owner_claim, verdict
+from ownership.claims import arbiter, case, commitment, owner_claim, verdict
 from ownership.trigger_set import endpoint as open_inference, evidence as trigger_evidence
 from ownership.qr_code.claim import CodeClaim, write_claim
 from ownership.claims.commitment import Refused, open_claim
@@ -369,7 +369,7 @@ def test_the_true_model_is_owned(verify, owner, tmp_path):
     done = verify("--suspect", owner / "own.pth.tar", *ALL, owner / "trigger.key", "--json", tmp_path / "verdict.json")
     assert done.returncode == 0, done.stderr
     assert results(done.stdout) == {"F": "met", "V1": "not run", "V2": "shown", "V3": "shown"}
-    assert "verdict:    owned" in done.stdout and "without a commitment" not in done.stdout
+    assert done.stdout.startswith("verdict:    owned\nmeans:      The suspect carries the mark that") and "without a commitment" not in done.stdout
     found = json.loads((tmp_path / "verdict.json").read_text())
     checks = {check["check"]: check for check in found["checks"]}
     assert found["verdict"] == "owned" and checks["V2"]["lost"] == checks["V2"]["added"] == 0
@@ -884,7 +884,8 @@ def test_the_page_shows_what_was_found_and_escapes_everything(verify, owner, tmp
     for path in ("claim.json", "commitment.json"):
         assert hashlib.sha256((owner / path).read_bytes()).hexdigest() in page.text
     assert SIGNATURE in page.text and "torch" in page.text and "owned" in page.text
-    wrong = int(re.search(r"(\d+) modules? wrong", page.text)[1])
+    wrong = int(re.search(r"(\d+) of 567 modules differ; by chance about half would", page.text)[1])
+    assert "no code was found here" not in page.text.lower() and "Confidential" in page.text
     paths = {attributes["fill"]: attributes["d"] for tag, attributes in page.tags if tag == "path"}
     assert 0 < wrong <= 9 and paths["#f5a3a3"].count("M") == wrong and "#c00000" not in paths
 
@@ -895,6 +896,7 @@ def test_the_page_of_a_refusal_says_why(verify, owner, refused, tmp_path):
     page = Page(tmp_path / "report.html")
     assert_self_contained(page)
     assert "does not give the trigger set" in page.text and "Why it was refused" in page.text
+    assert "Confidential" not in page.text, "it tells no secret"
     assert json.loads((tmp_path / "verdict.json").read_text())["verdict"] == "refused"
 
 
@@ -905,29 +907,34 @@ def test_the_page_of_a_claim_that_does_not_open_names_the_file(verify, owner, fi
     refused(verify("--suspect", owner / "own.pth.tar", "--report", tmp_path / "report.html", claim=claim))
     text = Page(tmp_path / "report.html").text
     assert "changed since: 'owner'" in text and hashlib.sha256(claim.read_bytes()).hexdigest() in text
+    assert hashlib.sha256((owner / "own.pth.tar").read_bytes()).hexdigest() in text, "of the suspect too"
 
 
 def test_every_module_is_drawn_once_in_its_colour():
-    random = np.random.default_rng(0)
-    modules, wrong = random.random((29, 29)) < 0.5, random.random((29, 29)) < 0.2
-    drawn = draw(verdict.Figure("", modules, wrong))
+    random, measured = np.random.default_rng(0), qr_code.data_modules(3)
+    modules, wrong = (random.random((29, 29)) < 0.5) & measured, (random.random((29, 29)) < 0.2) & measured
+    drawn = draw(verdict.Figure("", modules, wrong, measured))
+    assert f"{wrong.sum()} of 567 modules differ" in drawn
     colours = {fill: {(int(y) - 2, int(x) - 2) for x, y in re.findall(r"M(\d+) (\d+)h1v1h-1z", path)}
                for fill, path in re.findall(r'<path fill="(#\w+)" d="([^"]*)"/>', drawn)}
-    for fill, chosen in (("#1a1a1a", modules & ~wrong), ("#c00000", modules & wrong), ("#f5a3a3", ~modules & wrong)):
+    for fill, chosen in (("#1a1a1a", modules & ~wrong), ("#c00000", modules & wrong), ("#f5a3a3", ~modules & wrong),
+                         ("#dcdcdc", ~measured)):
         assert colours[fill] == set(map(tuple, np.argwhere(chosen).tolist()))
 
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7*7 }}", "{% raw %}",
                                   "&lt;b&gt;", "'; --", "</style></td>", "\ud800"])
 def test_no_text_of_anybody_becomes_a_tag(tmp_path, text):
-    figure = verdict.Figure(text, np.eye(21, dtype=bool), np.zeros((21, 21), bool))
+    figure = verdict.Figure(text, np.eye(21, dtype=bool), np.zeros((21, 21), bool), np.ones((21, 21), bool))
     exhibit = verdict.Exhibit("the code", "the codes", "black and white", (figure,), (("zbar: ", text),))
     check = verdict.Check("V2", verdict.NOT_SHOWN, text, Fraction(1, 3), {}, exhibit)
     found = verdict.Verdict(verdict.NOT_SHOWN, (check,), Fraction(1, 3), 1e-9, (text,))
-    write_report(tmp_path / "page.html", found, {text: text}, [(text, text, text)], {text: text})
+    claim = owner_claim.OwnerClaim(text, None, "res20s")
+    side = arbiter.Side(arbiter.Opened(text, None, claim, None), found, {text: text}, Standing.NONE)
+    write_report(tmp_path / "page.html", side, [(text, text, text)], {text: text})
     page = Page(tmp_path / "page.html")
     assert_self_contained(page)
-    assert page.text.count(text if text != "\ud800" else "\\ud800") == 11
+    assert page.text.count(text if text != "\ud800" else "\\ud800") == 12
 
 
 def test_a_value_that_can_not_be_written_is_an_error_of_the_caller():

@@ -116,6 +116,10 @@ def judge(opened: Opened, given: Given, standing: Standing, files: Files) -> Sid
     """The verdict on one claim. Raises UserError as `run_checks`."""
     claim, public, refused = opened.claim, opened.public, opened.refused
     if claim is None:
+        for flag in ("suspect", "predictions"):
+            if getattr(given, flag) is not None:
+                files.bytes_of(getattr(given, flag), kind="file")
+                files.record(f"--{flag}", getattr(given, flag))
         return refused_side(opened, refused, given, standing)
     facts = {"suspect": given.suspect or given.predictions or given.endpoint, "claimed by": claim.owner, "claims": ", ".join(claimed(claim)) or "nothing",
              "commitment": public.root.hex() if public else "none given",

@@ -42,6 +42,10 @@ class Refused(UserError):
     """A claim that does not hold together: it does not open, its signature is wrong, or files contradict it."""
 
 
+class AnotherFile(Refused):
+    """A file of ours of another kind, which was given by mistake; a rival's mistake is his claim's refusal all the same."""
+
+
 @dataclass(frozen=True)
 class SaltedClaim:
     """The private part. values: field -> JSON value; salts: field -> SALT_BYTES bytes. format: its number, which says
@@ -335,8 +339,10 @@ def _read_json(path: str | Path, kind: str, tables: set[str],
     numbers = "[1-9][0-9]?" if kind == CLAIM else "[12]"  # of a claim's, what is known is for the reader of its fields to say
     if not isinstance(content, dict) or not re.fullmatch(f"{kind}/{numbers}", str(content.get("format"))):
         found = str(content.get("format")).rpartition("/")[0] if isinstance(content, dict) else kind
-        why = f"is {OTHER_FILES[found]}" if found in OTHER_FILES.keys() - {kind} else f"'format' is not '{kind}/1'"
-        raise Refused(f"{path}: {why}; make_claim.py writes {CLAIM_FILE} and {COMMITMENT_FILE}")
+        if found in OTHER_FILES.keys() - {kind}:
+            raise AnotherFile(f"{path}: is {OTHER_FILES[found]}; were two files swapped? make_claim.py writes {CLAIM_FILE} and "
+                              f"{COMMITMENT_FILE}")
+        raise Refused(f"{path}: 'format' is not '{kind}/1'; make_claim.py writes {CLAIM_FILE} and {COMMITMENT_FILE}")
     must = {"format", "root", *tables}
     for name in sorted(must - content.keys()):
         raise Refused(f"{path}: lacks {name!r}")

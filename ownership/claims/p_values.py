@@ -30,6 +30,14 @@ def scientific(p: Fraction) -> str:
     return f"{mantissa / 10:.1f}e{exponent:+03d}"
 
 
+def written(p: Fraction) -> str:
+    """As people write it, rounded up likewise: 1, 0.034, 10^-9, 1.9 x 10^-97."""
+    mantissa, exponent = scientific(p).split("e")
+    if int(exponent) > -3:
+        return f"{float(f'{mantissa}e{exponent}'):.2g}"
+    return f"{'' if mantissa == '1.0' else f'{mantissa} x '}10^{int(exponent)}"
+
+
 def corrected(p: Fraction, choices: Mapping[str, int]) -> tuple[Fraction, str, dict[str, object]]:
     """Bonferroni's correction for what the maker of a claim could choose: p times the number of all choices.
 
@@ -40,6 +48,6 @@ def corrected(p: Fraction, choices: Mapping[str, int]) -> tuple[Fraction, str, d
     """
     total = min(Fraction(1), p * math.prod(choices.values()))
     counts = {name: str(count) if count < 10**6 else f"2^{math.log2(count):.0f}" for name, count in choices.items()}
-    text = f"p {scientific(p)}" + "".join(f" x {counts[name]} {name}" for name in choices) + f" = {scientific(total)}"
+    text = f"p {written(p)}" + "".join(f" x {counts[name]} {name}" for name in choices) + f" = {written(total)}"
     return total, text, {"p_alone": max(SMALLEST, float(p)), "log10_p_alone": log10(p),
                          "log2_choices": {name: math.log2(count) for name, count in choices.items()}}

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from ownership.claims import scheme
 from ownership.claims.arbiter import Side, are_tied, check_marks
 from ownership.claims.case import Case, Files, Given
-from ownership.claims.p_values import scientific
-from ownership.claims.verdict import (MET, NOT_RUN, OWNED, REFUSED, SHOWN, UNREADABLE, Standing, Verdict, decide,
+from ownership.claims.p_values import written
+from ownership.claims.verdict import (MET, NOT_RUN, NOT_SHOWN, OWNED, REFUSED, SHOWN, UNREADABLE, Standing, Verdict, decide,
                                       names_of_tests)
 
 NAMES = ("first", "second")  # in the order of their commitments, see `ownership.claims.sorting.put_in_order`
+# verdicts on a claim that would own the suspect if it stood alone
+EARLIER_OWNS, UNDECIDED = f"{SHOWN} (the earlier claim owns)", f"{SHOWN} (nothing tells which claim is the earlier)"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Accuracy:
 @dataclass(frozen=True)
 class OwnModels:
     """Which claim shows on which claimant's own model. files: first the first claimant's. found[claim][model]: by the
-    tests of chance, neither claim counted as committed to before, so that no date plays a part."""
+    tests of chance, neither claim counted as committed to before, so that no date plays a part; SHOWN or NOT_SHOWN."""
 
     files: tuple[str, str]
     found: tuple[tuple[Verdict, ...], ...]
@@ -43,7 +45,7 @@ class OwnModels:
     def shows(self, claim: int, model: int) -> bool | None:
         """None where nothing could be tested."""
         found = self.found[claim][model]
-        return None if found.p is None else found.verdict == OWNED
+        return None if found.p is None else found.verdict == SHOWN
 
     @property
     def supports(self) -> int | None:
@@ -54,8 +56,8 @@ class OwnModels:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both sides, and what came of it. owner: 0 or 1, None where it is undecided. conclusion: in one line. schemes: what each
-    scheme tells of them."""
+    """Both sides, each with its verdict beside the other, and what came of it. owner: 0 or 1, None where it is undecided.
+    conclusion: in one line. schemes: what each scheme tells of them."""
 
     sides: tuple[Side, ...]
     owner: int | None
@@ -64,12 +66,6 @@ class Comparison:
     accuracy: Accuracy
     own_models: OwnModels | None
     notes: tuple[str, ...]
-
-
-def standing(found: Comparison, number: int) -> str:
-    """A claim's verdict beside the other: one that shows on the suspect, but does not own it, is not called owned."""
-    verdict = found.sides[number].verdict.verdict
-    return SHOWN if verdict == OWNED and found.owner != number else verdict
 
 
 def look_at_own_models(files: Sequence[str], sides: Sequence[Side], given: Sequence[Given], inputs: Files) -> OwnModels:
@@ -85,7 +81,8 @@ def look_at_own_models(files: Sequence[str], sides: Sequence[Side], given: Seque
     def look(side: Side, its_own: Given, path: str) -> Verdict:
         on_own = replace(its_own, suspect=path, suspect_flag="--own", predictions=None, endpoint=None)
         checks = check_marks(Case(side.claim, side.opened.path, Standing.NONE, on_own, inputs))
-        return replace(decide(side.claim, checks, Standing.NONE, signed=False, level=its_own.max_false), notes=())
+        found = decide(side.claim, checks, Standing.NONE, signed=False, level=its_own.max_false)
+        return replace(found, verdict=SHOWN if found.verdict == OWNED else NOT_SHOWN, notes=())
 
     return OwnModels(tuple(files), tuple(tuple(look(side, its_own, path) for path in files)
                                          for side, its_own in zip(sides, given)))
@@ -95,7 +92,7 @@ def compare(sides: Sequence[Side], own_models: OwnModels | None = None, notes: S
     """Two verdicts on one suspect, the earlier claim's first. notes: what else is to be said."""
     owner, conclusion = conclude(sides)
     owned, refused = ([side.verdict.verdict == verdict for side in sides] for verdict in (OWNED, REFUSED))
-    said = []
+    said = [] if own_models is None else [in_words(own_models)]
     if all(owned) and owner is not None:
         said.append("both marks are in the suspect: the second was "
                     f"{'not committed to' if sides[1].standing is Standing.NONE else 'committed to later'}, so it counts as "
@@ -108,16 +105,18 @@ def compare(sides: Sequence[Side], own_models: OwnModels | None = None, notes: S
         said.append("both commitments have the same verified date, so neither is the earlier, and both claims are judged as if not "
                     "committed to")
     if any(side.standing is Standing.LATER for side in sides):
-        said.append("that the first commitment is the older one is for their publication to show; here it is told by the order "
-                    "of --claim" if not any(dates) else "the first commitment is the older one by the verified dates" if all(dates) else
+        said.append("this holds only if the first commitment was published before the second. No dates were given "
+                    "that this program can check: it goes by the order of --claim" if not any(dates) else
+                    "the first commitment is the older one by the verified dates" if all(dates) else
                     "the first commitment is dated; nothing verified shows how old the other one is, so it counts as the later")
-    if own_models is not None:
-        said.append(in_words(own_models))
-        if own_models.supports not in (None, owner) and owner is not None:
-            said.append(f"the models that the claimants present contradict the conclusion: they speak for the "
-                        f"{NAMES[own_models.supports]} claim, the order of commitments speaks for the {NAMES[owner]}. Look at "
-                        "how the commitments were dated, and at where each model comes from")
+    if own_models is not None and owner is not None and own_models.supports not in (None, owner):
+        said.append(f"the models that the claimants present contradict the conclusion: they speak for the "
+                    f"{NAMES[own_models.supports]} claim, the order of commitments speaks for the {NAMES[owner]}. Look at how the "
+                    "commitments were dated, and at where each model comes from")
     schemes = scheme.compare_schemes([side.claim for side in sides], [side.verdict.checks for side in sides])
+    beside = UNDECIDED if owner is None else EARLIER_OWNS
+    sides = [replace(side, verdict=replace(side.verdict, verdict=beside)) if shows and number != owner else side
+             for number, (side, shows) in enumerate(zip(sides, owned))]
     return Comparison(tuple(sides), owner, conclusion, schemes, compare_accuracy(sides), own_models, (*said, *notes))
 
 
@@ -172,22 +171,22 @@ def in_words(found: OwnModels) -> str:
                              "neither mark is in the other's own model") + "; that tells nothing"
 
 
-def rows(found: Comparison) -> list[tuple[str, str]]:
-    """What tells the claims apart, as (name, text) for people."""
-    table = [row for one in found.schemes for row in one.rows]
-    accuracy = accuracy_in_words(found.accuracy)
-    if accuracy:
-        table.append(("accuracy", "; ".join(accuracy)))
-    for claim, name in enumerate(NAMES if found.own_models else ()):
-        table.append((f"{name}'s mark", "; ".join(f"in the {whose}'s own model {cell(found.own_models.found[claim][model])}"
-                                                  for model, whose in enumerate(NAMES))))
-    return table
+def rows(found: Comparison) -> list[tuple[str, tuple[str, ...]]]:
+    """What tells the claims apart, the strongest first, as (name, the first claim's and the second's) or (name, text) for
+    people."""
+    table = [(f"mark in the {whose}'s own model", tuple(cell(of_claim[model]) for of_claim in found.own_models.found))
+             for model, whose in enumerate(NAMES if found.own_models else ())]
+    table += [row for one in found.schemes for row in one.rows]
+    for name, measured in (("claimed accuracy", found.accuracy.targets), ("the suspect's", found.accuracy.suspect)):
+        if any(percent is not None for percent in measured):
+            table.append((name, tuple("" if percent is None else f"{percent:.2f}%" for percent in measured)))
+    cost = cost_in_words(found.accuracy)
+    return [*table, ("accuracy", ("; ".join(cost),))] if cost else table
 
 
-def accuracy_in_words(accuracy: Accuracy) -> list[str]:
-    """Targets, the suspect's, and what the later claim has cost."""
-    said = [f"the {name} claim {target:.2f}%" + (f", the suspect {suspect:.2f}%" if suspect is not None else "")
-            for name, target, suspect in zip(NAMES, accuracy.targets, accuracy.suspect) if target is not None]
+def cost_in_words(accuracy: Accuracy) -> list[str]:
+    """What the later claim, and whatever else was done to the suspect, has cost."""
+    said = []
     if accuracy.claimed_cost is not None:
         said.append(f"the second claim's target is {beside_the_target(accuracy.claimed_cost)}")
     if accuracy.suspect_cost is not None:
@@ -208,4 +207,4 @@ def cell(found: Verdict) -> str:
     if found.p is None:
         return "not run: " + ("; ".join(check.detail for check in found.checks if check.result == NOT_RUN)
                               or f"no {names_of_tests('or')} that counts")
-    return f"{'shown' if found.verdict == OWNED else 'not shown'}, p {scientific(found.p)}"
+    return f"{found.verdict}, p {written(found.p)}"

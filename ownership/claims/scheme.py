@@ -16,9 +16,10 @@ from pruner.masks import Mask
 
 @dataclass(frozen=True)
 class Comparison:
-    """What tells two claims of one scheme apart. rows: (name, text) for people. figures: by name, for machines."""
+    """What tells two claims of one scheme apart. rows: (name, the first claim's and the second's) or (name, text of both) for
+    people. figures: by name, for machines."""
 
-    rows: tuple[tuple[str, str], ...] = ()
+    rows: tuple[tuple[str, tuple[str, ...]], ...] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -9,7 +9,7 @@ from datasets import ImageSizeError
 from ownership import SCHEMES, in_a_row
 from ownership.claims import arbiter, commitment, rivals, timestamps
 from ownership.claims.arbiter import Opened
-from ownership.claims.commitment import Commitment, Refused, SaltedClaim
+from ownership.claims.commitment import AnotherFile, Commitment, Refused, SaltedClaim
 from ownership.claims.case import Files, Given, Prior, wrong_size
 from ownership.claims.owner_claim import OwnerClaim
 from ownership.claims.timestamps import Dated, Trust
@@ -30,14 +30,15 @@ def open_claims(paths: Sequence[str], commitments: Sequence[str], suspect: str |
         commitments: at most as many, in any order.
         suspect: its file, which two claims about different networks can't both be about.
     Raises:
-        UserError: a file that can't be read, or is there twice; a commitment of neither of two claims.
+        UserError: a file that can't be read, or is there twice; files that were confused; a commitment of neither of two claims.
     """
     paths, commitments = ([inputs.bytes_of(path, commitment.MAX_BYTES, "file") for path in some] for some in (paths, commitments))
-    if len(paths) == 1:
-        return [arbiter.open_claim(paths[0], commitments[0] if commitments else None, inputs)]
+    its_own = commitments_of(paths, commitments) if len(paths) == 2 else [commitments[0] if commitments else None]
     opened = [replace(arbiter.open_claim(path, own, inputs), number=number)
-              for number, (path, own) in enumerate(zip(paths, commitments_of(paths, commitments)))]
-    if suspect is None or any(one.refused for one in opened):
+              for number, (path, own) in enumerate(zip(paths, its_own))]
+    if all(isinstance(one.refused, AnotherFile) for one in opened):
+        raise UserError("; ".join(str(one.refused) for one in opened))
+    if suspect is None or len(opened) == 1 or any(one.refused for one in opened):
         return opened
     return refuse_other_networks(opened, suspect, inputs)
 
@@ -45,11 +46,14 @@ def open_claims(paths: Sequence[str], commitments: Sequence[str], suspect: str |
 def commitments_of(claims: Sequence[FileBytes], commitments: Sequence[FileBytes]) -> list[FileBytes | None]:
     """Of two claims the commitment of each, told by its root.
 
-    Nobody's claim is refused for a file that may be the rival's: a commitment that opens neither claim is an error, and so is a
-    changed copy of one. Raises UserError for these, and for a file that can't be read, or is there twice.
+    Nobody's claim is refused for a file that may be the rival's: a commitment that opens neither claim is an error, and so are a
+    changed copy of one, and a claim in its place. Raises UserError for these, and for a file that can't be read, or is there twice.
     """
     private = [_or_refused(commitment.read_claim, path) for path in claims]
     public = [_or_refused(commitment.read_commitment, path) for path in commitments]
+    confused = [one for one in public if isinstance(one, AnotherFile)]
+    if confused:
+        raise UserError(str(confused[0]))
     roots = [(None, None) if isinstance(one, Refused) else (commitment.root_of(one[0].leaves()), one[1]) for one in private]
     published = [None if isinstance(one, Refused) else one.root for one in public]
     _refuse_the_same("claim", claims, [of_fields for of_fields, _ in roots])

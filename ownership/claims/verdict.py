@@ -8,6 +8,7 @@ as the claimed model; a copy that was damaged is a copy still, so F alone neithe
 `ownership.claims.rivals` compares two verdicts on one suspect.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -45,12 +46,14 @@ class Standing(Enum):
 class Figure:
     """A mark as the suspect shows it, drawn module by module.
 
-    caption: where it is. modules, wrong: bool [size, size], what is there, and where that is not what is claimed.
+    caption: where it is. modules, wrong, measured: bool [size, size], what is there, where that is not what is claimed, and where
+    anything is claimed at all.
     """
 
     caption: str
     modules: np.ndarray
     wrong: np.ndarray
+    measured: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Exhibit:
     """What a page shows of a check beside its line.
 
     title, titles: above it, of one claim and of two. legend: of the figures. lines: (text, what was read or named, None where
-    the text says all), below them.
+    the text says all), below them. absent: that there is no mark, where that is so.
     """
 
     title: str
@@ -66,6 +69,7 @@ class Exhibit:
     legend: str
     figures: tuple[Figure, ...]
     lines: tuple[tuple[str, str | None], ...] = ()
+    absent: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,20 +115,22 @@ def decide(claim: OwnerClaim, checks: Sequence[Check], standing: Standing, signe
     combined = min(Fraction(1), tested * min(p_values)) if p_values else None
     owned = combined is not None and combined <= level
     notes = []
-    paid_for = in_a_row(list(dict.fromkeys(scheme.corrected_for for scheme in SCHEMES.values() if scheme.has_p_value)))
     if standing is Standing.NONE:
         notes.append("without a commitment nothing shows when the claim was made, nor that it was made before the suspect was "
-                     f"signed by somebody else; p-values are corrected for 2^80 {paid_for} that a claim made up afterwards could "
-                     "choose from")
+                     "signed by somebody else")
     elif standing is not Standing.COMMITTED:
         notes.append(f"{standing.value}, so perhaps made up by somebody who had seen the model: judged as if it had not been "
-                     f"committed to. p-values are corrected for 2^80 {paid_for}")
+                     "committed to")
     if standing is not Standing.NONE and not signed:
         notes.append("the commitment is not signed: it shows that somebody claimed this before, not who")
-    if standing is Standing.COMMITTED:
-        notes.append(("when the commitment was made is for its publication to show; it" if dated is None else
-                      f"committed {dated}; that") + " must be older than the suspect and all that "
-                     f"the suspect comes from. p-values are corrected for 2^40 {paid_for} that could be tried before")
+    if standing is Standing.COMMITTED and owned:
+        notes.append("this holds only if the commitment was published before the suspect, and all that the suspect comes from, "
+                     "existed; no date of it was given that this program can check" if dated is None else
+                     f"committed {dated}; this holds only if the suspect, and all that it comes from, is younger")
+    if p_values:
+        tried = in_a_row(list(dict.fromkeys(scheme.corrected_for for scheme in SCHEMES.values() if scheme.has_p_value)), "or")
+        notes.append(f"probabilities are multiplied by 2^{math.log2(standing.tries):.0f} for all {tried} that the claimant may have "
+                     "tried until one fitted")
     if owned and any(check.name == "F" and check.result == NOT_MET for check in checks):
         notes.append("the suspect is below the claim's accuracy: a damaged copy")
     return Verdict(OWNED if owned else NOT_SHOWN, tuple(checks), combined, level, tuple(notes))

@@ -12,8 +12,7 @@ import torch
 
 from ownership.claims.case import Aligned, Case, numbering, price_of, tried
 from ownership.claims.commitment import Refused
-from ownership.claims.p_values import corrected, scientific
-from ownership.claims.rivals import NAMES
+from ownership.claims.p_values import corrected, scientific, written
 from ownership.claims.scheme import Comparison, Remains, SchemeCheck
 from ownership.claims.verdict import LEVEL, NOT_SHOWN, SHOWN, Check, Exhibit, Figure, Standing
 from ownership.qr_code import window
@@ -30,9 +29,11 @@ from pruner.qr_code.embedding import Place
 from utils.errors import UserError
 
 LARGEST_SIDE = 1 << 21  # of a layer, channels
-LEGEND = """Black: occupied, white: empty, as the claimed code has them. Dark red: occupied, but empty
-in the claimed code. Light red: empty, but occupied there. Finder, timing, alignment, format and version patterns are never
-embedded; they are drawn as the QR standard has them."""
+LEGEND = """Each square is one kernel of the suspect, a small block of its weights. Black: it has weights, white: it has none, as in
+the claimed code. Dark red: it has weights where the claimed code has none. Light red: it has none where the claimed code has some.
+Grey: not measured, since those squares are the same in every QR code and no mark. ZXing and zbar are common readers of QR codes;
+ordered statistics is this project's own decoder of damaged ones."""
+NOT_THERE = "no code was found here"
 
 
 class Checker(SchemeCheck):
@@ -90,15 +91,15 @@ class Checker(SchemeCheck):
     def compare(cls, parts: Sequence[CodeClaim | None], checks: Sequence[Check | None]) -> Comparison:
         """How the two codes lie to each other, and how much of each is there."""
         shown = [check if check is not None and check.exhibit is not None else None for check in checks]
-        rows, regions = [(f"{name} code", in_words(check)) for name, check in zip(NAMES, shown) if check], None
+        rows, regions = [("code", tuple(in_words(check) if check else "" for check in shown))] if any(shown) else [], None
         # in two numberings of the channels the same kernel has two places
         if all(shown) and len({check.figures.get("aligned_to") for check in shown}) == 1:
             regions = compare_regions(*parts)
-            rows.append(("regions", f"overlap in {regions.overlap} {'module' if regions.overlap == 1 else 'modules'}; in "
-                                    f"{regions.contested} of these the codes contradict each other"
-                         if regions.overlap else "do not overlap"))
+            rows.append(("regions", (f"overlap in {regions.overlap} {'module' if regions.overlap == 1 else 'modules'}; in "
+                                     f"{regions.contested} of these the codes contradict each other"
+                                     if regions.overlap else "do not overlap",)))
         elif all(shown):
-            rows.append(("regions", "not comparable: the codes show in different numberings of the channels"))
+            rows.append(("regions", ("not comparable: the codes show in different numberings of the channels",)))
         return Comparison(tuple(rows), {"regions": regions and vars(regions)})
 
 
@@ -125,10 +126,10 @@ def code(claimed: CodeClaim, suspect: Suspect, standing: Standing, level: float 
         where, numbers = numbering(tries[best.number], tries)
         if told:
             other = _best_code(claimed, [one.alignment.suspect for one in told], standing, level, 0)
-            where += (f"; aligned to {told[other.number].reference} p is {scientific(other.p)}, not counted: by a file that is not "
+            where += (f"; aligned to {told[other.number].reference} p is {written(other.p)}, not counted: by a file that is not "
                       "the ticket whose hash the text is, any model can be made to show any code")
             numbers |= {"uncounted_p": scientific(other.p)}
-        exhibit = exhibit_of(claimed, window.cleaned(suspects[best.number], claimed), best.found, numbers)
+        exhibit = exhibit_of(claimed, window.cleaned(suspects[best.number], claimed), best, numbers, level)
     except UserError as error:
         raise Refused(f"field 'v2': {error}") from None
     found, flips = best.found, best.found.flips
@@ -193,22 +194,21 @@ def tests_of_code(found: Extraction, suspect: Suspect, claimed: CodeClaim,
                {**freedom(suspect.mask, alone, renumbered), **several})
 
 
-def exhibit_of(claimed: CodeClaim, suspect: Suspect, found: Extraction, numbers: Mapping[str, object]) -> Exhibit:
-    """Each copy of the code as it lies in the suspect, with its function patterns put back, and what was read. Raises UserError
-    as `ownership.qr_code.window.window_of`."""
+def exhibit_of(claimed: CodeClaim, suspect: Suspect, best: "Best", numbers: Mapping[str, object], level: float) -> Exhibit:
+    """Each copy of the code as it lies in the suspect, and what was read. Raises UserError as
+    `ownership.qr_code.window.window_of`."""
     expected, is_data = qr_code.encode(claimed.signature, claimed.code_format), qr_code.data_modules(claimed.version)
-    figures = []
+    figures, texts = [], best.found.texts
     for place in claimed.places:
         occupied = window.window_of(suspect, place, claimed.version).occupied
-        modules = qr_code.restore_patterns(occupied, claimed.code_format)
-        figures.append(Figure(f"{place.layer}, start_x {place.start_x}, start_y {place.start_y}", modules,
-                              (modules != expected) & is_data))
+        figures.append(Figure(f"{place.layer}, start_x {place.start_x}, start_y {place.start_y}", occupied & is_data,
+                              (occupied != expected) & is_data, is_data))
     lines = [(f"{reader}: nothing read", None) if text is None else (f"{reader}: ", text)
-             for reader, text in found.texts.items()]
+             for reader, text in texts.items()]
     if numbers.get("aligned_to"):
         lines.append(("channels in the numbering of\n", numbers["aligned_to"]))
     return Exhibit("the code as the suspect shows it", "the codes as the suspect shows them", LEGEND, tuple(figures),
-                   tuple(lines))
+                   tuple(lines), "" if best.p <= level or claimed.signature in texts.values() else NOT_THERE)
 
 
 def in_words(check: Check) -> str:
