@@ -33,7 +33,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 60rem; m
 h1 { font-size: 1.5rem; line-height: 1.3; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid #ddd; }
-th { font-weight: 600; } .facts th { width: 14rem; } .checks th:first-child { width: 17rem; } .checks .short { white-space: nowrap; }
+th { font-weight: 600; } .facts th { width: 14rem; } .checks th:first-child { width: 17rem; } .checks .short, thead th { white-space: nowrap; }
+.checks.inputs th:first-child { width: 8rem; }
 .sides th:first-child { width: 20%; } .sides th, .sides td { width: 40%; }
 .hint { display: block; font-size: .85rem; font-weight: 400; color: #555; }
 .verdict { display: inline-block; padding: .1rem .7rem; border-radius: .3rem; color: #fff; background: #555;
@@ -50,7 +51,7 @@ code { font-size: .85rem; }
 @media screen and (max-width: 40rem) {
   .facts th { width: 7rem; }
   .checks thead { display: none; } .checks tr { display: block; border-bottom: 1px solid #ddd; padding: .5rem 0; }
-  .checks th, .checks th:first-child, .checks td { display: block; width: auto; border: 0; padding: .1rem 0; }
+  .checks th, .checks.inputs th, .checks th:first-child, .checks td { display: block; width: auto; border: 0; padding: .1rem 0; }
   .checks td:empty { display: none; } .checks td[data-name]::before { content: attr(data-name) ": "; color: #555; }
 }
 @page { size: A4; margin: 18mm;
@@ -59,7 +60,8 @@ code { font-size: .85rem; }
 @media print {
   body { font-size: 10pt; margin: 0; padding: 0; max-width: none; } h1 { margin-top: 0; } h2 { margin-top: 1.2rem; }
   h2, .legend { break-after: avoid; } tr, li, figure { break-inside: avoid; } .claim { margin-top: 1.5rem; }
-  svg { width: 14rem; height: 14rem; }
+  svg { width: 13rem; height: 13rem; } code, .hint, .legend, figcaption { font-size: 8pt; }
+  p, ul { margin: .4rem 0; } th, td { padding: .2rem .5rem .2rem 0; }
 }
 </style>
 {% endmacro %}{% macro secrecy(whose) %}<p class="secret">Confidential. This page tells what {{ whose }} secret: where a mark lies,
@@ -90,7 +92,7 @@ if exhibit.absent %}. <b>{{ exhibit.absent|capitalize }}.</b>{% endif %}</figcap
 {% endfor %}{% endmacro %}{% macro lines(exhibit, whose) %}{% for said, text in exhibit.lines
 %}<p>{{ whose }}{{ said }}{% if text is not none %}<code>{{ text|shown }}</code>{% endif %}</p>
 {% endfor %}{% endmacro %}{% macro origin(inputs, versions) %}<h2>Inputs</h2>
-<table class="checks">
+<table class="checks inputs">
 <thead><tr><th>input</th><th>name</th><th>SHA-256</th></tr></thead>
 <tbody>
 {% for row in inputs %}<tr><th>{{ row[0]|shown }}</th><td>{{ row[1]|shown }}</td><td><code>{{ row[2]|shown }}</code></td></tr>
