@@ -23,6 +23,7 @@ how to gather predictions: docs/black_box_checks.md. Takes seconds.
 import os
 import sys
 from collections.abc import Sequence
+from fractions import Fraction
 
 if __name__ == "__main__":  # a fault before main() must not end with 1, which is a verdict
     sys.excepthook = lambda *fault: os._exit(sys.__excepthook__(*fault) or 3)
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
     from datasets.trigger import load_exported
-    from ownership.claims.p_values import scientific
+    from ownership.claims.p_values import written
     from ownership.trigger_set import evidence as black_box
     from ownership.trigger_set.endpoint import unfinished
     from utils import checkpoint
@@ -129,10 +130,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if found.innocent_correct is not None:
         print(f"innocent:  {of_all(found.innocent_correct)}")
     print("threshold: " + ("none; there are too few pictures" if found.needed is None else of_all(found.needed))
-          + f", for p <= {args.alpha:g}")
-    print(f"p-value:   {scientific(found.p_chance)} that as many are right by chance")
+          + f", for p <= {written(Fraction(args.alpha))}")
+    print(f"p-value:   {written(found.p_chance)} that as many are right by chance")
     if found.p_innocent is not None:
-        print(f"           {scientific(found.p_innocent)} that an innocent model is as far above that one")
+        print(f"           {written(found.p_innocent)} that an innocent model is as far above that one")
     if triggers.kind != "keyed":
         print("note:      everybody has this set and its labels: a model that knows it was trained on it, by whomever")
         if args.innocent is None:

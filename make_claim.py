@@ -186,7 +186,7 @@ def write_bundle(args, claim_path, public) -> None:
 def try_on_own_model(args, claim) -> list[str]:
     """What the schemes show on the owner's own model, as lines. Raises UserError for what does not show."""
     from ownership.claims.case import Case, Files, Given, checks_of
-    from ownership.claims.p_values import scientific
+    from ownership.claims.p_values import written
     from ownership.claims.verdict import LEVEL, SHOWN, Standing
     from pruner.tickets import Expected
     from utils.errors import UserError
@@ -194,7 +194,7 @@ def try_on_own_model(args, claim) -> list[str]:
     given = Given(args.checkpoint, proofs=vars(args), expected=Expected(), device=args.device)
     case, lines = Case(claim, args.save_dir, Standing.COMMITTED, given, Files()), []
     for check in filter(None, (scheme.check_on_own_model(case) for scheme in checks_of(claim))):
-        p = "" if check.p is None else f", p {scientific(check.p)}"
+        p = "" if check.p is None else f", p {written(check.p)}"
         told = float(check.figures.get("uncounted_p", 1)) <= LEVEL  # it is there, and counts for nothing
         if check.result != SHOWN and not told:
             raise UserError(f"--checkpoint {args.checkpoint}: {check.name} does not show on it ({check.detail}{p}); claim what "

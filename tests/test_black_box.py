@@ -26,7 +26,7 @@ from stand_ins import hangs, serving
 
 from datasets.pictures import Pictures
 from datasets.trigger import TriggerSet
-from ownership.claims.p_values import scientific
+from ownership.claims.p_values import scientific, written
 from ownership.trigger_set.evidence import by_chance, evidence_of, fisher, predict, read_predictions, write_predictions
 from ownership.trigger_set.endpoint import (UNANSWERED, Address, Kept, Service, model_address, query_endpoint, read_input,
                                             read_labels, seconds_of, token_from, unfinished, warn_of_open_token)
@@ -76,11 +76,13 @@ def test_p_values_far_below_what_a_float_holds():
     assert 0 < content["p_value"] <= 1e-300 and content["log10_p_value"] == pytest.approx(-2000, abs=1e-9)
 
 
-@pytest.mark.parametrize("p, text", [
-    (Fraction(1), "1.0e+00"), (Fraction(1, 10), "1.0e-01"), (Fraction(1, 3), "3.4e-01"),
-    (Fraction(999, 1000), "1.0e+00"), (Fraction(991, 10 ** 503), "1.0e-500")])
-def test_p_values_are_rounded_up(p, text):
-    assert scientific(p) == text
+@pytest.mark.parametrize("p, text, by_people", [
+    (Fraction(1), "1.0e+00", "1"), (Fraction(1, 10), "1.0e-01", "0.1"), (Fraction(1, 3), "3.4e-01", "0.34"),
+    (Fraction(1, 30), "3.4e-02", "0.034"), (Fraction(1, 300), "3.4e-03", "3.4 x 10^-3"), (Fraction(1e-9), "1.0e-09", "10^-9"),
+    (Fraction(185, 10 ** 99), "1.9e-97", "1.9 x 10^-97"),
+    (Fraction(999, 1000), "1.0e+00", "1"), (Fraction(991, 10 ** 503), "1.0e-500", "10^-500")])
+def test_p_values_are_rounded_up(p, text, by_people):
+    assert (scientific(p), written(p)) == (text, by_people)
 
 
 @given(st.integers(1, 60), st.integers(2, 12), st.floats(1e-12, 0.5), st.none() | st.integers(0, 60))
@@ -961,7 +963,7 @@ def test_three_ways_to_ask_have_one_result(run_main, exported, network, model_fi
             assert (done.returncode, done.stderr) == (0, "")
             assert done.stdout.splitlines() == [
                 "triggers:  40 of 40 (100.00%) are right; keyed set", "chance:    4 of 40 (10.00%)",
-                "threshold: 20 of 40 (50.00%), for p <= 1e-09", "p-value:   1.0e-40 that as many are right by chance",
+                "threshold: 20 of 40 (50.00%), for p <= 10^-9", "p-value:   10^-40 that as many are right by chance",
                 "note:      that labels were drawn at random is the owner's word; --trigger_key checks it",
                 "verdict:   shown: the model knows the triggers"]
             result = json.loads((tmp_path / "result.json").read_text())
@@ -1005,7 +1007,7 @@ def test_a_public_set_is_compared_with_an_innocent_model(run_main, exported, mod
     assert "everybody has this set" in run_main(*words).stdout and "--innocent" in run_main(*words).stdout
     done = run_main(*words, "--innocent", 0.1)
     assert done.returncode == 0 and "innocent:  4 of 40" in done.stdout and "compare with" not in done.stdout
-    assert scientific(fisher(40, 4, 40)) in done.stdout
+    assert written(fisher(40, 4, 40)) in done.stdout
     labels = known.pictures.labels.numpy().copy()
     labels[:8] = (labels[:8] + 1) % CLASSES
     write_predictions(tmp_path / "innocent.csv", known.names, labels)
