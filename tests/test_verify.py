@@ -28,7 +28,7 @@ from attacks.permute import permute
 from attacks.prune import prune
 from datasets import load_dataset, trigger
 from models import build_model
-from ownership.claims import arbiter, case, commitment, owner_claim, verdict
+from ownership.claims import arbiter, case, commitment, owner_claim, verdict, wording
 from ownership.trigger_set import endpoint as open_inference, evidence as trigger_evidence
 from ownership.qr_code.claim import CodeClaim, write_claim
 from ownership.claims.commitment import Refused, open_claim
@@ -843,6 +843,23 @@ def test_an_alignment_needs_a_file_and_something_to_align_for(run_main, verify, 
     message = refused(verify("--suspect", owner / "own.pth.tar", "--aligned_to", owner / "own.pth.tar",
                              claim=tmp_path / "claim.json", commitment=tmp_path / "commitment.json"))
     assert "--aligned_to: has no use" in message
+
+
+# --- in plain words ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("result", "p", "level", "said"), [
+    ("owned", Fraction(185, 10**99), 1e-9, "at most once in 10^96 such tests (probability 1.9 x 10^-97); once in 10^9 is needed"),
+    ("owned", Fraction(1, 10**9), 1e-9, "at most once in 10^9 such tests (probability 10^-9); once in 10^9 is needed"),
+    ("owned", Fraction(1, 30), 0.05, "at most once in 30 such tests (probability 0.034); once in 20 is needed"),
+    ("not shown", Fraction(1), 1e-9, "with a probability of up to 1 a model that owes"),
+    ("not shown", None, 1e-9, "none of the checks that were run counts"),
+    ("refused", None, 1e-9, "does not hold together"), ("unreadable", None, 1e-9, "can't be read")])
+def test_what_a_verdict_means_is_said_in_sentences(result, p, level, said):
+    claim = owner_claim.OwnerClaim("Jane\x1b", None, "res20s")
+    side = arbiter.Side(arbiter.Opened("claim.json", None, claim, None), verdict.Verdict(result, (), p, level, ()), {},
+                        Standing.COMMITTED)
+    assert said in wording.meaning(side) and "\x1b" not in wording.meaning(side)
 
 
 # --- what becomes of p-values -----------------------------------------------------------------------------------------

@@ -52,14 +52,16 @@ code { font-size: .85rem; }
   .facts th { width: 7rem; }
   .checks thead { display: none; } .checks tr { display: block; border-bottom: 1px solid #ddd; padding: .5rem 0; }
   .checks th, .checks.inputs th, .checks th:first-child, .checks td { display: block; width: auto; border: 0; padding: .1rem 0; }
-  .checks td:empty { display: none; } .checks td[data-name]::before { content: attr(data-name) ": "; color: #555; }
+  .sides tr { display: flex; flex-wrap: wrap; border-bottom: 1px solid #ddd; } .sides th, .sides td { box-sizing: border-box; border: 0; }
+  .sides tbody th:first-child, .sides td[colspan] { width: 100%; } .sides thead th, .sides td { width: 50%; }
+  .sides thead th:first-child, .checks td:empty { display: none; } .checks td[data-name]::before { content: attr(data-name) ": "; color: #555; }
 }
 @page { size: A4; margin: 18mm;
   @bottom-left { font: 8pt sans-serif; color: #555; content: "{{ title }} {{ roots }}"; }
   @bottom-right { font: 8pt sans-serif; color: #555; content: counter(page) " / " counter(pages); } }
 @media print {
   body { font-size: 10pt; margin: 0; padding: 0; max-width: none; } h1 { margin-top: 0; } h2 { margin-top: 1.2rem; }
-  h2, .legend { break-after: avoid; } tr, li, figure { break-inside: avoid; } .claim { margin-top: 1.5rem; }
+  h2, .legend { break-after: avoid; } tr, li, figure, .blanks { break-inside: avoid; } .claim { margin-top: 1.5rem; }
   svg { width: 13rem; height: 13rem; } code, .hint, .legend, figcaption { font-size: 8pt; }
   p, ul { margin: .4rem 0; } th, td { padding: .2rem .5rem .2rem 0; }
 }

@@ -177,7 +177,7 @@ def rows(found: Comparison) -> list[tuple[str, tuple[str, ...]]]:
     table = [(f"mark in the {whose}'s own model", tuple(cell(of_claim[model]) for of_claim in found.own_models.found))
              for model, whose in enumerate(NAMES if found.own_models else ())]
     table += [row for one in found.schemes for row in one.rows]
-    for name, measured in (("claimed accuracy", found.accuracy.targets), ("the suspect's", found.accuracy.suspect)):
+    for name, measured in (("claimed accuracy", found.accuracy.targets), ("the suspect's accuracy", found.accuracy.suspect)):
         if any(percent is not None for percent in measured):
             table.append((name, tuple("" if percent is None else f"{percent:.2f}%" for percent in measured)))
     cost = cost_in_words(found.accuracy)

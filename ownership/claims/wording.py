@@ -1,9 +1,10 @@
 """What a verdict means, in sentences for people who know nothing of codes and p-values: on the terminal as on the page."""
 
+import math
 from fractions import Fraction
 
 from ownership.claims.arbiter import Side
-from ownership.claims.p_values import written
+from ownership.claims.p_values import log10, written
 from ownership.claims.rivals import Comparison
 from ownership.claims.verdict import NOT_SHOWN, REFUSED, SHOWN, UNREADABLE, Standing
 from utils.cli import one_line
@@ -25,8 +26,14 @@ def meaning(side: Side) -> str:
             f"at most {needed} is needed")
         return (f"What was given does not show that the suspect carries {mark}: {chance}. This is not to say that the suspect is somebody "
                 "else's: another check, or a key that was not given, may show it.")
-    return (f"The suspect carries {mark}. A model that owes the claimant nothing looks like this by chance with a probability of at "
-            f"most {written(found.p)}; at most {needed} is needed.")
+    return (f"The suspect carries {mark}. A model that owes the claimant nothing looks like this by chance at most once in "
+            f"{_tests(found.p)} such tests (probability {written(found.p)}); once in {_tests(Fraction(found.level))} is needed.")
+
+
+def _tests(p: Fraction) -> str:
+    """Among how many tests chance gives as much once: a power of ten, rounded down, where they are many."""
+    power = math.floor(1e-9 - log10(p))
+    return f"10^{power}" if power > 3 else str(int(1 / float(p) + 1e-9))
 
 
 def meaning_of_two(found: Comparison) -> str:
