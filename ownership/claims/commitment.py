@@ -340,8 +340,7 @@ def _read_json(path: str | Path, kind: str, tables: set[str],
     if not isinstance(content, dict) or not re.fullmatch(f"{kind}/{numbers}", str(content.get("format"))):
         found = str(content.get("format")).rpartition("/")[0] if isinstance(content, dict) else kind
         if found in OTHER_FILES.keys() - {kind}:
-            raise AnotherFile(f"{path}: is {OTHER_FILES[found]}; were two files swapped? make_claim.py writes {CLAIM_FILE} and "
-                              f"{COMMITMENT_FILE}")
+            raise AnotherFile(f"{path}: is {OTHER_FILES[found]} (swapped?); make_claim.py writes {CLAIM_FILE} and {COMMITMENT_FILE}")
         raise Refused(f"{path}: 'format' is not '{kind}/1'; make_claim.py writes {CLAIM_FILE} and {COMMITMENT_FILE}")
     must = {"format", "root", *tables}
     for name in sorted(must - content.keys()):
