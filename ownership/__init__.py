@@ -57,8 +57,8 @@ SCHEMES: dict[str, Scheme] = {
                  "derived texts", numbered=True),
     "V3": Scheme("ownership.trigger_set", "trigger set", "does the suspect give pictures the labels that the owner's key alone tells?",
                  "trigger keys", by_answers=True),
-    "P": Scheme("ownership.passports", "passports", "do the suspect's weights answer the owner's passports with the signature's bits?", "nonces",
-                since=3, numbered=True),
+    "P": Scheme("ownership.passports", "passports", "do the suspect's weights answer the owner's passports with the signature's bits?",
+                "nonces", since=3, numbered=True),
 }
 
 
