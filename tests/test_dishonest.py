@@ -123,6 +123,10 @@ def test_an_honest_owner_of_many_copies_pays_for_one_place_alone(copies, left):
     claimed = claim_of(text, regions[0], [(one.layer, one.start_x, one.start_y) for one in regions[1:]], **derived)
     check = code(claimed, Suspect(signed), Standing.COMMITTED, LEVEL, 0)
     assert check.result == SHOWN and check.p <= LEVEL and "2 ways to take copies, together or alone" in check.detail
+    nothing = Agreement(0.0, 0.0, 0.0, None)
+    aligned = Aligned("u", Alignment(Suspect(signed), np.arange(400), nothing, nothing), signed, frozenset({"V2"}))
+    dear = code(claimed, Suspect(unsigned), Standing.COMMITTED, LEVEL, 0, [aligned])
+    assert dear.result == NOT_SHOWN and "sets of 6 places" in dear.detail, "all six places decided the numbering"
     unlike = code(replace(claimed, **derived_for(THIEFS_KEY, "John", unsigned, nonce=8)), Suspect(signed), Standing.COMMITTED, LEVEL, 0)
     assert unlike.result == NOT_SHOWN and unlike.p > Fraction(1, 100)
 

@@ -119,17 +119,16 @@ def code(claimed: CodeClaim, suspect: Suspect, standing: Standing, level: float 
     try:
         counted, told = ([other for other in aligned if ("V2" in other.counted) == kind] for kind in (True, False))
         tries = tried(suspect, counted)
-        suspects = [one if isinstance(one, Suspect) else one.alignment.suspect for one in tries]
-        best = _best_code(claimed, suspects, standing, level, 0)
+        best = _best_code(claimed, tries, standing, level, 0)
         if best.p > level and restarts:
-            best = _best_code(claimed, suspects, standing, level, restarts)
+            best = _best_code(claimed, tries, standing, level, restarts)
         where, numbers = numbering(tries[best.number], tries)
         if told:
-            other = _best_code(claimed, [one.alignment.suspect for one in told], standing, level, 0)
+            other = _best_code(claimed, told, standing, level, 0)
             where += (f"; aligned to {told[other.number].reference} p is {written(other.p)}, not counted: by a file that is not "
                       "the ticket whose hash the text is, any model can be made to show any code")
             numbers |= {"uncounted_p": scientific(other.p)}
-        exhibit = exhibit_of(claimed, window.cleaned(suspects[best.number], claimed), best, numbers, level)
+        exhibit = exhibit_of(claimed, window.cleaned(_suspects(tries)[best.number], claimed), best, numbers, level)
     except UserError as error:
         raise Refused(f"field 'v2': {error}") from None
     found, flips = best.found, best.found.flips
@@ -159,11 +158,16 @@ class Best:
     choices: Mapping[str, object]
 
 
-def _best_code(claimed: CodeClaim, suspects: Sequence[Suspect], standing: Standing, level: float, restarts: int) -> Best:
+def _suspects(tries: Sequence[Suspect | Aligned]) -> list[Suspect]:
+    return [one if isinstance(one, Suspect) else one.alignment.suspect for one in tries]
+
+
+def _best_code(claimed: CodeClaim, tries: Sequence[Suspect | Aligned], standing: Standing, level: float, restarts: int) -> Best:
     """Of all numberings, and of copies together or alone, what has the smallest p-value."""
-    shown, renumbered = [extract_claimed(suspect, claimed, level, restarts) for suspect in suspects], len(suspects) > 1
+    suspects = _suspects(tries)
+    shown = [extract_claimed(suspect, claimed, level, restarts) for suspect in suspects]
     tests = [(number, *test) for number, (found, suspect) in enumerate(zip(shown, suspects))
-             for test in tests_of_code(found, suspect, claimed, renumbered)]
+             for test in tests_of_code(found, suspect, claimed, isinstance(tries[number], Aligned))]
     number, p, choices = min(tests, key=lambda test: test[1] * math.prod(test[2].values()))
     if claimed.derived:
         choices |= {"nonces": standing.tries}
@@ -177,7 +181,8 @@ def tests_of_code(found: Extraction, suspect: Suspect, claimed: CodeClaim,
     """p for one place and form, and what could be chosen of these: of a derived text as `ownership.qr_code.drawn_text` says, of
     another that its code's parity agrees as well by chance.
 
-    A derived text's copies are tested together, and each alone: where one is whole it need not pay for the others' places.
+    A derived text's copies are tested together, and each alone: where one is whole it need not pay for the others' places, but
+    where the suspect was `renumbered`, since what all of them leave out decides how.
     """
     free = freedom(suspect.mask, claimed, renumbered)
     if not claimed.derived:
@@ -191,7 +196,7 @@ def tests_of_code(found: Extraction, suspect: Suspect, claimed: CodeClaim,
     for place, one in zip(claimed.places, windows if several else ()):  # readers have looked at all of them
         alone = replace(claimed, layer=place.layer, copies=())
         yield (Belief([one], claimed.code_format, len(claimed.signature)).p_value(claimed.signature, 0),
-               {**freedom(suspect.mask, alone, renumbered), **several})
+               {**(free if renumbered else freedom(suspect.mask, alone)), **several})
 
 
 def exhibit_of(claimed: CodeClaim, suspect: Suspect, best: "Best", numbers: Mapping[str, object], level: float) -> Exhibit:
