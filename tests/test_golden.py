@@ -10,10 +10,12 @@ from ownership.claims import commitment, owner_claim
 from ownership.qr_code.claim import read_claim, write_claim
 from pruner import tickets
 from pruner.key_mask import split
+from pruner.masks import Mask
+from pruner.qr_code.derived_text import derived_text
 from utils import checkpoint
 
 SLOW = {"rivals", "aligned", "aligned_uncommitted", "nothing_given", "not_shown"}
-CLAIMS = ("all", "v1", "v2", "v3", "thief")
+CLAIMS = ("all", "v1", "v2", "v3", "thief", "derived")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def test_claims_and_commitments_are_written_again_byte_for_byte(golden, tmp_path
     private, public = commitment.open_claim(*paths, "owner_key")
     claim = owner_claim.from_fields(private.values, name, private.format)
     assert owner_claim.to_fields(claim, private.format) == private.values
-    key_file = golden / ("thief.key.pem" if name == "thief" else "owner.key.pem")
+    key_file = golden / {"thief": "thief.key.pem", "derived": "derived_owner.key.pem"}.get(name, "owner.key.pem")
     owner_key = commitment.read_owner_key(key_file) if public.signature else None
     written = commitment.write(tmp_path, commitment.SaltedClaim(owner_claim.to_fields(claim, private.format), private.salts,
                                                                 private.format),
@@ -41,9 +43,22 @@ def test_what_the_claims_say(golden):
     private = {name: commitment.read_claim(golden / name / "claim.json")[0] for name in CLAIMS}
     read = {name: owner_claim.from_fields(one.values, name, one.format) for name, one in private.items()}
     assert {name: claim.schemes for name, claim in read.items()} == {
-        "all": ["V1", "V2", "V3"], "v1": ["V1"], "v2": ["V2"], "v3": ["V3"], "thief": ["V2", "V3"]}
+        "all": ["V1", "V2", "V3"], "v1": ["V1"], "v2": ["V2"], "v3": ["V3"], "thief": ["V2", "V3"],
+        "derived": ["V1", "V2", "V3"]}
     assert read["all"].owner == "Jane Doe & Söhne" and read["v3"].fidelity.target == 95
     assert read["all"].parts["V2"] == read["v2"].parts["V2"] == read_claim(golden / "code.json")
+
+
+def test_what_a_hash_drew_is_drawn_again(golden):
+    private, _ = commitment.read_claim(golden / "derived/claim.json")
+    parts = owner_claim.from_fields(private.values, "derived", private.format).parts
+    code, model = parts["V2"], build_model("res20s", 10)
+    assert code.signature == derived_text(bytes.fromhex(code.owner_key), code.owner_name, bytes.fromhex(code.nonce), code.ticket_sha256, 24)
+    key, locked = (tickets.read_model_file(golden / f"derived_{name}.pth.tar", model) for name in ("key", "locked_mask"))
+    ticket, drawn = Mask({name: key.mask[name] | locked.mask[name] for name in key.mask}), split.drawn_part(key)
+    assert split.follows(drawn, key.mask, ticket, parts["V1"].ticket_sha256) and len(drawn.positions) == 256
+    keyed = trigger.keyed(trigger.read_key(golden / "derived.trigger.key"), 32, 10, 8)
+    assert keyed.fingerprint() == parts["V3"].sha256
 
 
 def test_code_claims_of_older_formats(golden, tmp_path):

@@ -41,6 +41,8 @@ CASES = {
     "refused_trigger_key": [*claim("v3"), "--suspect", "model.pth.tar", "--trigger_key", "thief.trigger.key"],
     "rivals": [*claim("all"), *claim("thief"), "--suspect", "resigned.pth.tar", *SHOWN, "--trigger_key", "thief.trigger.key",
                "--own", "model.pth.tar", "--own", "resigned.pth.tar", "--restarts", "0"],
+    "owned_derived": [*claim("derived"), "--suspect", "derived_locked_mask.pth.tar", "--key", "derived_key.pth.tar"],
+    "owned_derived_v3": [*claim("derived"), "--predictions", "derived_gathered.csv", "--trigger_key", "derived.trigger.key"],
     "rivals_refused": ["--claim", "changed/claim.json", "--commitment", "all/commitment.json", *claim("thief"),
                        "--suspect", "resigned.pth.tar"],
 }
