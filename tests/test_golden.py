@@ -35,7 +35,7 @@ def test_claims_and_commitments_are_written_again_byte_for_byte(golden, tmp_path
     owner_key = commitment.read_owner_key(key_file) if public.signature else None
     written = commitment.write(tmp_path, commitment.SaltedClaim(owner_claim.to_fields(claim, private.format), private.salts,
                                                                 private.format),
-                               commitment.commit(private, owner_key))
+                               commitment.commit(private, owner_key, public.label))
     assert [path.read_bytes() for path in written] == [path.read_bytes() for path in paths]
 
 
