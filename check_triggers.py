@@ -86,6 +86,8 @@ def parse_args(argv: Sequence[str] | None):
     for name in ("mean", "std"):
         if getattr(args, name) is not None and (len(getattr(args, name)) != 3 or args.checkpoint is None):
             parser.error(f"argument --{name}: must be three numbers R,G,B, for a --checkpoint")
+    if args.entry is not None and args.checkpoint is None:
+        parser.error("argument --entry: is about a --checkpoint")
     for name in ("model_name", "output", "token_env", "token_file", "input_name", "input_datatype", "input_shape"):
         if getattr(args, name) is not None and args.endpoint is None:
             parser.error(f"argument --{name}: is about an --endpoint")
@@ -160,10 +162,11 @@ def labels_of_suspect(args, triggers):
     """int64 [pictures]: what the suspect answers."""
     from ownership.trigger_set import evidence as black_box
     from ownership.trigger_set.endpoint import STATED, Kept, Service, model_address, query_endpoint, token_from
+    from utils import checkpoint
 
     names, num_classes = triggers.names, triggers.num_classes
     if args.checkpoint is not None:
-        return black_box.predict(args.checkpoint, args.arch, num_classes, triggers.pictures, args.mean, args.std)
+        return black_box.predict(checkpoint.read_model(args.checkpoint, entry=args.entry), args.arch, num_classes, triggers.pictures, args.mean, args.std)
     if args.predictions is not None:
         return black_box.read_predictions(args.predictions, names, num_classes)
     address = model_address(args.endpoint, args.model_name, has_flag=True)

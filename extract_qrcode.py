@@ -47,6 +47,7 @@ WRITES = {ExtractionFiles("").code.name: cli.PNG_OF_A_CODE, ExtractionFiles("").
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--checkpoint", type=cli.path, required=True, metavar="FILE", help="the suspect's model, or a mask file")
+    cli.add_entry_flag(parser)
     parser.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="network")
     parser.add_argument("--save_dir", type=cli.Output(files=WRITES), default="runs/extracted", metavar="DIR",
                         help="the code as found (code.png) and what was read (extraction.json) go there, over those of an earlier call")
@@ -120,7 +121,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     claim = read_claim(args.claim) if args.claim else None
     if claim and claim.arch != args.arch:
         raise UserError(f"{args.claim}: is about {claim.arch}, not {args.arch}; see --arch")
-    suspect = read_suspect(args.checkpoint, model)
+    suspect = read_suspect(checkpoint.read_model(args.checkpoint, entry=args.entry), model)
+    derivation = suspect.derivation
+    if derivation.in_words():
+        print(f"read:    {derivation.in_words()}")
     if args.record_threshold:
         return record_threshold(args, claim, suspect)
     threshold = args.threshold or (claim.threshold if claim else None)
@@ -148,6 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "copies": [[place.layer, place.start_x, place.start_y] for place in places[1:]],
         "version": reading.code_format.version, "error_correction": reading.code_format.error_correction,
         "mask_pattern": reading.code_format.mask_pattern, "density": suspect.mask.density, "threshold": threshold,
+        **({"derivation": derivation.as_json()} if derivation.in_words() else {}),
         **({"aligned_to": args.aligned_to, **alignment_as_json(alignment)} if alignment else {}),
         **reading_as_json(reading)}, files.result)
     print(f"code:    {files.code}")

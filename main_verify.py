@@ -134,7 +134,7 @@ def parse_args(argv: Sequence[str] | None):
             parser.error(f"argument --{flag}: there is no token or proof to check by it; give --timestamp, or one as --prior_dated")
     if args.suspect is None:
         of_files = [flag for scheme in SCHEMES.values() if not scheme.by_answers for flag in scheme.flags.PROOFS]
-        for flag in ("dataset", "data", *of_files, "aligned_to", "prior", "mean", "std"):
+        for flag in ("dataset", "data", *of_files, "aligned_to", "prior", "entry", "mean", "std"):
             if getattr(args, flag) is not None:
                 parser.error(f"argument --{flag}: needs the --suspect's file")
     for flag in ("mean", "std"):
@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ownership.claims.verdict import OWNED, UNREADABLE
     from utils.errors import UserError
 
-    files = Files()
+    files = Files({args.suspect: args.entry} if args.entry else None)
     opened = sorting.open_claims(args.claim, args.commitment or [], args.suspect, files)
     trust = sorting.trust_in(args.tsa_certificates, args.block_headers, files)
     opened, of_nobody = sorting.put_in_order(opened, args.timestamp or [], trust, files)
@@ -222,7 +222,7 @@ def write_verdict(args, side, files) -> None:
 
     made_with = versions() if args.json or args.report else {}
     if args.json:
-        checkpoint.save_json({**verdict_as_json(side.verdict, side.facts), **origin_as_json(files.rows, made_with)}, args.json)
+        checkpoint.save_json({**verdict_as_json(side.verdict, side.facts), **origin_as_json(files, made_with)}, args.json)
     if args.report:
         write_report(args.report, side, files.rows, made_with)
 
@@ -236,7 +236,7 @@ def write_comparison(args, found, files) -> None:
 
     made_with = versions() if args.json or args.report else {}
     if args.json:
-        checkpoint.save_json({**comparison_as_json(found), **origin_as_json(files.rows, made_with)}, args.json)
+        checkpoint.save_json({**comparison_as_json(found), **origin_as_json(files, made_with)}, args.json)
     if args.report:
         write_comparison_report(args.report, found, files.rows, made_with)
 

@@ -1,28 +1,31 @@
 """Files of weights and masks: ours, the original's released ones, and those of strangers.
 
-All are dicts written by `torch.save`. Tensors stand at the top level or under `state_dict`; a pruned layer is
+Ours are dicts written by `torch.save`. Tensors stand under `state_dict` or at the top level; a pruned layer is
 `X.weight_orig` + `X.weight_mask`, or a plain `X.weight` whose zeros are the pruned entries; a mask file holds only
-`X.weight_mask`; initial weights may stand under `init_weight`.
+`X.weight_mask`; initial weights may stand under `init_weight`. Others' are brought into this form, see `pruner.derivation`.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from models import HEAD
+from models import HEAD, STEM
+from pruner.derivation import (INITIAL, MASK, ORIGINAL, Derivation, choose_prefix, dequantised, ends_as_a_layers, find_container,
+                               is_plain, listed, parameter_of)
 from pruner.masks import Mask, pack_state, prunable_layers
 from utils import checkpoint, cli
-from utils.checkpoint import FileBytes
+from utils.checkpoint import FileBytes, shortened
 from utils.errors import UserError
+from utils.untrusted import model_formats
 
 OPTIONAL_KEYS = ("normalize.mean", "normalize.std")  # in some of the original's files, not in others
-DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
-          torch.uint8, torch.bool}
+FACTS = (str, int, float, bool)  # what may stand beside the weights and tell of them
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class ModelFile:
     mask: from `X.weight_mask`, or None (a file of plain weights).
     initial: complete state_dict from `init_weight`, or None.
     facts: plain values beside the tensors (arch, round, accuracies, ...).
+    derivation: how weights and mask were found in the file.
     """
 
     path: str
@@ -40,6 +44,7 @@ class ModelFile:
     mask: Mask | None
     initial: dict[str, torch.Tensor] | None
     facts: dict[str, Any]
+    derivation: Derivation = Derivation()
 
     def need_weights(self, flag: str) -> dict[str, torch.Tensor]:
         """The weights, or the initial ones of a ticket file. Raises UserError naming `flag` if there are neither."""
@@ -86,73 +91,91 @@ def read_model_file(path: str | Path | FileBytes, model: nn.Module, head: bool =
     Raises:
         UserError: an unknown or missing key, a wrong shape, a value that is not finite, a mask that does not fit.
     """
-    content = checkpoint.load(path)
-    nested = isinstance(content.get("state_dict"), dict)
-    has_initial = isinstance(content.get("init_weight"), dict)
-    tensors = content["state_dict"] if nested else {} if has_initial else content
-    facts = {key: value for key, value in content.items()
-             if (nested or has_initial) and isinstance(value, (str, int, float, bool))}
-    mask, weights = _separate(path, tensors, model, expected)
-    if not mask and not weights and not has_initial:
-        raise UserError(f"{path}: holds no tensors of a model")
+    path = checkpoint.read_model(path)
+    content = model_formats.load(path)
+    tensors, container, others = find_container(path, content)
+    has_initial = isinstance(content.get(INITIAL), dict)
+    if has_initial and not container:
+        tensors = {}
+    facts = {key: value for key, value in content.items() if (container or has_initial) and isinstance(value, FACTS)}
+    masks, weights, derivation = _separate(path, tensors, model, head, expected)
+    beside = [name for name, value in content.items() if name not in (*container[:1], *others, INITIAL)
+              and not isinstance(value, FACTS)] if container else []
+    derivation = replace(derivation, container=container, others=others, left=(*derivation.left, *beside))
+    if not masks and not weights and not has_initial:
+        raise UserError(f"{path}: holds no tensors of a model" + (f"; it has {listed(list(content))}" if content else ""))
     initial = None
     if has_initial:
-        mask_in_initial, initial = _separate(path, content["init_weight"], model, expected)
-        if mask_in_initial:
+        masks_in_initial, initial, _ = _separate(path, content[INITIAL], model, head, expected)
+        if masks_in_initial:
             raise UserError(f"{path}: init_weight holds masks; they belong under state_dict")
         initial = _checked_weights(path, initial, model, head, expected)
-    if mask:
-        try:
-            mask = Mask(mask)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
-        mask.check_fits(model, str(path), expected.network)
+    try:
+        mask = Mask(masks)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     weights = _checked_weights(path, weights, model, head, expected) if weights else None
+    if mask and weights:  # of a layer that was not pruned with masks, pruned entries are zeros
+        layers = prunable_layers(model, stem=STEM in mask)
+        mask = Mask({**mask, **{name: weights[f"{name}.weight"] != 0 for name in layers if name not in mask}})
+    if mask:
+        mask.check_fits(model, str(path), expected.network)
     for layer, kept in mask.items() if weights else ():
         if (weights[f"{layer}.weight"] * ~kept).any():
             raise UserError(f"{path}: {layer}.weight is not zero where {layer}.weight_mask is; a pruned layer's weights stand "
                             f"under {layer}.weight_orig")
-    return ModelFile(str(path), weights, mask or None, initial, facts)
+    return ModelFile(str(path), weights, mask or None, initial, facts, derivation)
 
 
-def _separate(path: str | Path, tensors: Mapping[str, Any], model: nn.Module,
-              expected: Expected) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Masks by layer name and weights by plain parameter name, pruned entries zero."""
-    known = model.state_dict()
-    prefix = "module." if tensors and all(str(key).startswith("module.") for key in tensors) else ""  # DataParallel's
-    masks, originals, weights = {}, {}, {}
-    for key, tensor in tensors.items():
-        name = str(key).removeprefix(prefix)
-        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_nested \
-                or tensor.device.type != "cpu" or tensor.dtype not in DTYPES:
-            raise UserError(f"{path}: {checkpoint.shortened(name)} is not a plain tensor; is it a model's file?")
-        tensor = tensor.detach()  # a file of Parameters is one too
-        layer, _, kind = name.rpartition(".")
-        if kind in ("weight_mask", "weight_orig") and f"{layer}.weight" in known:
+def _separate(path: FileBytes, entries: Mapping[Any, Any], model: nn.Module, head: bool,
+              expected: Expected) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], Derivation]:
+    """Masks by layer name, weights by plain parameter name, pruned entries zero, and how they were found."""
+    known, layers = model.state_dict(), prunable_layers(model, stem=True)
+    prefix = choose_prefix(path, entries, known)
+    inside = {key.removeprefix(prefix): value for key, value in entries.items() if isinstance(key, str) and key.startswith(prefix)}
+    for name, value in inside.items():
+        if parameter_of(name) in known and not is_plain(value):
+            raise UserError(f"{path}: {shortened(name)} is not a plain tensor; is it a model's file?")
+        if parameter_of(name) not in known and isinstance(value, torch.Tensor) and ends_as_a_layers(name):
+            raise UserError(f"{path}: unknown key {shortened(name)}; is it another architecture's file? {expected.network}")
+    plain_ones = {name: value.detach() for name, value in inside.items() if is_plain(value)}  # a file of Parameters is one too
+    tensors = dequantised(plain_ones, known)
+    pruned: dict[str, dict[str, torch.Tensor]] = {MASK: {}, ORIGINAL: {}}
+    weights = {name: tensor for name, tensor in tensors.items() if name in known}
+    for name, tensor in tensors.items():
+        parameter = parameter_of(name)
+        if parameter in known and name != parameter and (head or not name.startswith(f"{HEAD}.")):
             # before anything is computed: a tensor may claim any shape without having the memory
-            if tensor.shape != known[f"{layer}.weight"].shape:
+            if tensor.shape != known[parameter].shape:
                 raise UserError(f"{path}: {name} has shape {tuple(tensor.shape)}, the layer has "
-                                f"{tuple(known[f'{layer}.weight'].shape)}; {expected.network}")
-            if kind == "weight_mask":
-                # a stranger's bool need not be 0 or 1 in memory, and then counts as what it is
-                masks[layer] = tensor.view(torch.uint8) != 0 if tensor.dtype == torch.bool else tensor
-            else:
-                originals[layer] = tensor
-        elif name in known or name in OPTIONAL_KEYS:
-            weights[name] = tensor
-        else:
-            raise UserError(f"{path}: unknown key {checkpoint.shortened(name)}; is it another architecture's file? "
-                            f"{expected.network}")
-    for layer, tensor in originals.items():
-        if layer not in masks or f"{layer}.weight" in weights:
-            raise UserError(f"{path}: {layer}.weight_orig must come with {layer}.weight_mask and without {layer}.weight")
+                                f"{tuple(known[parameter].shape)}; {expected.network}")
+            pruned[name.removeprefix(parameter)][parameter] = tensor
+    # a stranger's bool need not be 0 or 1 in memory, and then counts as what it is
+    masks = {name: mask.view(torch.uint8) != 0 if mask.dtype == torch.bool else mask for name, mask in pruned[MASK].items()}
+    of_layers = {name.removesuffix(".weight"): mask for name, mask in masks.items() if name.removesuffix(".weight") in layers}
+    of_others = {name: mask for name, mask in masks.items() if name.removesuffix(".weight") not in layers}
+    for name, tensor in pruned[ORIGINAL].items():
+        if name not in masks or name in weights:
+            raise UserError(f"{path}: {name}_orig must come with {name}_mask and without {name}")
         if not torch.isfinite(tensor).all():
-            raise UserError(f"{path}: {layer}.weight_orig holds values that are not finite")
-        weights[f"{layer}.weight"] = torch.where(masks[layer] != 0, tensor, torch.zeros_like(tensor))
-    return masks, weights
+            raise UserError(f"{path}: {name}_orig holds values that are not finite")
+        weights[name] = torch.where(masks[name] != 0, tensor, torch.zeros_like(tensor))
+    alone = [name for name in of_others if name not in pruned[ORIGINAL]]
+    if alone and weights:
+        raise UserError(f"{path}: {alone[0]}_mask must come with {alone[0]}_orig")
+    try:
+        Mask(of_others)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    read = {f"{prefix}{name}" for name in inside if parameter_of(name) in known or name in plain_ones and name not in tensors}
+    types = Counter(str(value.dtype).removeprefix("torch.") for name, value in inside.items()
+                    if (parameter := name.removesuffix(ORIGINAL)) in known and known[parameter].is_floating_point()
+                    and value.dtype != known[parameter].dtype)
+    return of_layers, weights, Derivation(prefix=prefix, left=tuple(str(key) for key in entries if key not in read),
+                                          masked=tuple(name for name in of_others if name in pruned[ORIGINAL]), types=dict(types))
 
 
-def _checked_weights(path: str | Path, weights: dict[str, torch.Tensor], model: nn.Module, head: bool,
+def _checked_weights(path: FileBytes, weights: dict[str, torch.Tensor], model: nn.Module, head: bool,
                      expected: Expected) -> dict[str, torch.Tensor]:
     """A complete, finite state_dict in the model's dtypes."""
     known, complete = model.state_dict(), {}

@@ -12,7 +12,7 @@ import stat
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +20,7 @@ from utils.errors import UserError
 
 
 MAX_JSON = 1 << 26  # bytes
-NO_SUCH = "no such {}; give the path of an existing file"
+CONVERT = "scripts/convert_suspect.py keeps its tensors alone"
 MAX_MODEL = 1 << 32  # bytes; a ResNet-50 has 1/45 of that
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what systems say of a disk, a quota or a file that is full
 TEMPORARY = ".tmp"  # ends the names of files that were being written when their process was killed
@@ -31,18 +31,34 @@ class FileBytes:
     """A file as it was read, once, whatever becomes of it afterwards. To be given instead of its path to what reads it.
 
     path: for messages, which it stands for as a text. raw: its bytes; of a larger file than was asked for the first of them, one
-    more than that. sha256: of all of it, in hex.
+    more than that. sha256: of all of it, in hex. entry: where in a model's file the weights are, if its user has said so. parts:
+    files beside it that it is made of, by name, as far as they were read.
     """
 
     path: str
     raw: bytes
     sha256: str
+    entry: str | None = None
+    parts: dict[str, "FileBytes"] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.path
 
+    def beside(self, name: str) -> "FileBytes":
+        """A file in the same folder that belongs to this one, read once too. Raises UserError as `read_model`."""
+        if name not in self.parts:
+            self.parts[name] = read_model(Path(self.path).parent / name)
+        return self.parts[name]
 
-def read_once(path: str | Path, limit: int, missing: str) -> FileBytes:
+
+def read_model(path: "str | Path | FileBytes", kind: str = "checkpoint", entry: str | None = None) -> FileBytes:
+    """A model's file, see `read_once`; what was read already as it is. entry: as in FileBytes."""
+    if isinstance(path, FileBytes):
+        return path
+    return replace(read_once(path, MAX_MODEL, f"no such {kind}; give the path of an existing file"), entry=entry)
+
+
+def read_once(path: str | Path, limit: int, missing: str = "no such file; give the path of an existing file") -> FileBytes:
     """A stranger's file, as far as `limit` goes, and its digest. Raises UserError as `open_regular`."""
     with open_regular(path, missing=missing) as file:
         raw = file.read(limit + 1)
@@ -206,7 +222,7 @@ def load(path: str | Path | FileBytes, kind: str = "checkpoint") -> dict[str, An
     from utils.untrusted import torch_files
 
     try:
-        with warnings.catch_warnings(), _opened(path, NO_SUCH.format(kind)) as file:
+        with warnings.catch_warnings(), _opened(path, f"no such {kind}; give the path of an existing file") as file:
             warnings.simplefilter("ignore")
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
@@ -215,7 +231,9 @@ def load(path: str | Path | FileBytes, kind: str = "checkpoint") -> dict[str, An
         raise
     except torch_files.Foreign as error:
         raise UserError(f"{path}: not a usable {kind}: it holds objects other than tensors, numbers, strings, lists and dicts "
-                        f"({shortened(str(error))})") from None
+                        f"({shortened(str(error))}); {CONVERT}") from None
+    except torch_files.TooLong as error:
+        raise UserError(f"{path}: not a usable {kind}: what it says of its content is too long ({error}); {CONVERT}") from None
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror or error})") from None
     except Exception:  # a hostile file can fail in any way that its readers know; none may become a traceback
@@ -235,12 +253,8 @@ def sha256(path: str | Path) -> str:
 
 
 def _opened(path: str | Path | FileBytes, missing: str) -> BinaryIO:
-    """A model's file, open at its beginning. Raises UserError for a larger one than any model's, and as `open_regular`."""
-    if isinstance(path, FileBytes):
-        if len(path.raw) > MAX_MODEL:
-            raise UserError(f"{path}: has more than {MAX_MODEL >> 30} GiB, so is no model of a network that is known here")
-        return io.BytesIO(path.raw)
-    return open_regular(path, missing=missing)
+    """A file, open at its beginning. Raises UserError as `open_regular`."""
+    return io.BytesIO(path.raw) if isinstance(path, FileBytes) else open_regular(path, missing=missing)
 
 
 def check_is_file(path: str | Path, missing: str = "no such file") -> None:

@@ -488,6 +488,7 @@ def add_suspect_flags(parser: ArgumentParser, *file_flags: str, holds: str, clai
     """
     group = parser.add_argument_group(f"the suspect: one of {file_flags[0]}, --predictions, --endpoint")
     group.add_argument(*file_flags, type=path, default=None, metavar="FILE", help=f"its {holds}")
+    add_entry_flag(group)
     group.add_argument("--mean", type=listed(non_negative_float), default=None, metavar="R,G,B",
                        help="of its training pictures, on the scale 0 to 1, where the file does not say (for V3)")
     group.add_argument("--std", type=listed(positive_float), default=None, metavar="R,G,B", help="likewise")
@@ -499,6 +500,13 @@ def add_suspect_flags(parser: ArgumentParser, *file_flags: str, holds: str, clai
                             "http://host:port/v2/models/NAME[/versions/V]; where a token or more time is needed, "
                             "check_triggers.py has flags for that, and --save_predictions")
     return group
+
+
+def add_entry_flag(group: argparse._ArgumentGroup | ArgumentParser) -> None:
+    """Which of several networks in a suspect's file is meant; see `pruner.derivation`."""
+    group.add_argument("--entry", type=text, default=None, metavar="NAME",
+                       help="where in that file the weights are, if it holds several networks: an entry (state_dict_ema) or what "
+                            "its names begin with (teacher)")
 
 
 def add_timestamp_flags(parser: ArgumentParser) -> None:

@@ -137,6 +137,8 @@ def judge(opened: Opened, given: Given, standing: Standing, files: Files) -> Sid
                                given.max_false, opened.dated)
         words = [] if given.suspect_dated is None else [f"that nobody else could see the suspect before "
                                                         f"{in_utc(given.suspect_dated)} is the word of whoever judges (--suspect_dated)"]
+        if given.suspect is not None and (read_as := files.derivations[given.suspect].in_words()):
+            facts["read as"] = read_as
         found = replace(found, notes=(*found.notes, *words, *(note for _, note in priors)))
     except Refused as error:
         found, refused = verdict.unjudged(REFUSED, str(error), given.max_false), error

@@ -96,18 +96,21 @@ class Unreadable(UserError):
 class Files:
     """What was read, each file once, whichever claim or check asks for it.
 
-    rows: (flag, name, SHA-256) for the verdict, each once.
+    rows: (flag, name, SHA-256) for the verdict, each once. derivations: how models were read, by their files' names.
     """
 
-    def __init__(self):
+    def __init__(self, entries: Mapping[str, str] | None = None):
+        """entries: for models' files the container or prefix of names that is meant, where somebody has said so."""
+        self.entries, self.derivations = entries or {}, {}
         self.rows: list[tuple[str, str, str]] = []
         self._read: dict[tuple, Any] = {}
 
     def record(self, flag: str, name: str, digest: str | None = None) -> None:
         """List a file that was read, or with a digest of its own anything else."""
-        row = flag, name, digest or self._read["bytes", name].sha256
-        if row not in self.rows:
-            self.rows.append(row)
+        file = None if digest else self._read["bytes", name]
+        for row in [(flag, name, digest)] if digest else [(flag, one.path, one.sha256) for one in (file, *file.parts.values())]:
+            if row not in self.rows:
+                self.rows.append(row)
 
     def once(self, what: tuple, read: Callable[[], Any]) -> Any:
         """What `read` returned when it was first asked for."""
@@ -115,16 +118,21 @@ class Files:
             self._read[what] = read()
         return self._read[what]
 
-    def bytes_of(self, path: str, limit: int = checkpoint.MAX_MODEL, kind: str = "checkpoint") -> FileBytes:
+    def bytes_of(self, path: str, limit: int | None = None) -> FileBytes:
         """A file as it was when it was first asked for, so that all checks judge the same bytes, and the verdict has their
-        SHA-256. Raises UserError as `utils.checkpoint.read_once`."""
-        return self.once(("bytes", path), lambda: checkpoint.read_once(path, limit, checkpoint.NO_SUCH.format(kind)))
+        SHA-256. limit: as far as it is read; None for a model's. Raises UserError as `utils.checkpoint.read_once`."""
+        return self.once(("bytes", path), lambda: checkpoint.read_model(path, entry=self.entries.get(path)) if limit is None else
+                         checkpoint.read_once(path, limit))
 
     def suspect(self, path: str, arch: str, expected: Expected | None = None) -> Suspect:
         """Which weights a file has. Raises UserError as `ownership.suspects.reading.read_suspect`."""
-        return self.once(("suspect", path, arch),
-                         lambda: read_suspect(self.bytes_of(path), build_model(arch, num_classes=2),
-                                              expected or expected_by(arch)))
+
+        def read():
+            suspect = read_suspect(self.bytes_of(path), build_model(arch, num_classes=2), expected or expected_by(arch))
+            self.derivations[path] = suspect.derivation
+            return suspect
+
+        return self.once(("suspect", path, arch), read)
 
     def pictures(self, dataset: str, folder: str | None, image_size: int | None) -> tuple[Dataset, str]:
         """A data set, and the SHA-256 of its test pictures and labels. Raises UserError as `datasets.load_dataset`."""

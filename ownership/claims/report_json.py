@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from ownership.claims.case import Files
 from ownership.claims.p_values import SMALLEST, log10
 from ownership.claims.rivals import NAMES, Comparison
 from ownership.claims.verdict import Standing, Verdict
@@ -38,6 +39,9 @@ def comparison_as_json(found: Comparison) -> dict[str, Any]:
                    "notes": found.notes}}
 
 
-def origin_as_json(inputs: Sequence[tuple[str, str, str]], versions: Mapping[str, str]) -> dict[str, Any]:
-    """What was read, as (flag, name, SHA-256), and what it was made with, see `utils.run_dir.versions`."""
-    return {"inputs": [dict(zip(("input", "name", "sha256"), row)) for row in inputs], "versions": versions}
+def origin_as_json(files: Files, versions: Mapping[str, str]) -> dict[str, Any]:
+    """What was read, and how where that took more than opening it; and what the verdict was made with, see
+    `utils.run_dir.versions`."""
+    how = {name: {"derivation": found.as_json()} for name, found in files.derivations.items() if found.in_words()}
+    return {"inputs": [{"input": flag, "name": name, "sha256": digest, **how.get(name, {})} for flag, name, digest in files.rows],
+            "versions": versions}

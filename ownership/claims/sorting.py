@@ -32,7 +32,7 @@ def open_claims(paths: Sequence[str], commitments: Sequence[str], suspect: str |
     Raises:
         UserError: a file that can't be read, or is there twice; files that were confused; a commitment of neither of two claims.
     """
-    paths, commitments = ([inputs.bytes_of(path, commitment.MAX_BYTES, "file") for path in some] for some in (paths, commitments))
+    paths, commitments = ([inputs.bytes_of(path, commitment.MAX_BYTES) for path in some] for some in (paths, commitments))
     its_own = commitments_of(paths, commitments) if len(paths) == 2 else [commitments[0] if commitments else None]
     opened = [replace(arbiter.open_claim(path, own, inputs), number=number)
               for number, (path, own) in enumerate(zip(paths, its_own))]

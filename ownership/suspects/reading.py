@@ -11,6 +11,7 @@ from torch import nn
 from ownership.suspects import canonical
 from pruner import tickets
 from pruner.channel_groups import ChannelGroups
+from pruner.derivation import Derivation
 from pruner.key_mask.split import fingerprint
 from pruner.masks import Mask
 from pruner.tickets import Expected
@@ -23,12 +24,14 @@ class Suspect:
     """A mask and, where they are known, the weights it keeps: complete tensors by layer name.
 
     norms: of each batch norm that is there what it multiplies by, [channels]. is_cut: whether the mask was found by magnitudes.
+    derivation: how they were found in a file.
     """
 
     mask: Mask
     weights: Mapping[str, torch.Tensor] | None = None
     norms: Mapping[str, torch.Tensor] = field(default_factory=dict)
     is_cut: bool = False
+    derivation: Derivation | None = field(default=None, compare=False)
 
     @cached_property
     def cut(self) -> "Suspect | None":
@@ -75,7 +78,7 @@ def read_suspect(path: str | FileBytes, model: nn.Module, expected: Expected = E
     """A suspect's file: where its weights are effectively there. Raises UserError as `pruner.tickets.read_model_file`."""
     given = tickets.read_model_file(path, model, head=False, expected=expected)
     mask = given.pattern("--checkpoint", model)
-    return of_state(mask, given.weights)
+    return replace(of_state(mask, given.weights), derivation=given.derivation)
 
 
 def of_state(mask: Mask, state: Mapping[str, torch.Tensor] | None) -> Suspect:

@@ -86,7 +86,7 @@ def ask(case: Case, shown: TriggerSet) -> np.ndarray:
     if case.given.predictions is not None:
         return case.read("--predictions", case.given.predictions,
                          lambda files, path, _: black_box.read_predictions(
-                             files.bytes_of(path, black_box.most_bytes(len(shown.names)), "file"), shown.names, shown.num_classes))
+                             files.bytes_of(path, black_box.most_bytes(len(shown.names))), shown.names, shown.num_classes))
     return open_inference.query_endpoint(open_inference.model_address(case.given.endpoint), open_inference.Service(), shown)
 
 

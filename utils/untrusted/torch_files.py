@@ -16,22 +16,25 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 import torch
 
-MAX_PICKLE = 1 << 21  # bytes that say what the tensors are; a ResNet-50 and its optimizer take 1/37 of that
-LARGEST_KEY = 1 << 32  # whole numbers as names; beyond 2 ** 61 some have one hash, and thousands of those take hours
+MAX_PICKLE = 1 << 23  # bytes that say what the tensors are; a ResNet-50 and its optimizer take 1/150 of that
+SMALL_KEY, LARGEST_KEY = 1 << 32, 1 << 60  # whole numbers as names; beyond 2 ** 61 some have one hash, and thousands take hours
+MOST_ODD_KEYS, LONGEST_KEY = 1 << 14, 16  # of names that can be made to collide: addresses, fractions, tuples; parts of a tuple
 LARGEST_SIZE, MOST_ENTRIES, MOST_DIMENSIONS = 1 << 40, 1 << 62, 16
 CHUNK = 1 << 20  # bytes
 MOST_CALLS = 1 << 16  # two for a tensor
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # before torch 1.6
 
-# bytes of an entry; other kinds (quantised ones) hold no weights that this project reads
-STORAGES = {"torch.storage UntypedStorage": 1, "torch FloatStorage": 4, "torch DoubleStorage": 8, "torch HalfStorage": 2,
-            "torch BFloat16Storage": 2, "torch LongStorage": 8, "torch IntStorage": 4, "torch ShortStorage": 2,
-            "torch CharStorage": 1, "torch ByteStorage": 1, "torch BoolStorage": 1, "torch ComplexFloatStorage": 8,
-            "torch ComplexDoubleStorage": 16}
+# of which type the entries are; other kinds (quantised ones) hold no weights that this project reads
+STORAGES = {"torch.storage UntypedStorage": torch.uint8, "torch FloatStorage": torch.float32, "torch DoubleStorage": torch.float64,
+            "torch HalfStorage": torch.float16, "torch BFloat16Storage": torch.bfloat16, "torch LongStorage": torch.int64,
+            "torch IntStorage": torch.int32, "torch ShortStorage": torch.int16, "torch CharStorage": torch.int8,
+            "torch ByteStorage": torch.uint8, "torch BoolStorage": torch.bool, "torch ComplexFloatStorage": torch.complex64,
+            "torch ComplexDoubleStorage": torch.complex128}
 DTYPES = {f"torch {name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 
 
@@ -43,27 +46,44 @@ class Foreign(Unfit):
     """It holds something else than plain content; the text names that."""
 
 
+class TooLong(Unfit):
+    """What it says of its content is longer than what is read."""
+
+
 @dataclass(frozen=True)
-class _Name:
+class Name:
     """A name of torch's or Python's in the file, `module name`."""
 
     path: str
 
 
 @dataclass(frozen=True)
-class _Storage:
-    """Where a tensor's entries stand. itemsize: bytes of an entry."""
+class Storage:
+    """Where a tensor's entries stand. kind: in STORAGES. itemsize: bytes of an entry."""
 
     key: str
-    itemsize: int
+    kind: str
     entries: int
 
+    @property
+    def itemsize(self) -> int:
+        return STORAGES[self.kind].itemsize
 
-class _Opaque:
+
+class Opaque:
     """A value of which only its kind matters: a tensor, a shape, a device, ..."""
 
     def __init__(self, kind: str):
         self.kind = kind
+
+
+class TensorAt(Opaque):
+    """A tensor, as the pickle describes it: where its entries stand, of which type (None for its storage's), which of them they
+    are."""
+
+    def __init__(self, storage: Storage, dtype: torch.dtype | None, offset: int, size: tuple[int, ...], stride: tuple[int, ...]):
+        super().__init__("tensor")
+        self.storage, self.dtype, self.offset, self.size, self.stride = storage, dtype, offset, size, stride
 
 
 class _Ordered(dict):
@@ -90,33 +110,12 @@ def plain(file: BinaryIO, size: int) -> BinaryIO:
 def _plain_archive(file: BinaryIO, size: int) -> BinaryIO:
     """torch 1.6 and later: a zip of `X/data.pkl`, `X/data/0`, ..."""
     with zipfile.ZipFile(file) as archive:
-        entries = {}
-        for entry in archive.infolist():
-            name = entry.filename.partition("/")[2]
-            if name in entries:
-                raise Unfit("two records have one name")
-            if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-                raise Unfit("a record is compressed")
-            entries[name] = entry
-        if sum(entry.file_size for entry in entries.values()) > size:
-            raise Unfit("the records are larger than the file")
-        if "data.pkl" not in entries or entries["data.pkl"].file_size > MAX_PICKLE:
-            raise Unfit("data.pkl is missing or too large")
+        entries = records(archive, size)
+        if entries["data.pkl"].file_size > MAX_PICKLE:
+            raise TooLong(f"{entries['data.pkl'].file_size} bytes")
         pickled = archive.read(entries["data.pkl"])
-        storages: dict[str, _Storage] = {}
-
-        def storage(pid: Any) -> _Storage:
-            if not isinstance(pid, tuple) or len(pid) != 5:
-                raise Unfit("a storage is not described as torch does")
-            found = _storage(pid, storages)
-            if found.key not in storages:
-                entry = entries.get(f"data/{found.key}")
-                if entry is None or entry.file_size != found.entries * found.itemsize:
-                    raise Unfit(f"record data/{found.key} is missing or of another size")
-            storages[found.key] = found
-            return found
-
-        _Pickle(storage).read(io.BytesIO(pickled))
+        storages: dict[str, Storage] = {}
+        Pickle(partial(recorded, entries, storages)).read(io.BytesIO(pickled))
         order = archive.read(entries["byteorder"]) if "byteorder" in entries else b"little"
         if order not in (b"little", b"big"):
             raise Unfit("its byte order is neither little nor big")
@@ -129,49 +128,87 @@ def _plain_archive(file: BinaryIO, size: int) -> BinaryIO:
     return packed.finished()
 
 
+def records(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
+    """The records of torch's archive in a file of `size` bytes, by their names behind the first folder. Raises Unfit."""
+    entries = {}
+    for entry in archive.infolist():
+        name = entry.filename.partition("/")[2]
+        if name in entries:
+            raise Unfit("two records have one name")
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            raise Unfit("a record is compressed")
+        entries[name] = entry
+    if sum(entry.file_size for entry in entries.values()) > size:
+        raise Unfit("the records are larger than the file")
+    if "data.pkl" not in entries:
+        raise Unfit("data.pkl is missing")
+    return entries
+
+
+def recorded(entries: Mapping[str, zipfile.ZipInfo], storages: dict[str, Storage], pid: Any) -> Storage:
+    """The storage that a pickle describes, which joins `storages`. Raises Unfit where no record holds it."""
+    if not isinstance(pid, tuple) or len(pid) != 5:
+        raise Unfit("a storage is not described as torch does")
+    found = _storage(pid, storages)
+    if found.key not in storages:
+        entry = entries.get(f"data/{found.key}")
+        if entry is None or entry.file_size != found.entries * found.itemsize:
+            raise Unfit(f"record data/{found.key} is missing or of another size")
+    storages[found.key] = found
+    return found
+
+
 def _plain_legacy(file: BinaryIO, size: int) -> BinaryIO:
     """Before torch 1.6: pickles one after the other, then the storages, each with its number of entries."""
-    def no_storage(pid: Any) -> _Storage:
-        raise Unfit("a storage stands where none belongs")
-
     start = file.read(MAX_PICKLE)
-    pickles = io.BytesIO(start)
-    if _Pickle(no_storage).read(pickles) != LEGACY_MAGIC or _Pickle(no_storage).read(pickles) != LEGACY_PROTOCOL:
-        raise Unfit("it does not begin as a torch file")
-    _Pickle(no_storage).read(pickles)  # of the machine that wrote it
-    storages: dict[str, _Storage] = {}
-
-    def storage(pid: Any) -> _Storage:
-        if not isinstance(pid, tuple) or len(pid) != 6 or pid[5] is not None:
-            raise Unfit("a storage is not described as torch does")
-        found = storages[pid[2]] = _storage(pid[:5], storages)
-        return found
-
-    _Pickle(storage).read(pickles)
-    keys = _Pickle(no_storage).read(pickles)
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(storages):
-        raise Unfit("its storages are not those that its tensors need")
-    at = pickles.tell()
-    for key in keys:
-        file.seek(at)
-        if int.from_bytes(file.read(8), "little") != storages[key].entries:
-            raise Unfit("a storage is of another size than its tensors need")
-        at += 8 + storages[key].entries * storages[key].itemsize
-    if at > size:
-        raise Unfit("it is cut off")
+    _, _, at = legacy(file, start, size, Pickle)
     whole = _Pieces(file)
     whole.add(start[:at])  # as they were checked
     whole.add_range(len(start), max(0, at - len(start)))
     return io.BufferedReader(whole)
 
 
-def _storage(pid: tuple, known: Mapping[str, _Storage]) -> _Storage:
+def legacy(file: BinaryIO, start: bytes, size: int, reader: "type[Pickle]") -> tuple[Any, dict[Storage, int], int]:
+    """(what the file holds, where in it each storage's entries begin, where they end). start: of the file, with all pickles in it;
+    reader: of the one that holds the content. Raises Unfit."""
+    def no_storage(pid: Any) -> Storage:
+        raise Unfit("a storage stands where none belongs")
+
+    pickles = io.BytesIO(start)
+    if Pickle(no_storage).read(pickles) != LEGACY_MAGIC or Pickle(no_storage).read(pickles) != LEGACY_PROTOCOL:
+        raise Unfit("it does not begin as a torch file")
+    Pickle(no_storage).read(pickles)  # of the machine that wrote it
+    storages: dict[str, Storage] = {}
+
+    def storage(pid: Any) -> Storage:
+        if not isinstance(pid, tuple) or len(pid) != 6 or pid[5] is not None:
+            raise Unfit("a storage is not described as torch does")
+        found = storages[pid[2]] = _storage(pid[:5], storages)
+        return found
+
+    content = reader(storage).read(pickles)
+    keys = Pickle(no_storage).read(pickles)
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(storages):
+        raise Unfit("its storages are not those that its tensors need")
+    at, places = pickles.tell(), {}
+    for key in keys:
+        file.seek(at)
+        if int.from_bytes(file.read(8), "little") != storages[key].entries:
+            raise Unfit("a storage is of another size than its tensors need")
+        places[storages[key]] = at + 8
+        at += 8 + storages[key].entries * storages[key].itemsize
+    if at > size:
+        raise Unfit("it is cut off")
+    return content, places, at
+
+
+def _storage(pid: tuple, known: Mapping[str, Storage]) -> Storage:
     kind, name, key, location, entries = pid
-    if kind != "storage" or not isinstance(name, _Name) or name.path not in STORAGES or not isinstance(location, str) \
+    if kind != "storage" or not isinstance(name, Name) or name.path not in STORAGES or not isinstance(location, str) \
             or not isinstance(key, str) or not (key.isascii() and key.isdecimal()) or type(entries) is not int \
             or not 0 <= entries <= LARGEST_SIZE:
         raise Unfit("a storage is not described as torch does")
-    found = _Storage(key, STORAGES[name.path], entries)
+    found = Storage(key, name.path, entries)
     if known.get(key, found) != found:
         raise Unfit("one storage is described in two ways")
     return found
@@ -282,29 +319,33 @@ class _Archive:
 # --- the pickle -------------------------------------------------------------------------------------------------------
 
 
-class _Pickle:
-    """One pickle as it is read: containers as they are, all else as _Opaque. Knows the operations that torch knows (OPERATIONS),
+class Pickle:
+    """One pickle as it is read: containers as they are, all else as Opaque. Knows the operations that torch knows (OPERATIONS),
     and no others."""
 
-    def __init__(self, storage: Callable[[Any], _Storage]):
+    def __init__(self, storage: Callable[[Any], Storage]):
         """storage: makes a storage of what the pickle says of it."""
         self._storage = storage
         self._stack: list[Any] = []
         self._outer: list[list[Any]] = []  # stacks below marks
         self._memo: dict[int, Any] = {}
-        self._calls, self._copied, self._position = 0, 0, 0
+        self._calls, self._copied, self._position, self._odd_keys = 0, 0, 0, 0
         self._empty: list[dict] = []  # that functions were called with
 
     def read(self, stream: BinaryIO) -> Any:
         """What the pickle holds. The stream stands behind it afterwards."""
+        return self.follow(stream, OPERATIONS)
+
+    def follow(self, stream: BinaryIO, operations: "Mapping[str, Callable[[Pickle, Any], None]]") -> Any:
+        """The same, by these operations and STOP."""
         for operation, value, self._position in pickletools.genops(stream):
             if operation.name == "STOP":
                 if any(self._empty):  # filled after the tensor whose hooks they are
                     raise Unfit("a tensor has hooks")
                 return self.pop()
-            if operation.name not in OPERATIONS:
+            if operation.name not in operations:
                 raise Foreign(f"made by {operation.name}")
-            OPERATIONS[operation.name](self, value)
+            operations[operation.name](self, value)
         raise Unfit("it is cut off")
 
     def push(self, value: Any) -> None:
@@ -358,11 +399,17 @@ class _Pickle:
         if not isinstance(self.top(), dict) or len(items) % 2:
             raise Unfit("it sets entries of what is no dict")
         for key, held in zip(items[::2], items[1::2]):
+            self.count_key(key)
             self.top()[_key(key)] = held
+
+    def count_key(self, key: Any) -> None:
+        self._odd_keys += not (key is None or isinstance(key, str) or isinstance(key, int) and abs(key) < SMALL_KEY)
+        if self._odd_keys > MOST_ODD_KEYS:
+            raise Unfit("it has too many names that are no texts")
 
     def call(self) -> None:
         function, arguments = self.take(2)
-        if not isinstance(function, _Name) or function.path not in CALLS or not isinstance(arguments, tuple):
+        if not isinstance(function, Name) or function.path not in CALLS or not isinstance(arguments, tuple):
             raise Unfit("it calls what is no function")
         check, least, most = CALLS[function.path]
         if not least <= len(arguments) <= most:
@@ -384,19 +431,19 @@ class _Pickle:
         self.push(self._storage(self.pop()))
 
 
-# what an operation of a pickle does, with the value that stands behind it; STOP is `_Pickle.read`'s
-OPERATIONS: dict[str, Callable[[_Pickle, Any], None]] = {
+# what an operation of a pickle does, with the value that stands behind it; STOP is `Pickle.read`'s
+OPERATIONS: dict[str, Callable[[Pickle, Any], None]] = {
     "PROTO": lambda pickle, version: None,
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1", "BINUNICODE"), _Pickle.push),
-    "SHORT_BINSTRING": _Pickle.push_old_text,
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1", "BINUNICODE"), Pickle.push),
+    "SHORT_BINSTRING": Pickle.push_old_text,
     "NONE": lambda pickle, _: pickle.push(None),
     "NEWTRUE": lambda pickle, _: pickle.push(True),
     "NEWFALSE": lambda pickle, _: pickle.push(False),
     "EMPTY_LIST": lambda pickle, _: pickle.push([]),
     "EMPTY_DICT": lambda pickle, _: pickle.push({}),
     "EMPTY_TUPLE": lambda pickle, _: pickle.push(()),
-    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _Pickle.remember),
-    **dict.fromkeys(("BINGET", "LONG_BINGET"), _Pickle.recall),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), Pickle.remember),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), Pickle.recall),
     "MARK": lambda pickle, _: pickle.mark(),
     "TUPLE": lambda pickle, _: pickle.push(tuple(pickle.take_marked())),
     "TUPLE1": lambda pickle, _: pickle.push(tuple(pickle.take(1))),
@@ -413,9 +460,18 @@ OPERATIONS: dict[str, Callable[[_Pickle, Any], None]] = {
 }
 
 
-def _key(key: Any) -> Any:
+def _key(key: Any, inside: bool = False) -> Any:
     """A key of a dict. Tuples in tuples are none: their hash would take a stack as deep as they are."""
-    if not (key is None or isinstance(key, str) or isinstance(key, int) and abs(key) < LARGEST_KEY):
+    if isinstance(key, tuple) and not inside and len(key) <= LONGEST_KEY:
+        return tuple(_key(part, inside=True) for part in key)
+    if not (key is None or isinstance(key, (str, float)) or isinstance(key, int) and abs(key) < LARGEST_KEY):
+        raise Unfit("a name is neither a text nor a number")
+    return key
+
+
+def _small_key(key: Any) -> Any:
+    """Of what is made in one call, whose keys nobody counts."""
+    if not (key is None or isinstance(key, str) or isinstance(key, int) and abs(key) < SMALL_KEY):
         raise Unfit("a name is neither a text nor a small whole number")
     return key
 
@@ -427,7 +483,7 @@ def _ordered(content: Any = ()) -> _Ordered:
     """Python 2 wrote its pairs in a list."""
     if not isinstance(content, (list, tuple)) or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in content):
         raise Unfit("an OrderedDict of something else than pairs")
-    return _Ordered((_key(key), value) for key, value in content)
+    return _Ordered((_small_key(key), value) for key, value in content)
 
 
 def _counter(content: Any = None) -> dict:
@@ -436,35 +492,35 @@ def _counter(content: Any = None) -> dict:
     return dict(content or {})
 
 
-def _set(content: Any = ()) -> _Opaque:
+def _set(content: Any = ()) -> Opaque:
     if not isinstance(content, (list, tuple)):
         raise Unfit("a set of something else than a list")
     for item in content:
-        _key(item)
-    return _Opaque("set")
+        _small_key(item)
+    return Opaque("set")
 
 
-def _encoded(text: Any, encoding: Any) -> _Opaque:
+def _encoded(text: Any, encoding: Any) -> Opaque:
     if not isinstance(text, str) or encoding != "latin1":
         raise Unfit("bytes that are encoded otherwise than Python does")
-    return _Opaque("bytes")
+    return Opaque("bytes")
 
 
-def _complex(real: Any, imaginary: Any) -> _Opaque:
+def _complex(real: Any, imaginary: Any) -> Opaque:
     if not isinstance(real, float) or not isinstance(imaginary, float):
         raise Unfit("a complex number of something else than numbers")
-    return _Opaque("complex")
+    return Opaque("complex")
 
 
-def _device(kind: Any, index: Any = 0) -> _Opaque:
+def _device(kind: Any, index: Any = 0) -> Opaque:
     if not isinstance(kind, str) or type(index) is not int:
         raise Unfit("a device that is none")
-    return _Opaque("device")
+    return Opaque("device")
 
 
-def _shape(sizes: Any) -> _Opaque:
+def _shape(sizes: Any) -> Opaque:
     _check_sizes(sizes)
-    return _Opaque("shape")
+    return Opaque("shape")
 
 
 def _check_sizes(*shapes: Any) -> None:
@@ -479,60 +535,59 @@ def _check_entries(size: tuple[int, ...]) -> None:
         raise Unfit("a tensor has more entries than 64 bits can count")
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, metadata: Any = None) -> _Opaque:
-    return _view(storage, storage.itemsize if isinstance(storage, _Storage) else 1, offset, size, stride, requires_grad, hooks,
-                 metadata)
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, metadata: Any = None) -> Opaque:
+    return _view(storage, None, offset, size, stride, requires_grad, hooks, metadata)
 
 
-def _bare_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> _Opaque:
+def _bare_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> Opaque:
     """As torch 0.3 wrote it."""
     return _tensor(storage, offset, size, stride, False, {})
 
 
 def _tensor_of_dtype(storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, dtype: Any,
-                     metadata: Any = None) -> _Opaque:
-    return _view(storage, _dtype(dtype).itemsize, offset, size, stride, requires_grad, hooks, metadata)
+                     metadata: Any = None) -> Opaque:
+    return _view(storage, _dtype(dtype), offset, size, stride, requires_grad, hooks, metadata)
 
 
-def _view(storage: Any, itemsize: int, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any,
-          metadata: Any) -> _Opaque:
+def _view(storage: Any, dtype: torch.dtype | None, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any,
+          metadata: Any) -> Opaque:
     """A tensor whose entries all lie in its storage; one that repeats entries may be larger."""
     _check_sizes(size, stride, (offset,))
-    if not isinstance(storage, _Storage) or len(size) != len(stride) or type(requires_grad) is not bool or hooks != {} \
+    if not isinstance(storage, Storage) or len(size) != len(stride) or type(requires_grad) is not bool or hooks != {} \
             or not isinstance(hooks, dict) or metadata not in (None, {}):
         raise Unfit("a tensor is not described as torch does")
     _check_entries(size)
     last = offset + sum((count - 1) * step for count, step in zip(size, stride))
-    if 0 not in size and (last + 1) * itemsize > storage.entries * storage.itemsize:
+    if 0 not in size and (last + 1) * (dtype or storage).itemsize > storage.entries * storage.itemsize:
         raise Unfit("a tensor reaches beyond its storage")
-    return _Opaque("tensor")
+    return TensorAt(storage, dtype, offset, size, stride)
 
 
-def _parameter(tensor: Any, requires_grad: Any, hooks: Any) -> _Opaque:
-    if not isinstance(tensor, _Opaque) or tensor.kind != "tensor" or type(requires_grad) is not bool or hooks != {}:
+def _parameter(tensor: Any, requires_grad: Any, hooks: Any) -> Opaque:
+    if not isinstance(tensor, Opaque) or tensor.kind != "tensor" or type(requires_grad) is not bool or hooks != {}:
         raise Unfit("a parameter is not described as torch does")
     return tensor
 
 
-def _without_data(dtype: Any, size: Any, stride: Any, requires_grad: Any) -> _Opaque:
+def _without_data(dtype: Any, size: Any, stride: Any, requires_grad: Any) -> Opaque:
     _check_sizes(size, stride)
     if len(size) != len(stride) or type(requires_grad) is not bool:
         raise Unfit("a tensor is not described as torch does")
     _check_entries(size)
     _dtype(dtype)
-    return _Opaque("tensor")
+    return Opaque("tensor")
 
 
 def _dtype(name: Any) -> torch.dtype:
-    if not isinstance(name, _Name) or name.path not in DTYPES:
+    if not isinstance(name, Name) or name.path not in DTYPES:
         raise Unfit("a tensor's dtype is none")
     return DTYPES[name.path]
 
 
-def _named(path: str) -> _Name:
+def _named(path: str) -> Name:
     if path not in CALLS and path not in DTYPES and path not in STORAGES:
         raise Foreign(path.replace(" ", "."))
-    return _Name(path)
+    return Name(path)
 
 
 # function, and the fewest and most arguments it takes
