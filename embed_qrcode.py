@@ -67,6 +67,9 @@ def parse_args(argv: Sequence[str] | None):
     group.add_argument("--mask_pattern", type=int, choices=range(8), default=None, metavar="0-7",
                        help="QR mask pattern (default: the one that changes the mask least)")
 
+    group.add_argument("--polarity", choices=("dark", "light"), default="dark",
+                       help="which modules the occupied kernels are; light: as the original's embed script writes")
+
     group = parser.add_argument_group("place (the most similar region where not given)")
     group.add_argument("--max_name", default=None, metavar="LAYER", help="layer, e.g. layer2.1.conv1")
     group.add_argument("--start_x", type=cli.natural, default=None, help="first output channel of the code")
@@ -103,6 +106,8 @@ def parse_args(argv: Sequence[str] | None):
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
+    from dataclasses import replace
+
     import numpy as np
 
     from models import build_model
@@ -117,7 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     model = build_model(args.arch, num_classes=2)
     mask = tickets.read_model_file(args.mask_dir, model, head=False).need_mask("--mask_dir", model)
-    wish = Wish(args.max_name, args.start_x, args.start_y, args.version, args.error_correction, args.mask_pattern)
+    wish = Wish(args.max_name, args.start_x, args.start_y, args.version, args.error_correction, args.mask_pattern,
+                args.polarity == "light")
     signature, derived_from = args.signature, {}
     if args.owner:
         signature, wish, derived_from = derive(args, model, mask, wish)
@@ -146,10 +152,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     claim = CodeClaim(signature, args.arch, region.layer, region.start_x, region.start_y, code_format.version,
                   code_format.error_correction, code_format.mask_pattern, region.similarity, signed.nonzeros,
                   signed.entries, random_state, tuple((copy.layer, copy.start_x, copy.start_y) for copy in regions[1:]),
-                      **derived_from)
+                      **derived_from, polarity=args.polarity)
     write_claim(files.claim, claim)
     tickets.write_masks(files.masks, signed)
-    write_code(qr_code.encode(signature, code_format), files.code)
+    write_code(qr_code.encode(signature, replace(code_format, light=False)), files.code)
     plots.mask_before_and_after(mask[region.layer].flatten(2).sum(2).numpy(),
                                 signed[region.layer].flatten(2).sum(2).numpy(), region.layer,
                                 (region.start_x, region.start_y, code_format.size), files.before_and_after)

@@ -22,7 +22,8 @@ r"""Read the signature back out of a suspect model's sparsity pattern (scheme V2
         --claim runs/digits_signed/*.claim.json \
         --aligned_to runs/digits_signed/model_best.pth.tar
 
-The function patterns that were never embedded (finder, timing, alignment, format, version) are put back from the QR
+Of a code the occupied kernels are the dark modules (embed_qrcode.py), or the light ones (the original's files): without a claim, which
+says so, both are read, and counted in what is corrected for. The function patterns that were never embedded (finder, timing, alignment, format, version) are put back from the QR
 standard; data modules are shown as they are found. ZXing and zbar read independently; ordered statistics reads what they
 can't, and is believed only where chance is excluded (--max_false). With a signature, an exact test says how improbable
 the agreement is (p-value), with or without correction for all places where a code could lie. Takes a second; up to half a
@@ -141,6 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     match = reading.text is not None if signature is None else reading.shows(signature)
     agrees = reading.evidence is not None and args.max_false >= (reading.evidence.p_corrected if args.committed
                                                                  else reading.evidence.p_any_text)
+    if reading.code_format.light:
+        print("ones:    light modules, as the original writes them (a kernel is occupied where the code's module is light)")
     print("place:   " + "; ".join(f"{place.layer}, start_x {place.start_x}, start_y {place.start_y}" for place in places))
     print_reading(reading)
 
@@ -151,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "start_x": places[0].start_x, "start_y": places[0].start_y,
         "copies": [[place.layer, place.start_x, place.start_y] for place in places[1:]],
         "version": reading.code_format.version, "error_correction": reading.code_format.error_correction,
-        "mask_pattern": reading.code_format.mask_pattern, "density": suspect.mask.density, "threshold": threshold,
+        "mask_pattern": reading.code_format.mask_pattern, **({"polarity": "light"} if reading.code_format.light else {}), "density": suspect.mask.density, "threshold": threshold,
         **({"derivation": derivation.as_json()} if derivation.in_words() else {}),
         **({"aligned_to": args.aligned_to, **alignment_as_json(alignment)} if alignment else {}),
         **reading_as_json(reading)}, files.result)
@@ -185,8 +188,8 @@ def read_code(args, claim, suspect):
         if wish.layer is None:
             return search_everywhere(suspect, wish, signature, args.max_false, args.restarts)
         places, formats = [Place(wish.layer, wish.start_x, wish.start_y)], candidate_formats(suspect.mask, wish)
-        return places, extract(suspect, places, formats, signature, places_for(suspect.mask, formats[0].version), args.max_false,
-                               args.restarts)
+        return places, extract(suspect, places, formats, signature, 2 * places_for(suspect.mask, formats[0].version), args.max_false,
+                               args.restarts)  # in both polarities
 
     as_given = read(args.signature)
     if args.signature is not None and not as_given[1].shows(args.signature):
@@ -209,7 +212,7 @@ def print_reading(reading) -> None:
         print(f"flipped: {flips.count} of {flips.data_modules} data modules ({100 * flips.share:.2f}%): "
               f"{flips.lost} of the code's ones are empty, {flips.added} of its zeros are occupied\n"
               f"p-value: {evidence.p_value:.1e} that the code's {evidence.modules} parity modules agree as well by chance; "
-              f"{evidence.p_corrected:.1e} corrected for {evidence.searched} places and patterns\n"
+              f"{evidence.p_corrected:.1e} corrected for {evidence.searched} places, patterns and polarities\n"
               f"         {evidence.p_any_text:.1e} even if the text was made up after a look at the suspect (one of "
               f"2^{evidence.log2_texts:.0f} of its kind)")
 

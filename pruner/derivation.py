@@ -2,12 +2,13 @@
 aside, how pruned and quantised ones are put together. All that was done is said in a `Derivation`."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
+from models import HEAD
 from utils.checkpoint import FileBytes, shortened
 from utils.errors import UserError
 
@@ -28,13 +29,15 @@ class Derivation:
     """What was found in a file, and what was done to read it as the network's.
 
     container: the entries, one in the other, that hold the weights; none where the file itself does. others: that could be chosen
-    instead. prefix: taken off all names. left: names of entries that no weight is missing for. masked: parameters whose masks were
+    instead. prefix: taken off all names. renamed: layer's name in the file -> the network's, found by order and shape. left: names of
+    entries that no weight is missing for. masked: parameters whose masks were
     applied, beside the layers that are pruned anyhow. types: what other numbers were than the network's, and how many parameters.
     """
 
     container: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     prefix: str = ""
+    renamed: Mapping[str, str] = field(default_factory=dict)
     left: tuple[str, ...] = ()
     masked: tuple[str, ...] = ()
     types: Mapping[str, int] | None = None
@@ -50,6 +53,9 @@ class Derivation:
                         + (f", not {listed(self.others)} (--entry)" if self.others else ""))
         if self.prefix:
             said.append(f"prefix {shortened(self.prefix)} taken off")
+        if self.renamed:
+            said.append(f"{len(self.renamed)} layers found by order and shape ({listed(list(self.renamed))} "
+                        f"{'is' if len(self.renamed) == 1 else 'are'} {listed(list(self.renamed.values()))})")
         if self.masked:
             said.append(f"masks of {listed(self.masked)} applied too")
         said += [f"{count} parameters were {dtype}" for dtype, count in (self.types or {}).items()]
@@ -103,27 +109,60 @@ def _dotted(entry: str) -> str:
     return f"{entry.removesuffix('.')}."
 
 
-def choose_prefix(file: FileBytes, names: Iterable[Any], known: Iterable[str]) -> str:
-    """What stands before the network's names in a file: that under which most of them are found.
+def choose_prefix(file: FileBytes, names: Iterable[Any], layers: Collection[str]) -> str:
+    """What stands before the network's names in a file: that under which most of its layers are found, and half at least.
 
     Args:
-        names: in the file. known: the network's.
+        names: in the file. layers: the network's.
     Raises:
         UserError: as many stand under several, and the user has chosen none.
     """
     entry = file.entry
-    known = {f"{name}{kind}" for name in known for kind in ("", ORIGINAL, MASK)}
+    known = {f"{layer}.weight{kind}" for layer in layers for kind in ("", ORIGINAL, MASK)}
     counts = Counter()
     for name in (name for name in names if isinstance(name, str) and len(name) <= LONGEST_NAME):
         parts = name.split(".")
         counts.update(".".join(parts[:at]) + "." * (at > 0) for at in range(len(parts)) if ".".join(parts[at:]) in known)
     most = max(counts.values(), default=0)
-    best = sorted(prefix for prefix, count in counts.items() if count == most)
+    best = sorted(prefix for prefix, count in counts.items() if count == most and 2 * count >= len(layers))
     if entry is not None and _dotted(entry) in counts:
         return _dotted(entry)
     if len(best) > 1 and "" not in best:
         raise UserError(f"{file}: holds several networks, under {listed(best)}; choose with --entry")
     return "" if not best or "" in best else best[0]
+
+
+def match_layers(entries: Mapping[str, Any], known: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Layer's name in a file -> the network's, for layers that have other names there: of those that are alike in all shapes the first
+    is the first, the second the second, and so on, if there are as many. The classifier is the linear layer that reads as much, of
+    whatever classes.
+
+    Args:
+        entries: the file's, without what stands before all names, in the order in which layers follow each other.
+        known: the network's state_dict.
+    """
+    theirs, ours = _shapes(entries), _shapes(known)
+    unknown = [name for name in theirs if name not in ours]
+    missing = [name for name in ours if name not in theirs]
+    found = {}
+    heads = [name for name in unknown if len(theirs[name].get("weight", ())) == 2]
+    if HEAD in missing and len(heads) == 1 and theirs[heads[0]]["weight"][1] == ours[HEAD]["weight"][1]:
+        found[heads[0]] = HEAD
+    for shapes in {str(sorted(theirs[name].items())): theirs[name] for name in unknown if name not in found}.values():
+        alike, wanted = ([name for name in names if of[name] == shapes] for names, of in ((unknown, theirs), (missing, ours)))
+        if len(alike) == len(wanted):
+            found |= dict(zip(alike, wanted))
+    return found
+
+
+def _shapes(entries: Mapping[str, Any]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Layer -> what its parameters are called -> their shapes."""
+    layers: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, value in entries.items():
+        layer, _, kind = parameter_of(name).rpartition(".")
+        if kind in OF_LAYERS and isinstance(value, torch.Tensor) and len(name) <= LONGEST_NAME:
+            layers.setdefault(layer, {})[kind] = tuple(value.shape)
+    return layers
 
 
 def dequantised(tensors: dict[str, torch.Tensor], known: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ from torch import nn
 
 from models import HEAD, STEM
 from pruner.derivation import (INITIAL, MASK, ORIGINAL, Derivation, choose_prefix, dequantised, ends_as_a_layers, find_container,
-                               is_plain, listed, parameter_of)
+                               is_plain, listed, match_layers, parameter_of)
 from pruner.masks import Mask, pack_state, prunable_layers
 from utils import checkpoint, cli
 from utils.checkpoint import FileBytes, shortened
@@ -131,8 +131,12 @@ def _separate(path: FileBytes, entries: Mapping[Any, Any], model: nn.Module, hea
               expected: Expected) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], Derivation]:
     """Masks by layer name, weights by plain parameter name, pruned entries zero, and how they were found."""
     known, layers = model.state_dict(), prunable_layers(model, stem=True)
-    prefix = choose_prefix(path, entries, known)
-    inside = {key.removeprefix(prefix): value for key, value in entries.items() if isinstance(key, str) and key.startswith(prefix)}
+    prefix = choose_prefix(path, entries, prunable_layers(model))
+    named = {key: key.removeprefix(prefix) for key in entries if isinstance(key, str) and key.startswith(prefix)}
+    renamed = match_layers({name: entries[key] for key, name in named.items()}, known)
+    for key, (layer, dot, kind) in ((key, name.rpartition(".")) for key, name in named.items()):
+        named[key] = f"{renamed.get(layer, layer)}{dot}{kind}"
+    inside = {name: entries[key] for key, name in named.items()}
     for name, value in inside.items():
         if parameter_of(name) in known and not is_plain(value):
             raise UserError(f"{path}: {shortened(name)} is not a plain tensor; is it a model's file?")
@@ -167,11 +171,11 @@ def _separate(path: FileBytes, entries: Mapping[Any, Any], model: nn.Module, hea
         Mask(of_others)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    read = {f"{prefix}{name}" for name in inside if parameter_of(name) in known or name in plain_ones and name not in tensors}
+    read = {key for key, name in named.items() if parameter_of(name) in known or name in plain_ones and name not in tensors}
     types = Counter(str(value.dtype).removeprefix("torch.") for name, value in inside.items()
                     if (parameter := name.removesuffix(ORIGINAL)) in known and known[parameter].is_floating_point()
                     and value.dtype != known[parameter].dtype)
-    return of_layers, weights, Derivation(prefix=prefix, left=tuple(str(key) for key in entries if key not in read),
+    return of_layers, weights, Derivation(prefix=prefix, renamed=renamed, left=tuple(str(key) for key in entries if key not in read),
                                           masked=tuple(name for name in of_others if name in pruned[ORIGINAL]), types=dict(types))
 
 

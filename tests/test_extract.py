@@ -298,7 +298,7 @@ def test_a_text_too_long_for_the_versions_that_are_searched_is_told_the_right_fl
 
 def test_claims_of_the_first_format_are_still_read(files, tmp_path):
     content = json.loads((files / "claim.json").read_text())
-    assert content["format"] == "lottery-verification-claim/3"
+    assert content["format"] == "lottery-verification-claim/4"
     old = {**content, "format": "lottery-verification-claim/1"}
     for name in ("copies", "threshold", "owner_key", "owner_name", "nonce", "ticket_sha256"):
         del old[name]

@@ -65,16 +65,16 @@ def test_code_claims_of_older_formats(golden, tmp_path):
     code = read_claim(golden / "code.json")
     assert code.copies == (("layer2.1.conv1", 0, 0),) and code.threshold == 0.05802164971828461
     write_claim(tmp_path / "code.json", code)
-    underived = dict.fromkeys(("owner_key", "owner_name", "nonce", "ticket_sha256"))
+    underived = {**dict.fromkeys(("owner_key", "owner_name", "nonce", "ticket_sha256")), "polarity": "dark"}
     assert checkpoint.load_json(tmp_path / "code.json") == {**checkpoint.load_json(golden / "code.json"), **underived,
-                                                            "format": "lottery-verification-claim/3"}
+                                                            "format": "lottery-verification-claim/4"}
 
     first = read_claim(golden / "code_first_format.json")
     assert (first.signature, first.copies, first.threshold) == ("Jane Doe 2025", (), None)
     write_claim(tmp_path / "newer.json", first)
     stated, newer = (checkpoint.load_json(path) for path in (golden / "code_first_format.json", tmp_path / "newer.json"))
     assert stated.pop("format") == "lottery-verification-claim/1"
-    assert newer == {"format": "lottery-verification-claim/3", **stated, "copies": [], "threshold": None, **underived}
+    assert newer == {"format": "lottery-verification-claim/4", **stated, "copies": [], "threshold": None, **underived}
 
 
 def test_key_and_locked_mask_make_the_claimed_ticket(golden):

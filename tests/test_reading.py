@@ -287,3 +287,51 @@ def test_the_converter_ends_when_it_takes_too_long(tmp_path):
     with pytest.raises(UserError, match="takes more than 1 seconds"):
         convert(tmp_path / "model.pth", tmp_path / "out.pth", 1)
     assert not (tmp_path / "out.pth").exists()
+
+
+# --- other names ----------------------------------------------------------------------------------------------------------
+
+
+def with_names(state: dict, *changes: tuple[str, str]) -> dict:
+    """With parts of the names exchanged."""
+    result = {}
+    for name, tensor in state.items():
+        for before, after in changes:
+            name = name.replace(before, after)
+        result[name] = tensor
+    return result
+
+
+def numbered(state: dict) -> dict:
+    """features.0, features.1, ... in the order of the network, and classifier."""
+    layers = [name for name in dict.fromkeys(name.rpartition(".")[0] for name in state) if name not in ("fc", "normalize")]
+    return {f"{'classifier' if layer == 'fc' else f'features.{layers.index(layer)}'}.{kind}": tensor
+            for layer, kind, tensor in ((*name.rpartition(".")[::2], tensor) for name, tensor in state.items()) if layer != "normalize"}
+
+
+@pytest.mark.parametrize("arch, rename", [
+    ("res20s", lambda state: {"net": prefixed("module.", with_names(state, ("fc.", "linear."))), "acc": 92.1, "epoch": 199}),
+    ("res20s", numbered), ("res18", lambda state: with_names(state, ("fc.", "linear."), ("downsample", "shortcut")))])
+@pytest.mark.parametrize("form", ["torch", "safetensors"])
+def test_layers_are_found_by_order_and_shape(arch, rename, form, make_model, tmp_path):
+    network = make_model(arch, 10, seed=3)
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items() if not name.startswith("normalize")}
+    content = rename(state)
+    if form == "torch":
+        torch.save(content, tmp_path / "model")
+    else:
+        (tmp_path / "model").write_bytes(as_safetensors(content.get("net", content)))
+    found = read_model_file(tmp_path / "model", build_model(arch, 10))
+    assert all(torch.equal(found.weights[name], tensor) for name, tensor in state.items())
+    assert found.derivation.renamed and "found by order and shape" in found.derivation.in_words()
+    suspect = read_suspect(str(tmp_path / "model"), build_model(arch, 2))
+    assert all(torch.equal(weight, state[f"{name}.weight"]) for name, weight in suspect.weights.items())
+
+
+def test_a_layer_too_many_is_no_other_name(model, plain, tmp_path):
+    wrong = with_names(plain, ("layer1.0.conv1", "layer1.0.first"))
+    assert read(wrong, model, tmp_path).derivation.renamed == {"layer1.0.first": "layer1.0.conv1"}
+    with pytest.raises(UserError, match="unknown key 'layer1.0.first.weight'"):
+        read({**wrong, "layer1.0.other.weight": torch.zeros(16, 16, 3, 3)}, model, tmp_path)
+    with pytest.raises(UserError, match="fc.weight has shape .5, 64., the model has .10, 64.; another class count?"):
+        read({**with_names(plain, ("fc.", "linear.")), "linear.weight": torch.zeros(5, 64)}, model, tmp_path)

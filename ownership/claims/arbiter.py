@@ -118,7 +118,7 @@ def judge(opened: Opened, given: Given, standing: Standing, files: Files) -> Sid
     if claim is None:
         for flag in ("suspect", "predictions"):
             if getattr(given, flag) is not None:
-                files.bytes_of(getattr(given, flag), kind="file")
+                files.bytes_of(getattr(given, flag))
                 files.record(f"--{flag}", getattr(given, flag))
         return refused_side(opened, refused, given, standing)
     facts = {"suspect": given.suspect or given.predictions or given.endpoint, "claimed by": claim.owner, "claims": ", ".join(claimed(claim)) or "nothing",

@@ -151,7 +151,7 @@ def trust_in(certificates: str | None, headers: str | None, inputs: Files) -> Tr
     read = {}
     for flag, path in (("--tsa_certificates", certificates), ("--block_headers", headers)):
         with cli.named(flag):
-            read[flag] = None if path is None else inputs.bytes_of(path, timestamps.MAX_TRUSTED, "file")
+            read[flag] = None if path is None else inputs.bytes_of(path, timestamps.MAX_TRUSTED)
         if path is not None:
             inputs.record(flag, path)
     return Trust(*read.values())
@@ -173,7 +173,7 @@ def put_in_order(opened: Sequence[Opened], stamps: Sequence[str], trust: Trust, 
     unused = []
     for path in stamps:
         with cli.named("--timestamp"):
-            stamp = inputs.bytes_of(path, timestamps.MAX_BYTES, "file")
+            stamp = inputs.bytes_of(path, timestamps.MAX_BYTES)
             whose = [index for index, one in enumerate(opened) if one.public and timestamps.is_of(stamp, one.public.root)]
             if whose:
                 dates[whose[0]].append(timestamps.read_date(stamp, opened[whose[0]].public.root, trust))
@@ -209,7 +209,7 @@ def date_priors(paths: Sequence[str], dates: Sequence[datetime | str | None], tr
         dated = Dated(date, "whoever judges (--prior_dated)") if isinstance(date, datetime) else None
         if isinstance(date, str):
             with cli.named("--prior_dated"):
-                dated = timestamps.read_date(inputs.bytes_of(date, timestamps.MAX_BYTES, "file"), inputs.bytes_of(path).raw, trust)
+                dated = timestamps.read_date(inputs.bytes_of(date, timestamps.MAX_BYTES), inputs.bytes_of(path).raw, trust)
             inputs.record("--prior_dated", date)
         priors.append(Prior(path, dated))
     return tuple(priors)

@@ -14,12 +14,13 @@ from pruner.qr_code.geometry import CodeFormat
 from utils import checkpoint, cli
 from utils.errors import UserError
 
-CLAIM_FORMAT = "lottery-verification-claim/3"
+CLAIM_FORMAT = "lottery-verification-claim/4"
+DARK, LIGHT = POLARITIES = "dark", "light"
 MOST_CHANNELS, MOST_ENTRIES, MOST_COPIES, LONGEST_NAME = 1 << 20, 1 << 40, 1 << 10, 1000
 LARGEST_THRESHOLD = 1e30
 MAX_VERSION = 14  # of a code; looking for one of version 40 takes a court 39 minutes and 5 GB
 MAX_COPIES, MAX_START = 32, 1 << 20  # in an owner's claim; the time of reading grows with the copies
-READABLE_FORMATS = ("lottery-verification-claim/1", "lottery-verification-claim/2", CLAIM_FORMAT)  # of fewer fields each
+READABLE_FORMATS = (*(f"lottery-verification-claim/{number}" for number in (1, 2, 3)), CLAIM_FORMAT)  # of fewer fields each
 DERIVED_FROM = ("owner_key", "owner_name", "nonce", "ticket_sha256")
 
 
@@ -32,7 +33,8 @@ class CodeClaim(ClaimPart):
     nonzeros, entries: of the signed ticket. similarity: of the region before embedding. copies: [layer, start_x, start_y]
     of every further copy of the same code. threshold: magnitude below which weights of a suspect are noise to the owner,
     the paper's t (section 3.4), or None. owner_key, owner_name, nonce, ticket_sha256: what the text was derived from, as
-    `pruner.qr_code.derived_text` says, keys and digests in hex; all None for a text that somebody chose.
+    `pruner.qr_code.derived_text` says, keys and digests in hex; all None for a text that somebody chose. polarity: which modules
+    the occupied kernels are, see `pruner.qr_code.geometry.CodeFormat`.
     """
 
     signature: str
@@ -54,10 +56,11 @@ class CodeClaim(ClaimPart):
     owner_name: str | None = field(or_none(is_text), since=2, default=None)
     nonce: str | None = field(or_none(is_text), since=2, default=None)
     ticket_sha256: str | None = field(or_none(is_digest), since=2, default=None)
+    polarity: str = field(lambda value: value in POLARITIES, since=3, default=DARK)
 
     @property
     def code_format(self) -> CodeFormat:
-        return CodeFormat(self.version, self.error_correction, self.mask_pattern)
+        return CodeFormat(self.version, self.error_correction, self.mask_pattern, self.polarity == LIGHT)
 
     @property
     def places(self) -> list[Place]:
@@ -136,8 +139,8 @@ def checked_claim(path: str | Path, content: dict[str, Any]) -> CodeClaim:
             raise UserError(f"{path}: {name!r} has the wrong type ({type(value).__name__})")
     claim = CodeClaim(**{**content, "copies": tuple(_checked_copy(path, copy) for copy in content.get("copies", ()))})
     if claim.error_correction not in qr_code.ERROR_CORRECTION or claim.version not in qr_code.VERSIONS \
-            or claim.mask_pattern not in qr_code.MASK_PATTERNS:
-        raise UserError(f"{path}: version, error_correction or mask_pattern is none of a QR code's")
+            or claim.mask_pattern not in qr_code.MASK_PATTERNS or claim.polarity not in POLARITIES:
+        raise UserError(f"{path}: version, error_correction, mask_pattern or polarity is none of a QR code's")
     if claim.version > MAX_VERSION:
         raise UserError(f"{path}: a code of version {claim.version} is too large for a claim; at most {MAX_VERSION}")
     if claim.arch not in ARCHITECTURES:

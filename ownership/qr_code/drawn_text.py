@@ -50,6 +50,7 @@ class Belief:
         self._blocks = reed_solomon_blocks(code_format.version, code_format.error_correction)
         is_data = qr_code.data_modules(code_format.version)
         order, pattern = layout(code_format.version, code_format.mask_pattern)
+        pattern = pattern ^ code_format.light
         found = sum(DAMAGES[:, :, np.minimum(window.counts[is_data], 3)] for window in windows)  # [damages, one or zero, modules]
         found = np.where(pattern, found[:, ::-1], found)[:, :, order]  # of the bits before the mask pattern
         found = found[:, :, :8 * sum(len(codewords) for codewords, _ in self._blocks)].reshape(len(DAMAGES), 2, -1, 4)
@@ -78,7 +79,7 @@ class Belief:
         """uint8 [codewords], as they are laid."""
         order, pattern = layout(self.code_format.version, self.code_format.mask_pattern)
         modules = qr_code.encode(text, self.code_format)[qr_code.data_modules(self.code_format.version)]
-        bits_laid = (modules ^ pattern)[order]
+        bits_laid = (modules ^ pattern ^ self.code_format.light)[order]
         return np.packbits(bits_laid[:len(bits_laid) // 8 * 8])
 
     def log_share(self, text: str) -> float:

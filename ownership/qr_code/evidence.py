@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binom
 
-from ownership.qr_code.claim import CodeClaim
+from ownership.qr_code.claim import LIGHT, CodeClaim
 from ownership.qr_code.soft_decoding import log2_texts
 from ownership.qr_code.window import Window
 from pruner.qr_code import geometry as qr_code
@@ -31,6 +31,7 @@ from pruner.masks import Mask
 from pruner.qr_code.geometry import CodeFormat
 
 COUNTED = 3  # weights of a kernel that count
+PRICE_OF_LIGHT = 1 << 20  # of the two polarities, so that dark, which most claims have, costs 1 + 2^-20, or nothing to speak of
 SMALLEST = 1e-300  # tails below are not told apart in double precision
 
 
@@ -134,6 +135,7 @@ def freedom(mask: Mask, claim: CodeClaim, renumbered: bool = False) -> dict[str,
     return {
         "places" if copies == 1 else f"sets of {copies} places": max(1, sum(math.comb(_places(mask, version), copies)
                                                                             for version in qr_code.VERSIONS)),
+        **({"polarity": PRICE_OF_LIGHT} if claim.polarity == LIGHT else {}),
         "patterns": len(qr_code.MASK_PATTERNS), "levels": len(qr_code.ERROR_CORRECTION),
         "numbers of copies": 1 << copies,
         **({} if claim.derived else {"lengths": qr_code.capacity(claim.version, claim.error_correction)}),

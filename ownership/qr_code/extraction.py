@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -84,7 +84,7 @@ def count_flips(modules: np.ndarray, signature: str, code_format: CodeFormat) ->
 
 
 def candidate_formats(mask: Mask, wish: Wish) -> list[CodeFormat]:
-    """All formats that a code at the wished place could have.
+    """All formats that a code at the wished place could have, of both polarities.
 
     Raises UserError if there is no such layer, or no code fits there.
     """
@@ -94,7 +94,8 @@ def candidate_formats(mask: Mask, wish: Wish) -> list[CodeFormat]:
     if not versions:
         raise UserError(f"--start_x {wish.start_x} --start_y {wish.start_y}: no code fits there into layer {wish.layer} "
                         f"({rows}x{columns})")
-    return [code_format for version in versions for code_format in wish.formats(version)]
+    return [replace(code_format, light=light) for version in versions for light in (False, True)
+            for code_format in wish.formats(version)]
 
 
 def extract(suspect: Suspect, places: Sequence[Place], formats: Sequence[CodeFormat], signature: str | None = None,

@@ -34,7 +34,8 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Scan:
-    """candidates: the best first, one per window and format. searched: windows times codes compared with each."""
+    """candidates: the best first, one per window and format. searched: windows times codes compared with each, in both
+    polarities."""
 
     candidates: list[Candidate]
     searched: int
@@ -59,12 +60,13 @@ def scan(mask: Mask, versions: Sequence[int], error_correction: str, signature: 
                 continue
             windows = (layer.shape[0] - size + 1) * (layer.shape[1] - size + 1)
             for compared, codes in templates:
-                searched += windows * len(codes)
+                searched += 2 * windows * len(codes)
                 deviations = _correlate(occupancy(layer), compared, codes)
-                flat = deviations.reshape(-1)
+                turned, flat = deviations.reshape(-1) < 0, np.abs(deviations).reshape(-1)  # codes whose ones are light disagree
                 for index in np.argpartition(flat, -min(keep, len(flat)))[-min(keep, len(flat)):]:
                     pattern, x, y = np.unravel_index(index, deviations.shape)
-                    found = Place(name, int(x), int(y)), CodeFormat(version, error_correction, patterns[pattern])
+                    found = Place(name, int(x), int(y)), CodeFormat(version, error_correction, patterns[pattern],
+                                                                                    bool(turned[index]))
                     best[found] = max(best.get(found, -np.inf), float(flat[index]))
     ranked = sorted(best.items(), key=lambda item: -item[1])[:keep]
     return Scan([Candidate(place, code_format, value) for (place, code_format), value in ranked], max(1, searched))

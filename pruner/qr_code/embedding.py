@@ -43,7 +43,7 @@ class Region(Place):
     def wish(self) -> "Wish":
         """For exactly this place and this form of a code."""
         return Wish(self.layer, self.start_x, self.start_y, self.code_format.version, self.code_format.error_correction,
-                    self.code_format.mask_pattern)
+                    self.code_format.mask_pattern, self.code_format.light)
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Wish:
     version: int | None = None
     error_correction: str = "H"
     mask_pattern: int | None = None
+    light: bool = False
 
     def layers(self, mask: Mask) -> Mask:
         """The layers that it leaves to choose from. Raises UserError for one that the mask lacks."""
@@ -86,7 +87,7 @@ class Wish:
     def formats(self, version: int) -> list[CodeFormat]:
         """Those of a version that it leaves to choose from."""
         patterns = qr_code.MASK_PATTERNS if self.mask_pattern is None else (self.mask_pattern,)
-        return [CodeFormat(version, self.error_correction, pattern) for pattern in patterns]
+        return [CodeFormat(version, self.error_correction, pattern, self.light) for pattern in patterns]
 
 
 def occupancy(layer: torch.Tensor) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Geometry of QR codes: which modules carry data, what the others hold. Embedding and extraction both stand on this.
 
-A code is a bool matrix [size, size], True = dark = 1. Its *data modules* are those left after taking out finder
+A code is a bool matrix [size, size], True = dark = 1 (or light, where its format says so, but for the function patterns). Its *data modules* are those left after taking out finder
 patterns with separators, timing and alignment patterns, format and version information and the dark module
 (ISO/IEC 18004). Only data modules are written into a mask (paper, section 3.3.2: "without finder, alignment, and
 version patterns"); the rest follows from the standard.
@@ -27,12 +27,13 @@ class CodeFormat:
     """What must be known of a code to lay it out.
 
     version: 1 to 40; error_correction: a key of ERROR_CORRECTION; mask_pattern: 0 to 7, the standard's checkerboards
-    that are XORed onto the data.
+    that are XORed onto the data. light: whether ones stand for light modules instead of dark ones, as in the original's files.
     """
 
     version: int
     error_correction: str = "H"
     mask_pattern: int = 0
+    light: bool = False
 
     @property
     def size(self) -> int:
@@ -95,14 +96,16 @@ def encode_bytes(content: bytes, code_format: CodeFormat) -> np.ndarray:
     code = qrcode.QRCode(code_format.version, ERROR_CORRECTION[code_format.error_correction])
     code.add_data(util.QRData(content, mode=util.MODE_8BIT_BYTE, check_data=False), optimize=0)
     code.makeImpl(False, code_format.mask_pattern)
-    return np.array(code.modules, dtype=bool)
+    modules = np.array(code.modules, dtype=bool)
+    return modules ^ data_modules(code_format.version) if code_format.light else modules
 
 
 def restore_patterns(modules: np.ndarray, code_format: CodeFormat) -> np.ndarray:
-    """A readable code from what a mask holds: data modules are kept, all others set as the standard says.
+    """A readable code from what a mask holds: data modules are kept, or turned where the format's ones are light, all others set
+    as the standard says.
 
     Args:
         modules: bool [size, size]; values outside the data modules are not looked at.
     """
     fixed, is_data = function_patterns(code_format)
-    return np.where(is_data, modules, fixed)
+    return np.where(is_data, modules ^ code_format.light, fixed)

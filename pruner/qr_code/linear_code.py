@@ -81,7 +81,7 @@ def linear_code(code_format: CodeFormat, length: int) -> LinearCode:
         raise ValueError(f"{length} bytes do not fit a version {version} code")
     order, pattern = layout(version, code_format.mask_pattern)
     generator = _generator(version, level, length)
-    reference = pattern.copy()
+    reference = pattern ^ code_format.light
     reference[order] ^= _laid_bits(version, level, _reference(length), len(order))
     return LinearCode(reference ^ LinearCode(np.zeros_like(pattern), generator).encode(_bits(_reference(length))), generator)
 

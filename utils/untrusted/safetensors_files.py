@@ -40,7 +40,9 @@ def load(file: FileBytes) -> dict[str, Any]:
         raise UserError(f"{file}: {DAMAGED} ({reason[:100]})") from None
     if empty:
         raise UserError(f"{file}: {shortened(empty[0])} has no entries; a network has no such tensor")
-    return dict(tensors)
+    # the file has them in the alphabet's order, in which 10 comes before 2
+    return {name: tensors[name] for name in sorted(tensors, key=lambda name: [(len(part), part) if part.isdigit() else (0, part)
+                                                                             for part in name.split(".")])}
 
 
 def load_sharded(file: FileBytes) -> dict[str, Any]:
