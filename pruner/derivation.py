@@ -19,6 +19,7 @@ DEEPEST = 3  # containers in containers
 LONGEST_NAME = 1000  # letters; a longer one is no parameter's
 OF_LAYERS = ("weight", "bias", "running_mean", "running_var")  # how names end that say more of a network than it should have
 SCALES = (("{0}_scale", "{0}_zero_point"), ("{1}.scale", "{1}.zero_point"))  # of a quantised parameter {0} of a layer {1}
+NORM = (1 + torch.nn.BatchNorm2d(1).eps) ** 0.5  # what a batch norm of variance 1 must multiply by to change nothing
 NARROW = {torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2}
 DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.bool, *NARROW}
 NAMED = 5  # entries in a line
@@ -30,8 +31,8 @@ class Derivation:
 
     container: the entries, one in the other, that hold the weights; none where the file itself does. others: that could be chosen
     instead. prefix: taken off all names. renamed: layer's name in the file -> the network's, found by order and shape. left: names of
-    entries that no weight is missing for. masked: parameters whose masks were
-    applied, beside the layers that are pruned anyhow. types: what other numbers were than the network's, and how many parameters.
+    entries that no weight is missing for. folded: convolutions with a bias
+    instead of a batch norm. masked: parameters whose masks were applied, beside the layers that are pruned anyhow. types: what other numbers were than the network's, and how many parameters.
     """
 
     container: tuple[str, ...] = ()
@@ -39,6 +40,7 @@ class Derivation:
     prefix: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
     left: tuple[str, ...] = ()
+    folded: int = 0
     masked: tuple[str, ...] = ()
     types: Mapping[str, int] | None = None
 
@@ -53,6 +55,8 @@ class Derivation:
                         + (f", not {listed(self.others)} (--entry)" if self.others else ""))
         if self.prefix:
             said.append(f"prefix {shortened(self.prefix)} taken off")
+        if self.folded:
+            said.append(f"{self.folded} batch norms were folded into convolutions")
         if self.renamed:
             said.append(f"{len(self.renamed)} layers found by order and shape ({listed(list(self.renamed))} "
                         f"{'is' if len(self.renamed) == 1 else 'are'} {listed(list(self.renamed.values()))})")
@@ -130,6 +134,25 @@ def choose_prefix(file: FileBytes, names: Iterable[Any], layers: Collection[str]
     if len(best) > 1 and "" not in best:
         raise UserError(f"{file}: holds several networks, under {listed(best)}; choose with --entry")
     return "" if not best or "" in best else best[0]
+
+
+def unfold_norms(entries: dict[str, Any], known: Mapping[str, torch.Tensor]) -> tuple[dict[str, Any], int]:
+    """The same with a batch norm behind each convolution that has a bias, which it then lacks, and how many these are; of a file
+    without any batch norm, for a network that has some: exporters fold them into the convolutions before. The new ones multiply by
+    1, up to rounding, and add the bias."""
+    if not any(name.endswith(".running_var") for name in known) or any(name.endswith(".running_var") for name in entries):
+        return entries, 0
+    result, folded = {}, 0
+    for name, value in entries.items():
+        layer, _, kind = name.rpartition(".")
+        weight = entries.get(f"{layer}.weight")
+        if kind == "bias" and is_plain(value) and is_plain(weight) and weight.dim() == 4 and value.shape == weight.shape[:1]:
+            ones, folded = torch.ones(len(value)), folded + 1
+            result |= {f"{layer} norm.weight": ones * NORM, f"{layer} norm.bias": value, f"{layer} norm.running_mean": 0 * ones,
+                       f"{layer} norm.running_var": ones}
+        else:
+            result[name] = value
+    return result, folded
 
 
 def match_layers(entries: Mapping[str, Any], known: Mapping[str, torch.Tensor]) -> dict[str, str]:

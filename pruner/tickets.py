@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from models import HEAD, STEM
-from pruner.derivation import (INITIAL, MASK, ORIGINAL, Derivation, choose_prefix, dequantised, ends_as_a_layers, find_container,
-                               is_plain, listed, match_layers, parameter_of)
+from pruner.derivation import (INITIAL, LONGEST_NAME, MASK, ORIGINAL, Derivation, choose_prefix, dequantised, ends_as_a_layers, find_container,
+                               is_plain, listed, match_layers, parameter_of, unfold_norms)
 from pruner.masks import Mask, pack_state, prunable_layers
 from utils import checkpoint, cli
 from utils.checkpoint import FileBytes, shortened
@@ -133,10 +133,14 @@ def _separate(path: FileBytes, entries: Mapping[Any, Any], model: nn.Module, hea
     known, layers = model.state_dict(), prunable_layers(model, stem=True)
     prefix = choose_prefix(path, entries, prunable_layers(model))
     named = {key: key.removeprefix(prefix) for key in entries if isinstance(key, str) and key.startswith(prefix)}
-    renamed = match_layers({name: entries[key] for key, name in named.items()}, known)
-    for key, (layer, dot, kind) in ((key, name.rpartition(".")) for key, name in named.items()):
-        named[key] = f"{renamed.get(layer, layer)}{dot}{kind}"
-    inside = {name: entries[key] for key, name in named.items()}
+    unfolded, folded = unfold_norms({name: entries[key] for key, name in named.items()}, known)
+    renamed = match_layers(unfolded, known)
+
+    def ours(name: str) -> str:
+        layer, dot, kind = name.rpartition(".")
+        return f"{renamed.get(layer, layer)}{dot}{kind}"
+
+    inside = {ours(name): value for name, value in unfolded.items()}
     for name, value in inside.items():
         if parameter_of(name) in known and not is_plain(value):
             raise UserError(f"{path}: {shortened(name)} is not a plain tensor; is it a model's file?")
@@ -171,12 +175,14 @@ def _separate(path: FileBytes, entries: Mapping[Any, Any], model: nn.Module, hea
         Mask(of_others)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    read = {key for key, name in named.items() if parameter_of(name) in known or name in plain_ones and name not in tensors}
+    read = {key for key, name in named.items() if name not in unfolded or parameter_of(ours(name)) in known
+            or ours(name) in plain_ones and ours(name) not in tensors}
     types = Counter(str(value.dtype).removeprefix("torch.") for name, value in inside.items()
                     if (parameter := name.removesuffix(ORIGINAL)) in known and known[parameter].is_floating_point()
                     and value.dtype != known[parameter].dtype)
-    return of_layers, weights, Derivation(prefix=prefix, renamed=renamed, left=tuple(str(key) for key in entries if key not in read),
-                                          masked=tuple(name for name in of_others if name in pruned[ORIGINAL]), types=dict(types))
+    return of_layers, weights, Derivation(
+        prefix=prefix, renamed=renamed, folded=folded, left=tuple(str(key)[:LONGEST_NAME] for key in entries if key not in read),
+        masked=tuple(name for name in of_others if name in pruned[ORIGINAL]), types=dict(types))
 
 
 def _checked_weights(path: FileBytes, weights: dict[str, torch.Tensor], model: nn.Module, head: bool,

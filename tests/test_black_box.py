@@ -898,8 +898,9 @@ def test_normalisation_is_the_files_or_given_but_never_guessed(network, pictures
     mean, std = (0.3, 0.5, 0.6), (0.2, 0.3, 0.25)
     assert (predict(bare, "res20s", CLASSES, pictures, mean, std) == local).all()
     assert (predict(model_file, "res20s", CLASSES, pictures, mean, std) == local).all()
-    with pytest.raises(UserError, match="leave out --std"):
-        predict(model_file, "res20s", CLASSES, pictures, mean, (0.2, 0.3, 0.3))
+    shifted = changed(network, tmp_path / "shifted.pth.tar", **{"normalize.mean": torch.tensor([0.9, 0.9, 0.9])})
+    assert (predict(shifted, "res20s", CLASSES, pictures) != local).any(), "a thief's own would hide the triggers"
+    assert (predict(shifted, "res20s", CLASSES, pictures, mean) == local).all(), "what is given counts"
 
 
 def test_pictures_too_small_for_the_network_are_refused(model_file, pictures):

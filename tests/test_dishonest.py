@@ -262,7 +262,7 @@ def test_keys_that_were_tried_until_a_public_model_answers_own_nothing(pictures,
     labels = np.zeros(pictures, dtype=np.int64)
     answers = np.where(np.arange(pictures) < right, 0, 1)
     for standing in STANDINGS:
-        check = triggers(Triggers("keyed", "0" * 64, pictures, 8, 10), labels, answers, True, standing)
+        check = triggers(Triggers("keyed", "0" * 64, pictures, 8, 10), labels, [answers], True, standing)
         assert check.result == NOT_SHOWN and (check.p is None) == (pictures < 30)
 
 
@@ -274,7 +274,7 @@ def test_ties_and_what_is_no_number_are_wrong_answers_and_end_nothing():
     scores[5, expected[5]] = np.inf
     answers = surest(scores)
     assert (answers[3:6] == UNANSWERED).all() and (np.delete(answers, [3, 4, 5]) == np.delete(expected, [3, 4, 5])).all()
-    check = triggers(Triggers("keyed", "0" * 64, 100, 8, 10), expected, answers, True, Standing.COMMITTED)
+    check = triggers(Triggers("keyed", "0" * 64, 100, 8, 10), expected, [answers], True, Standing.COMMITTED)
     assert check.result == SHOWN and check.figures["correct"] == 97 and "3 without an answer" in check.detail
 
 

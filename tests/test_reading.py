@@ -5,8 +5,10 @@ import collections
 import json
 import os
 import struct
+import warnings
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import save as as_safetensors
@@ -225,6 +227,53 @@ def test_torchscript_is_named(model, tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "model.pt"))
     with pytest.raises(UserError, match="model.pt: is a TorchScript archive, .*torch.jit.load"):
         read_model_file(tmp_path / "model.pt", model)
+
+
+def exported(network, path, **how) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network.eval(), (torch.zeros(1, 3, 8, 8),), str(path), dynamo=False, **how)
+
+
+@pytest.fixture(scope="module")
+def trained(make_model):
+    """With batch norms as training leaves them."""
+    network = make_model(classes=10, seed=7)
+    generator = torch.Generator().manual_seed(2)
+    for norm in (module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        for tensor, low in ((norm.weight, 0.5), (norm.bias, -1), (norm.running_mean, -1), (norm.running_var, 0.5)):
+            tensor.data = low + torch.rand(tensor.shape, generator=generator)
+    return network
+
+
+@pytest.mark.parametrize("folded", [True, False])
+def test_onnx_as_it_is_exported(folded, trained, model, tmp_path):
+    mode = torch.onnx.TrainingMode
+    exported(trained, tmp_path / "model.onnx", do_constant_folding=folded, training=mode.EVAL if folded else mode.PRESERVE)
+    found = read_model_file(tmp_path / "model.onnx", model)
+    assert found.derivation.folded == 19 * folded and bool(found.derivation.renamed) == folded
+    again, pictures = build_model("res20s", 10), torch.rand(4, 3, 16, 16)
+    again.load_state_dict(found.weights)
+    expected = trained.eval()(pictures)
+    assert torch.allclose(again.eval()(pictures), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_onnx_that_is_none(model, tmp_path):
+    path = tmp_path / "model.onnx"
+    whole = onnx.helper.make_model(onnx.helper.make_graph(
+        [onnx.helper.make_node("Gemm", ["x", "w"], ["y"])], "g", [], [],
+        [onnx.numpy_helper.from_array(np.ones((3, 2), np.float32), "w")])).SerializeToString()
+    outside = onnx.ModelProto.FromString(whole)
+    outside.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    outside.graph.initializer[0].external_data.add(key="location", value="/etc/passwd")
+    many = onnx.ModelProto.FromString(whole)
+    many.graph.node.extend(onnx.NodeProto() for _ in range(1 << 21 | 1))
+    for content, message in ((whole[:-1], "cut off or no ONNX file"), (outside.SerializeToString(), "weights lie in other files"),
+                             (many.SerializeToString(), "more than 4194304 bytes beside its weights"),
+                             (onnx.ModelProto(ir_version=8, producer_name="x").SerializeToString(), "no layers with weights")):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            read_model_file(path, model)
 
 
 # --- objects beside the weights -------------------------------------------------------------------------------------------

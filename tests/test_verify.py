@@ -45,6 +45,7 @@ from pruner.qr_code import geometry as qr_code
 from pruner.channel_groups import ChannelGroups, channel_groups
 from pruner.qr_code.linear_code import linear_code
 from pruner.masks import Mask, prunable_layers
+from utils import checkpoint
 from utils.errors import UserError
 
 @pytest.fixture(scope="module")
@@ -419,6 +420,21 @@ def test_what_is_hashed_is_what_all_checks_judge(verify, owner, tmp_path, monkey
     verify("--predictions", answers, "--trigger_key", owner / "trigger.key", "--json", tmp_path / "v.json")
     told = {row["input"]: row["sha256"] for row in json.loads((tmp_path / "v.json").read_text())["inputs"]}
     assert told["--predictions"] == hashlib.sha256((owner / "right.csv").read_bytes()).hexdigest()
+
+
+@pytest.mark.slow
+def test_a_normalisation_that_hides_the_triggers_can_be_overridden(verify, owner, tmp_path):
+    content = checkpoint.load(owner / "own.pth.tar")
+    state = content["state_dict"]
+    words = [word for name in ("mean", "std") for word in (f"--{name}", ",".join(map(str, state[f"normalize.{name}"].tolist())))]
+    state["normalize.mean"] = state["normalize.mean"] + 5
+    torch.save(content, tmp_path / "hidden.pth.tar")
+    found = {}
+    for given in ((), words):
+        verify("--suspect", tmp_path / "hidden.pth.tar", "--trigger_key", owner / "trigger.key", *given, "--json", tmp_path / "v.json")
+        found[given == words] = {check["check"]: check for check in json.loads((tmp_path / "v.json").read_text())["checks"]}["V3"]
+    assert (found[False]["result"], found[True]["result"]) == ("not shown", "shown")
+    assert found[True]["log2_choices"]["normalisations"] == 1 and "normalisations" not in found[False]["log2_choices"]
 
 
 @pytest.mark.slow

@@ -490,7 +490,8 @@ def add_suspect_flags(parser: ArgumentParser, *file_flags: str, holds: str, clai
     group.add_argument(*file_flags, type=path, default=None, metavar="FILE", help=f"its {holds}")
     add_entry_flag(group)
     group.add_argument("--mean", type=listed(non_negative_float), default=None, metavar="R,G,B",
-                       help="of its training pictures, on the scale 0 to 1, where the file does not say (for V3)")
+                       help="of its training pictures, on the scale 0 to 1, where the file does not say, or says what may be wrong: then "
+                            "both are tried, and counted (for V3)")
     group.add_argument("--std", type=listed(positive_float), default=None, metavar="R,G,B", help="likewise")
     group.add_argument("--predictions", type=path, action="append" if claims else "store", default=None, metavar="CSV",
                        help="its answers on the trigger set: columns image and predicted_label, every picture once"

@@ -123,7 +123,7 @@ def a_trigger_set(owner: Owner, random: np.random.Generator) -> tuple[Triggers, 
     drawn = trigger.keyed(random.bytes(32), TRIGGERS, CLASSES, SIDE)
     owner.pictures = drawn.pictures
     part = Triggers(KEYED, drawn.fingerprint(), TRIGGERS, SIDE, CLASSES)
-    return part, lambda suspect, answers, standing, level: triggers(part, owner.expected, answers, True, standing, level)
+    return part, lambda suspect, answers, standing, level: triggers(part, owner.expected, [answers], True, standing, level)
 
 
 # in the order in which an owner does it: the key is of the signed ticket
@@ -163,7 +163,7 @@ def by_trigger_key(args, claim: OwnerClaim | None, name: str) -> Callable[[str],
         with torch.no_grad():
             answers = classifier(as_float(drawn.pictures.images)).argmax(1).numpy()
         part = Triggers(KEYED, drawn.fingerprint(), len(drawn), args.trigger_size, drawn.num_classes)
-        return part, triggers(part, drawn.pictures.labels.numpy(), answers, True, Standing.COMMITTED, args.level)
+        return part, triggers(part, drawn.pictures.labels.numpy(), [answers], True, Standing.COMMITTED, args.level)
 
     return ask
 

@@ -1,5 +1,7 @@
 """Scheme V3, the check: the suspect's answers on the claim's trigger set, against chance."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from datasets import trigger
@@ -26,7 +28,7 @@ class Checker(SchemeCheck):
         shown = self.claimed_set(case)
         case.files.record("trigger set", f"{claimed.kind}, {claimed.pictures} pictures", claimed.sha256)
         if case.given.suspect is None:
-            answers = ask(case, shown)
+            answers = [ask(case, shown)]
         else:
             try:
                 answers = predict(case, shown)
@@ -73,11 +75,17 @@ def read_exported(files: Files, path: str) -> TriggerSet:
     return files.once(("exported", path), lambda: trigger.load_exported(path))
 
 
-def predict(case: Case, shown: TriggerSet) -> np.ndarray:
-    """int64 [pictures]: the answers of the suspect's file. Raises UserError as `ownership.trigger_set.evidence.predict`."""
-    given = case.given
-    return black_box.predict(case.files.bytes_of(given.suspect), case.claim.arch, shown.num_classes, shown.pictures, given.mean, given.std,
-                             case.expected)
+def predict(case: Case, shown: TriggerSet) -> list[np.ndarray]:
+    """int64 [pictures] each: the answers of the suspect's file, by the normalisation that is given, and by its own where it has
+    another. Raises UserError as `ownership.trigger_set.evidence.predict`."""
+    given, file, answers = case.given, case.files.bytes_of(case.given.suspect), []
+    for mean, std in dict.fromkeys(((given.mean, given.std), (None, None))):
+        try:
+            answers.append(black_box.predict(file, case.claim.arch, shown.num_classes, shown.pictures, mean, std, case.expected))
+        except UserError:
+            if not answers:
+                raise
+    return answers[:1] if len(answers) > 1 and (answers[0] == answers[1]).all() else answers
 
 
 def ask(case: Case, shown: TriggerSet) -> np.ndarray:
@@ -90,7 +98,7 @@ def ask(case: Case, shown: TriggerSet) -> np.ndarray:
     return open_inference.query_endpoint(open_inference.model_address(case.given.endpoint), open_inference.Service(), shown)
 
 
-def triggers(claimed: Triggers, expected: np.ndarray, answers: np.ndarray, key_shown: bool, standing: Standing,
+def triggers(claimed: Triggers, expected: np.ndarray, tried: Sequence[np.ndarray], key_shown: bool, standing: Standing,
              level: float = LEVEL) -> Check:
     """V3: the suspect's answers on the claim's trigger set, against chance.
 
@@ -99,11 +107,14 @@ def triggers(claimed: Triggers, expected: np.ndarray, answers: np.ndarray, key_s
     the claimant may have tried, and for where he may have ended the set, since the first pictures of a key's set are one too.
 
     Args:
-        expected, answers: int64 [pictures]; an answer that is none is wrong.
+        expected: int64 [pictures]. tried: of each normalisation of the suspect's pictures that was tried the answers, likewise; an
+            answer that is none is wrong. The best count, and each is a try.
     """
+    answers = max(tried, key=lambda one: (expected == one).sum())
     right = int((expected == answers).sum())
-    p, words, choices = corrected(by_chance(right, len(expected), claimed.num_classes),
-                                  {"keys": standing.tries, "numbers of pictures": MAX_PICTURES})
+    p, words, choices = corrected(by_chance(right, len(expected), claimed.num_classes), {
+        "keys": standing.tries, "numbers of pictures": MAX_PICTURES,
+        **({"normalisations": len(tried)} if len(tried) > 1 else {})})
     figures = {"correct": right, "pictures": len(expected), "num_classes": claimed.num_classes, "kind": claimed.kind,
                "key_shown": key_shown, **choices}
     detail = f"{right} of {len(expected)} trigger pictures right, chance {len(expected) / claimed.num_classes:g}"

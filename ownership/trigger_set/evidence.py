@@ -199,11 +199,10 @@ def predict(path: str | Path | FileBytes, arch: str, num_classes: int, pictures:
     """Labels that a model file gives, computed in float64, in which large biases hide no scores: int64 [pictures], as `surest`.
 
     Args:
-        mean, std: per channel on the scale 0 to 1, for files that lack their own.
+        mean, std: per channel on the scale 0 to 1, instead of the file's own; None for these.
         expected: which network, for messages.
     Raises:
-        UserError: as `pruner.tickets.read_model_file`; no trained weights; pictures too small; normalisation unknown or
-            twice.
+        UserError: as `pruner.tickets.read_model_file`; no trained weights; pictures too small; normalisation unknown.
     """
     height, width = pictures.images.shape[1:3]
     if min(height, width) < MIN_SIDE:
@@ -216,12 +215,11 @@ def predict(path: str | Path | FileBytes, arch: str, num_classes: int, pictures:
     if weights is None:
         raise UserError(f"--checkpoint {path}: holds no trained weights; give a model, not a ticket or mask file")
     for flag, given in (("mean", mean), ("std", std)):
-        held = weights[f"normalize.{flag}"]
-        if held.isnan().any():
+        if given:
+            weights[f"normalize.{flag}"] = torch.tensor(given)
+        if weights[f"normalize.{flag}"].isnan().any():
             raise UserError(f"--checkpoint {path}: does not say how its pictures are normalised; give --mean and --std "
                             "as in its training")
-        if given and not torch.equal(held, torch.tensor(given)):
-            raise UserError(f"--checkpoint {path}: has its own normalize.{flag}; leave out --{flag}")
     model.load_state_dict(weights)
     model.double().eval()
     with torch.no_grad():

@@ -9,7 +9,7 @@ from typing import Any
 from utils import checkpoint
 from utils.checkpoint import FileBytes
 from utils.errors import UserError
-from utils.untrusted import safetensors_files
+from utils.untrusted import onnx_files, safetensors_files
 
 EXPORT = "save its state_dict() with torch.save, or as safetensors, and name that"
 UNPACK = "unpack it, and name the model's file in it"
@@ -49,7 +49,8 @@ def load(file: FileBytes) -> dict[str, Any]:
 
 # how each further format is told, and its reader; whatever is none of these is torch's, or nothing
 READERS: tuple[tuple[Callable[[bytes], bool], Callable[[FileBytes], dict[str, Any]]], ...] = (
-    (safetensors_files.is_one, safetensors_files.load), (safetensors_files.is_index, safetensors_files.load_sharded))
+    (safetensors_files.is_one, safetensors_files.load), (safetensors_files.is_index, safetensors_files.load_sharded),
+    (onnx_files.is_one, onnx_files.load))
 
 
 def _check_archive(file: FileBytes) -> None:
