@@ -205,7 +205,7 @@ def ground_keys(args, mask: Mask, random: np.random.Generator) -> Check:
     pictures = np.arange(FEWEST_PICTURES, TRIGGERS + 1)
     key, end = np.unravel_index(binom.sf(right - 1, pictures, 1 / CLASSES).argmin(), right.shape)
     count = int(pictures[end])
-    return triggers(Triggers(KEYED, "00" * 32, count, SIDE, CLASSES), labels[key, :count], answers[:count], True, STANDING, args.level)
+    return triggers(Triggers(KEYED, "00" * 32, count, SIDE, CLASSES), labels[key, :count], [answers[:count]], True, STANDING, args.level)
 
 
 def a_key_of_small_order(args, mask: Mask, random: np.random.Generator) -> Check:
