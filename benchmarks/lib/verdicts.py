@@ -21,8 +21,8 @@ from attacks.noise import NewWeights
 from attacks.permute import permute
 from attacks.prune import prune
 from benchmarks.lib import dishonest as dishonest_claimants
-from benchmarks.lib.simulated_owners import (ASKED, CLASSES, TRIGGERS, Owner, Weights, classifier_of, drawn_weights, new_owner,
-                                             random_text)
+from benchmarks.lib.simulated_owners import (ASKED, CLASSES, DRAWN, TRIGGERS, Owner, Weights, classifier_of, drawn_weights,
+                                             new_owner, random_text)
 from benchmarks.lib.simulated_tickets import network
 from datasets.pictures import as_float
 from models import build_model
@@ -42,7 +42,7 @@ from utils.run_dir import AttackFiles
 
 QUANTILES = (0.01, 0.05, 0.5)
 RARE = 1e-6  # how often chance alone may have the bar of `drawn` missed, for each count
-TESTS = [name for name, scheme in SCHEMES.items() if scheme.has_p_value]
+TESTS = [name for name, scheme in SCHEMES.items() if name in DRAWN and scheme.has_p_value]  # of what simulated owners have
 # figures of checks that are of interest alone -> columns
 COLUMNS_OF_CHECKS = {"p_alone": "p of a mark alone", "correct": "triggers right"}
 
