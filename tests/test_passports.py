@@ -18,6 +18,7 @@ from passports.config import read_config
 from passports.draw import Draw
 from passports.files import read_passports, write_passports
 from passports.layers import normed_layers
+from passports.signature import read_signature, total
 from passports.vectors import inputs_of, make_vectors, mean_patch, mixed
 from utils.errors import UserError
 
@@ -270,6 +271,25 @@ def test_what_is_drawn_stays_for_ever():
     expected = hashlib.shake_256(joined(seed, b"layer3.1.conv2", b"bits")).digest(8)
     turned = bytes(one ^ letter for one, letter in zip(expected, b"Jane Doe"))
     assert draw_of().bits("layer3.1.conv2", 64).tolist() == [2 * int(bit) - 1 for bit in "".join(f"{byte:08b}" for byte in turned)]
+
+
+def test_free_vectors_can_be_solved_for(make_model):
+    """Why they count for nothing: on anybody's model, without a picture, the bits of any draw, and the deployed scales and shifts."""
+    model, draw = make_model(), draw_of(nonce=bytes([7] * 16))
+    with torch.no_grad():
+        for name in TEXTS:
+            norm = model.get_submodule(normed_layers(model)[name])
+            norm.weight.uniform_(0.5, 1.5), norm.bias.normal_()
+    weights = {name: model.get_submodule(name).weight.detach() for name in TEXTS}
+    inverses = {name: torch.linalg.pinv(weight.flatten(1).double()) for name, weight in weights.items()}
+    norms = {name: model.get_submodule(normed_layers(model)[name]) for name in TEXTS}
+    any_bits = {name: (inverses[name] @ torch.from_numpy(draw.bits(name, 64)).double())[:, None] for name in TEXTS}
+    assert total(read_signature(draw, any_bits, weights)) == (128, 128)
+    assert read_signature(draw, any_bits, weights)["layer3.1.conv2"].text == "Jane Doe"
+    deployed = {name: (inverses[name] @ torch.stack((norm.weight, norm.bias), 1).detach().double()).float() for name, norm in norms.items()}
+    pictures = torch.rand(4, 3, 8, 8)
+    passports = attach(model.eval(), "deepipr2", draw, deployed)
+    torch.testing.assert_close(passports.call(passports.products(), pictures), model(pictures), rtol=1e-3, atol=1e-3)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
