@@ -15,7 +15,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -255,11 +255,10 @@ def read_commitment(path: str | Path) -> Commitment:
     leaves = {name: _bytes(path, f"leaf of {shortened(name)}", leaf, 32) for name, leaf in content["leaves"].items()}
     if ("owner_key" in content) != ("signature" in content):
         raise Refused(f"{path}: must hold both 'owner_key' and 'signature', or neither")
-    commitment = Commitment(leaves)
+    commitment = Commitment(leaves, label=_bytes(path, "'label'", content["label"], LABEL_BYTES) if "label" in content else None)
     if "signature" in content:
-        commitment = Commitment(leaves, _bytes(path, "'owner_key'", content["owner_key"], 32),
-                                _bytes(path, "'signature'", content["signature"], 64),
-                                _bytes(path, "'label'", content["label"], LABEL_BYTES) if "label" in content else None)
+        commitment = replace(commitment, owner_key=_bytes(path, "'owner_key'", content["owner_key"], 32),
+                             signature=_bytes(path, "'signature'", content["signature"], 64))
     try:
         root = commitment.root.hex()
     except ValueError as error:
