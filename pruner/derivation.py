@@ -145,7 +145,7 @@ def unfold_norms(entries: dict[str, Any], known: Mapping[str, torch.Tensor]) -> 
     result, folded = {}, 0
     for name, value in entries.items():
         layer, _, kind = name.rpartition(".")
-        weight = entries.get(f"{layer}.weight")
+        weight = entries.get(f"{layer}.weight", entries.get(f"{layer}.weight{ORIGINAL}"))
         if kind == "bias" and is_plain(value) and is_plain(weight) and weight.dim() == 4 and value.shape == weight.shape[:1]:
             ones, folded = torch.ones(len(value)), folded + 1
             result |= {f"{layer} norm.weight": ones * NORM, f"{layer} norm.bias": value, f"{layer} norm.running_mean": 0 * ones,

@@ -18,6 +18,7 @@ from torch import nn
 from models import HEAD, STEM
 from pruner.derivation import (INITIAL, LONGEST_NAME, MASK, ORIGINAL, Derivation, choose_prefix, dequantised, ends_as_a_layers, find_container,
                                is_plain, listed, match_layers, parameter_of, unfold_norms)
+from pruner.fitting import like_file
 from pruner.masks import Mask, pack_state, prunable_layers
 from utils import checkpoint, cli
 from utils.checkpoint import FileBytes, shortened
@@ -36,7 +37,7 @@ class ModelFile:
     mask: from `X.weight_mask`, or None (a file of plain weights).
     initial: complete state_dict from `init_weight`, or None.
     facts: plain values beside the tensors (arch, round, accuracies, ...).
-    derivation: how weights and mask were found in the file.
+    derivation: how weights and mask were found in the file. network: what they were checked against.
     """
 
     path: str
@@ -45,6 +46,7 @@ class ModelFile:
     initial: dict[str, torch.Tensor] | None
     facts: dict[str, Any]
     derivation: Derivation = Derivation()
+    network: nn.Module | None = None
 
     def need_weights(self, flag: str) -> dict[str, torch.Tensor]:
         """The weights, or the initial ones of a ticket file. Raises UserError naming `flag` if there are neither."""
@@ -79,7 +81,8 @@ class Expected:
     classes: str = "see --dataset and --no_fc"
 
 
-def read_model_file(path: str | Path | FileBytes, model: nn.Module, head: bool = True, expected: Expected = Expected()) -> ModelFile:
+def read_model_file(path: str | Path | FileBytes, model: nn.Module, head: bool = True, expected: Expected = Expected(),
+                    any_width: bool = False) -> ModelFile:
     """Read a file of weights, of masks, or of both, and check every tensor of it against `model`.
 
     Args:
@@ -88,6 +91,7 @@ def read_model_file(path: str | Path | FileBytes, model: nn.Module, head: bool =
         head: whether the classifier's weights are wanted; without, as in a transfer to other pictures, they may be
             missing or of another class count, and the model's own are returned for them and for the normalisation.
         expected: for messages.
+        any_width: whether other numbers of channels will do, and biases more.
     Raises:
         UserError: an unknown or missing key, a wrong shape, a value that is not finite, a mask that does not fit.
     """
@@ -98,6 +102,8 @@ def read_model_file(path: str | Path | FileBytes, model: nn.Module, head: bool =
     if has_initial and not container:
         tensors = {}
     facts = {key: value for key, value in content.items() if (container or has_initial) and isinstance(value, FACTS)}
+    if any_width:
+        model = like_file(model, _named(path, tensors, model)[1], any_head=not head)
     masks, weights, derivation = _separate(path, tensors, model, head, expected)
     beside = [name for name, value in content.items() if name not in (*container[:1], *others, INITIAL)
               and not isinstance(value, FACTS)] if container else []
@@ -124,16 +130,22 @@ def read_model_file(path: str | Path | FileBytes, model: nn.Module, head: bool =
         if (weights[f"{layer}.weight"] * ~kept).any():
             raise UserError(f"{path}: {layer}.weight is not zero where {layer}.weight_mask is; a pruned layer's weights stand "
                             f"under {layer}.weight_orig")
-    return ModelFile(str(path), weights, mask or None, initial, facts, derivation)
+    return ModelFile(str(path), weights, mask or None, initial, facts, derivation, model)
+
+
+def _named(path: FileBytes, entries: Mapping[Any, Any], model: nn.Module) -> tuple[dict[str, str], dict[str, Any], int, str]:
+    """Entry -> its name without the prefix, of those that have it; the entries by these names, with batch norms that were folded away;
+    how many these are; the prefix."""
+    prefix = choose_prefix(path, entries, prunable_layers(model))
+    named = {key: key.removeprefix(prefix) for key in entries if isinstance(key, str) and key.startswith(prefix)}
+    return named, *unfold_norms({name: entries[key] for key, name in named.items()}, model.state_dict()), prefix
 
 
 def _separate(path: FileBytes, entries: Mapping[Any, Any], model: nn.Module, head: bool,
               expected: Expected) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], Derivation]:
     """Masks by layer name, weights by plain parameter name, pruned entries zero, and how they were found."""
     known, layers = model.state_dict(), prunable_layers(model, stem=True)
-    prefix = choose_prefix(path, entries, prunable_layers(model))
-    named = {key: key.removeprefix(prefix) for key in entries if isinstance(key, str) and key.startswith(prefix)}
-    unfolded, folded = unfold_norms({name: entries[key] for key, name in named.items()}, known)
+    named, unfolded, folded, prefix = _named(path, entries, model)
     renamed = match_layers(unfolded, known)
 
     def ours(name: str) -> str:

@@ -15,12 +15,13 @@ from attacks import KINDS as NAMES
 from attacks.transform import KINDS, transform
 from models import build_model
 from models.fitting import fitted
+from models.normalize import Normalize
 from ownership.claims import owner_claim
 from ownership.claims.arbiter import run_checks
 from ownership.claims.case import Case, Files, Given
 from ownership.claims.verdict import Standing
 from ownership.suspects.alignment import align
-from ownership.suspects.reading import Suspect, of_state
+from ownership.suspects.reading import Suspect, of_state, read_suspect
 from pruner import tickets
 from pruner.channel_graph import channel_graph
 from pruner.channel_groups import channel_groups
@@ -37,6 +38,7 @@ def model_and_ticket(arch: str, density: float, seed: int):
     """A network, and mask and weights of a pruned one of its kind."""
     torch.manual_seed(seed)
     model = randomised(Tiny() if arch == "tiny" else build_model(arch, 10), seed)
+    model.normalize = Normalize((0.0,) * 3, (1.0,) * 3)  # every file has it
     mask = random_mask(model, density, seed)
     return model, mask, masked(mask, model.state_dict())
 
@@ -241,3 +243,67 @@ def test_a_filled_locked_ticket_is_completed_by_its_key(owner, judged, tmp_path)
                      for path in (owner / "locked_trained.pth.tar", tmp_path / "filled.pth.tar"))
     assert before.result == after.result == "shown" and after.p == 2 * before.p
     assert "without what was filled" in after.detail
+
+
+# --- the way back: other numbers of channels ---------------------------------------------------------------------------
+
+
+@settings(max_examples=8)
+@given(seed=st.integers(0, 10**6), kinds=st.permutations([kind for kind in NAMES if kind not in ("fill", "fold")]), count=st.integers(1, 7))
+def test_other_channels_are_the_same_in_canonical_form(tmp_path_factory, seed, kinds, count):
+    """Whatever was done in whatever order, what is read is a renumbering of the network; without `permute` the network itself.
+    (Its layers are too small to fill, and one of its batch norms can't be folded.)"""
+    model, mask, state = model_and_ticket("tiny", 0.7, seed)
+    made, after = transform(mask, state, model, kinds[:count], 0.3, seed)
+    path = tmp_path_factory.mktemp("wide") / "model.pth.tar"
+    tickets.write_weights(path, after, {}, made)
+    read = read_suspect(path, model)
+    if "permute" in kinds[:count]:
+        read = align(of_state(mask, state), read, channel_groups(model), {}).suspect
+    assert read.mask == mask
+    assert bool(read.undone) == bool({*WIDER} & {*kinds[:count]})
+
+
+def test_a_network_without_some_of_its_channels_is_read_with_empty_ones(by_magnitude, tmp_path):
+    model, mask, state = by_magnitude
+    groups = channel_groups(model)
+    stream, inside = groups.axes["conv1.weight", 0][3], groups.axes["layer2.0.conv1.weight", 0][7:12]
+    copies = np.zeros(len(groups.group), dtype=np.int64)
+    copies[[stream, *inside]] = -1
+    tickets.write_weights(tmp_path / "small.pth.tar", groups.copied(state, copies), {})
+    read = read_suspect(tmp_path / "small.pth.tar", model)
+    assert read.undone == ("6 channels fewer than the network has were replaced by empty ones",)
+    assert {name: kept.shape for name, kept in read.mask.items()} == {name: kept.shape for name, kept in mask.items()}
+    aligned = align(of_state(mask, state), read, groups, {}).suspect.mask
+    gone = {name: ~np.isin(groups.axes.get((f"{name}.weight", 0), [-1]), [stream, *inside]) for name in mask}
+    for name, kept in mask.items():
+        columns = ~np.isin(groups.axes[f"{name}.weight", 1], [stream, *inside])
+        assert torch.equal(aligned[name], kept & torch.from_numpy(np.outer(gone[name], columns))[:, :, None, None])
+
+
+def test_a_file_that_fits_no_width_is_one_line(by_magnitude, tmp_path):
+    model, mask, state = by_magnitude
+    tickets.write_weights(tmp_path / "torn.pth.tar", state | {"conv1.weight": torch.zeros(17, 3, 3, 3)}, {})
+    with pytest.raises(UserError, match="torn.pth.tar"):
+        read_suspect(tmp_path / "torn.pth.tar", model)
+    tickets.write_weights(tmp_path / "huge.pth.tar", state | {"conv1.weight": torch.zeros(500, 3, 3, 3)}, {})
+    with pytest.raises(UserError, match="conv1.weight has shape"):
+        read_suspect(tmp_path / "huge.pth.tar", model)
+    wide = Mask({name: torch.cat([kept, kept]) for name, kept in mask.items()})
+    tickets.write_masks(tmp_path / "masks.pth.tar", wide)
+    with pytest.raises(UserError, match="weight_mask has shape"):
+        read_suspect(tmp_path / "masks.pth.tar", model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kinds", "level"), [
+    (("split", "dead", "scale", "duplicate", "fold", "sign", "dtype"), 0.1), (("permute", "dead", "fill", "split", "scale", "sign"), 1e-4)],
+    ids=["own numbering", "renumbered"])
+def test_all_of_it_together_is_owned(owner, judged, tmp_path, kinds, level):
+    judge, model = judged
+    own = tickets.read_model_file(owner / "own.pth.tar", model)
+    made, after = transform(own.mask, own.weights, model, kinds, level, seed=6)
+    tickets.write_weights(tmp_path / "transformed.pth.tar", after, {}, made)
+    given = {"aligned_to": (str(owner / "unsigned.pth.tar"),)} if "permute" in kinds else {}
+    check = judge(tmp_path / "transformed.pth.tar", **given)["V2"]
+    assert check.result == "shown" and check.p < 1e-15

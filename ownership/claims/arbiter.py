@@ -135,6 +135,8 @@ def judge(opened: Opened, given: Given, standing: Standing, files: Files) -> Sid
             case = replace(case, standing=standing)
         found = verdict.decide(claim, run_checks(case), standing, public is not None and public.signature is not None,
                                given.max_false, opened.dated)
+        if given.suspect is not None and case.suspect.undone:
+            facts["its form"] = "; ".join(case.suspect.undone)
         words = [] if given.suspect_dated is None else [f"that nobody else could see the suspect before "
                                                         f"{in_utc(given.suspect_dated)} is the word of whoever judges (--suspect_dated)"]
         if given.suspect is not None and (read_as := files.derivations[given.suspect].in_words()):

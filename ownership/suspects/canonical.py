@@ -3,12 +3,16 @@
 Nothing here looks at a claim, so nothing here is a try.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import nn
 
+from models.fitting import fitted
+from pruner.channel_groups import ChannelGroups, channel_groups
 from pruner.masks import Mask
+from utils.errors import UserError
 
 ROUNDS = 6  # of fitting rows and columns to the modes, and the modes to what is left
 BINS = 400
@@ -17,7 +21,10 @@ SMOOTH = 0.15  # of the logarithms, when they are counted
 VALLEY = 0.7  # between two modes the density falls below this share of the lower one's; one skew mode has no valley
 CERTAIN = 5.0  # standard deviations of the counts, by which it does
 SMALLEST = 0.05, 0.002  # share of a layer's entries in the lower mode, and in the upper one
-FEWEST = 64  # entries of a layer, with which there is something to tell apart
+FEWEST = 1000  # entries of a layer, with which there is something to tell apart
+UNLIKE = 0.1  # share of a channel's square that is left by another one's multiple, above which they are two
+ROUNDING = 1e-4
+PROBES = 16, 3, 16, 16  # pictures of noise, on which channels are compared
 
 
 def cut(mask: Mask, weights: Mapping[str, torch.Tensor]) -> Mask:
@@ -73,3 +80,100 @@ def _two_modes(values: np.ndarray) -> tuple[float, float, float] | None:
     lowest = np.where(valleys, near / np.maximum(peak, 1), np.inf).argmin()
     low, high = (np.average(at[part], weights=counts[part]) for part in (slice(lowest + 1), slice(lowest + 1, None)))
     return float(low), float(high), float(edges[lowest + 1])
+
+
+# --- other numbers of channels ----------------------------------------------------------------------------------------
+
+
+def narrowed(network: nn.Module, state: Mapping[str, torch.Tensor], model: nn.Module) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """A state_dict with the model's numbers of channels, and sentences on what that took.
+
+    Of each group of channels that has too many, those go that can go: what readers took of such a channel they take of the one most
+    like it, in proportion. So channels that are dead, doubled, split, or that cancel each other, go first, as nothing changes with
+    them. How alike two are is seen on pictures of noise. Where a group has too few, as after real pruning, empty ones join it.
+
+    Args:
+        network: the suspect's, with `state` in it. model: of the wanted shape.
+    Raises:
+        UserError: the structure can't be followed, or is another one.
+    """
+    groups, wanted = channel_groups(network), [len(members) for members in channel_groups(model).members()]
+    if len(groups.members()) != len(wanted):
+        raise UserError("its channels belong together otherwise than the network's")
+    result, copies = {key: tensor.double() if tensor.is_floating_point() else tensor for key, tensor in state.items()}, \
+        np.zeros(len(groups.group), dtype=np.int64)
+    surplus = {number: len(members) - count for number, (members, count) in enumerate(zip(groups.members(), wanted))}
+    seen = _activations(network, result, groups, [number for number, more in surplus.items() if more > 0])
+    for number, activations in seen.items():
+        dropped = _merge(result, groups, groups.members()[number], activations, surplus[number])
+        copies[dropped] = -1
+    for number, more in surplus.items():
+        copies[groups.members()[number][-1]] += max(0, -more)
+    result = groups.copied(result, copies)
+    fewer, more = int((copies < 0).sum()), int(copies.clip(0).sum())
+    if more:
+        new = np.flatnonzero(np.diff(np.repeat(np.arange(len(copies)), copies + 1), prepend=-1) == 0)
+        for (key, dimension), channels in groups.with_copies(copies).axes.items():
+            if key in result:
+                result[key] = result[key].index_fill(dimension, torch.from_numpy(np.flatnonzero(np.isin(channels, new))), 0)
+    said = [f"{fewer} channels more than the network has were merged with others or left out"] if fewer else []
+    said += [f"{more} channels fewer than the network has were replaced by empty ones"] if more else []
+    said += ["biases that the network has not were left out"] if len(state) > len(model.state_dict()) else []
+    return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in result.items()}, tuple(said)
+
+
+def _activations(network: nn.Module, state: Mapping[str, torch.Tensor], groups: ChannelGroups,
+                 wanted: Sequence[int]) -> dict[int, torch.Tensor]:
+    """Of each wanted group float64 [channels, values], each channel wherever it is made, behind its batch norm and before it is
+    rectified: what is never above 0 is not the same as what is not there."""
+    seen: dict[str, torch.Tensor] = {}
+    makers = [(groups.normed.get(layer := key.rpartition(".")[0], layer), channels)
+              for (key, dimension), channels in groups.axes.items() if dimension == 0 and state[key].dim() > 1]
+    probe = fitted(network, state).float()
+    modules = dict(probe.named_modules())
+    for name, _ in makers:
+        modules[name].register_forward_hook(
+            lambda _, given, out, name=name: seen.update({name: out.transpose(0, 1).flatten(1).double()}))
+    if wanted:
+        with torch.no_grad():
+            probe(torch.rand(PROBES, generator=torch.Generator().manual_seed(0)))
+    found = {}
+    for number in wanted:
+        members = groups.members()[number]
+        found[number] = torch.cat([seen[name][[int(np.flatnonzero(channels == member)[0]) for member in members]]
+                                   for name, channels in makers if np.isin(members, channels).all()], 1)
+    return found
+
+
+def _merge(state: dict[str, torch.Tensor], groups: ChannelGroups, members: np.ndarray, activations: torch.Tensor,
+           count: int) -> list[int]:
+    """Take `count` of a group's channels out of what reads them, and return which."""
+    products = (activations @ activations.T).numpy()
+    sizes = np.diag(products).copy()
+    factors = products / np.maximum(sizes, 1e-300)  # a row's channel as multiples of a column's, and what is left of its square
+    left = np.maximum(sizes[:, None] - factors * products, 0)
+    unlike = left > UNLIKE * sizes[:, None]
+    np.fill_diagonal(left, sizes)  # of none
+    np.fill_diagonal(unlike, False)
+    np.fill_diagonal(factors, 0)
+    readers = [(key, channels) for (key, dimension), channels in groups.axes.items() if dimension == 1]
+
+    def columns(channel: int):
+        return [(state[key], int(at)) for key, channels in readers for at in np.flatnonzero(channels == channel)]
+
+    read = np.array([sum(float(weight[:, at].square().sum()) for weight, at in columns(channel)) for channel in members])
+    for key in {key for key, channels in readers if np.isin(members, channels).any()}:
+        state[key] = state[key].clone()
+    gone: list[int] = []
+    for _ in range(count):
+        costs = np.where(unlike, np.inf, left * read[:, None])
+        costs[gone], costs[:, gone] = np.inf, np.inf
+        first, second = np.unravel_index(costs.argmin(), costs.shape)
+        for (weight, at), (_, to) in zip(columns(members[first]), columns(members[second])):
+            if first != second:
+                taken = factors[first, second] * weight[:, at]
+                total = weight[:, to] + taken
+                weight[:, to] = torch.where(total.abs() > ROUNDING * taken.abs(), total, 0)  # what cancels leaves nothing
+        read[second] = sum(float(weight[:, at].square().sum()) for weight, at in columns(members[second]))
+        gone.append(first)
+    return [int(members[at]) for at in gone]

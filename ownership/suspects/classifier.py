@@ -7,6 +7,7 @@ from torch import nn
 
 from datasets.pictures import Pictures
 from models import build_model
+from models.fitting import fitted
 from pruner import tickets
 from utils.checkpoint import FileBytes
 from utils.engine import Engine, resolve_device
@@ -25,11 +26,10 @@ def load_trained(path: str | Path | FileBytes, arch: str, num_classes: int, mean
     """
     model = build_model(arch, num_classes, mean, std)
     expected = replace(expected, classes=f"the test pictures have {num_classes}")
-    weights = tickets.read_model_file(path, model, expected=expected).weights
+    weights = tickets.read_model_file(path, model, expected=expected, any_width=True).weights
     if weights is None:
         raise UserError(f"{path}: holds no trained weights; it is a ticket or mask file")
-    model.load_state_dict(weights)
-    return model
+    return fitted(model, weights)
 
 
 def accuracy_of(model: nn.Module, pictures: Pictures, device: str) -> float:

@@ -24,6 +24,7 @@ class Suspect:
     """A mask and, where they are known, the weights it keeps: complete tensors by layer name.
 
     norms: of each batch norm that is there what it multiplies by, [channels]. is_cut: whether the mask was found by magnitudes.
+    undone: sentences on what the file had otherwise than the network.
     derivation: how they were found in a file.
     """
 
@@ -31,6 +32,7 @@ class Suspect:
     weights: Mapping[str, torch.Tensor] | None = None
     norms: Mapping[str, torch.Tensor] = field(default_factory=dict)
     is_cut: bool = False
+    undone: tuple[str, ...] = ()
     derivation: Derivation | None = field(default=None, compare=False)
 
     @cached_property
@@ -76,9 +78,19 @@ def expected_by(arch: str) -> Expected:
 
 def read_suspect(path: str | FileBytes, model: nn.Module, expected: Expected = Expected()) -> Suspect:
     """A suspect's file: where its weights are effectively there. Raises UserError as `pruner.tickets.read_model_file`."""
-    given = tickets.read_model_file(path, model, head=False, expected=expected)
-    mask = given.pattern("--checkpoint", model)
-    return replace(of_state(mask, given.weights), derivation=given.derivation)
+    given = tickets.read_model_file(path, model, head=False, expected=expected, any_width=True)
+    mask = given.pattern("--checkpoint", given.network)
+    if given.network is model:
+        return replace(of_state(mask, given.weights), derivation=given.derivation)
+    try:  # with its classifier, which says what the last channels are to it
+        whole = tickets.read_model_file(path, given.network, expected=expected).weights
+        kept = canonical.cut(mask, {name: whole[f"{name}.weight"] for name in mask})  # so that channels are alike that were before
+        cut = whole | {f"{name}.weight": whole[f"{name}.weight"] * there for name, there in kept.items()}
+        state, undone = canonical.narrowed(given.network, cut, model)
+    except UserError as error:
+        raise UserError(f"{path}: has other numbers of channels than the network, and {error}; {expected.network}") from None
+    found = of_state(Mask({name: state[f"{name}.weight"] != 0 for name in mask}), state)
+    return replace(found, undone=undone, is_cut=kept != mask, derivation=given.derivation)
 
 
 def of_state(mask: Mask, state: Mapping[str, torch.Tensor] | None) -> Suspect:

@@ -22,6 +22,7 @@ import torch
 
 from datasets.pictures import Pictures
 from models import build_model
+from models.fitting import fitted
 from ownership.claims.p_values import SMALLEST, by_chance, log10
 from pruner import tickets
 from utils import checkpoint
@@ -211,7 +212,7 @@ def predict(path: str | Path | FileBytes, arch: str, num_classes: int, pictures:
     unknown = (math.nan,) * 3
     model = build_model(arch, num_classes, mean or unknown, std or unknown)
     expected = replace(expected, classes=f"the trigger set has {num_classes}")
-    weights = tickets.read_model_file(path, model, expected=expected).weights
+    weights = tickets.read_model_file(path, model, expected=expected, any_width=True).weights
     if weights is None:
         raise UserError(f"--checkpoint {path}: holds no trained weights; give a model, not a ticket or mask file")
     for flag, given in (("mean", mean), ("std", std)):
@@ -220,8 +221,7 @@ def predict(path: str | Path | FileBytes, arch: str, num_classes: int, pictures:
         if weights[f"normalize.{flag}"].isnan().any():
             raise UserError(f"--checkpoint {path}: does not say how its pictures are normalised; give --mean and --std "
                             "as in its training")
-    model.load_state_dict(weights)
-    model.double().eval()
+    model = fitted(model, weights).double()
     with torch.no_grad():
         return surest(torch.cat([model(images.double()) for images, _ in pictures.batches(EVAL_BATCH)]).numpy())
 
