@@ -113,7 +113,7 @@ def test_the_ends_of_the_range_of_densities(arch, density):
 @pytest.mark.parametrize(("arch", "size", "version"), [
     ("res20s", 25, 4),  # 33x33 no longer fits layer2's 32x32
     ("res20s", 119, 10),  # 57x57 of layer3's 64x64
-    ("res18", 119, 10), ("res18", 130, 11), ("res18", 300, 18),
+    ("res18", 119, 10), ("res18", 130, 11), pytest.param("res18", 300, 18, marks=pytest.mark.nightly),
 ])
 def test_longer_signatures_get_larger_codes(arch, size, version):
     signature = ("0123456789abcdef" * 20)[:size]

@@ -122,9 +122,10 @@ def test_masks_without_weights_are_refused(run_main, refused, ticket, tmp_path):
     assert "masks but no weights" in message and not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-def test_the_original_readmes_commands_for_scheme_2(run_main, make_model, make_dataset, tmp_path, monkeypatch):
-    """As printed, but for the scripts' new names; the data set is a small stand-in, the 182 epochs are real."""
+@pytest.mark.parametrize(("fewer", "epochs"), [pytest.param(("--epochs", 3), 3, marks=pytest.mark.slow, id="3 epochs"),
+                                               pytest.param((), 182, marks=pytest.mark.nightly, id="as printed")])
+def test_the_original_readmes_commands_for_scheme_2(run_main, make_model, make_dataset, tmp_path, monkeypatch, fewer, epochs):
+    """As printed, but for the scripts' new names; the data set is a small stand-in."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pruner.experiment.load_dataset",
                         lambda *_: make_dataset(train=40, val=12, test=12, size=8, classes=10))
@@ -144,9 +145,9 @@ def test_the_original_readmes_commands_for_scheme_2(run_main, make_model, make_d
     done = run_main(*"main_eval_all.py --data datasets/cifar10 --dataset cifar10 --arch res20s --save_dir "
                     "res20s_cifar10_lt_qr --pretrained ownership/epoch_3.pth.tar --mask_dir "
                     "ownership/res20s_cifar10_qrcode_layer2.1.conv1.weight_mask.pth.tar --fc --prune-type lt --type "
-                    "identity --save_model".split())
+                    "identity --save_model".split(), *fewer)
     assert done.returncode == 0, done.stderr
-    assert load("res20s_cifar10_lt_qr/checkpoint.pth.tar")["epoch"] == 182
+    assert load("res20s_cifar10_lt_qr/checkpoint.pth.tar")["epoch"] == epochs
     done = run_main(*"extract_qrcode.py --save_dir _ --data datasets/cifar10 --checkpoint "
                     "res20s_cifar10_lt_qr/checkpoint.pth.tar --arch res20s --max-name layer2.1.conv1 --start-x 2 "
                     "--start-y 3".split())

@@ -560,8 +560,8 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.slow
-def test_a_run_stopped_before_any_of_its_writes_ends_the_same(tmp_path, monkeypatch, make_dataset, capsys):
+@pytest.mark.parametrize("apart", [pytest.param(4, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.nightly)])
+def test_a_run_stopped_before_any_of_its_writes_ends_the_same(tmp_path, monkeypatch, make_dataset, apart):
     words = "--epochs 2 --rewind_epoch 1 --pruning_times 1 --rate 0.5 --lr 0.05 --save_dir".split()
     real, left = checkpoint.write_atomic, math.inf
 
@@ -581,7 +581,7 @@ def test_a_run_stopped_before_any_of_its_writes_ends_the_same(tmp_path, monkeypa
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)  # all the "processes" are this one
 
     main_imp.main([*words, str(tmp_path / "whole")])
-    for stop in itertools.count():
+    for stop in itertools.count(0, apart):
         folder, left = tmp_path / f"stopped{stop:02}", stop
         try:
             main_imp.main([*words, str(folder)])
@@ -616,7 +616,7 @@ def interrupt_in(folder: Path, signal_number: int, *words, moment: float = 0) ->
 
 @pytest.mark.slow
 def test_killed_runs_resume_bit_for_bit(run_main, tmp_path):
-    words = ("--dataset", "digits", "--limit", 500, "--epochs", 8, "--pruning_times", 2, "--rate", 0.4, "--save_dir")
+    words = ("--dataset", "digits", "--limit", 300, "--epochs", 6, "--pruning_times", 2, "--rate", 0.4, "--save_dir")
     killed = tmp_path / "killed"
     assert interrupt_in(killed / "round_00", signal.SIGKILL, *words, killed)[0] == -signal.SIGKILL
     assert not (killed / "round_01").exists()

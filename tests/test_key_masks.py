@@ -316,9 +316,10 @@ def test_wishes_that_make_no_sense_are_one_line(run_main, refused, ticket, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-def test_the_original_readmes_command_for_scheme_1(run_main, make_dataset, ticket, tmp_path, monkeypatch):
-    """As printed; the data set is a small stand-in, the 182 epochs are real."""
+@pytest.mark.parametrize(("fewer", "epochs"), [pytest.param(("--epochs", 3), 3, marks=pytest.mark.slow, id="3 epochs"),
+                                               pytest.param((), 182, marks=pytest.mark.nightly, id="as printed")])
+def test_the_original_readmes_command_for_scheme_1(run_main, make_dataset, ticket, tmp_path, monkeypatch, fewer, epochs):
+    """As printed; the data set is a small stand-in."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pruner.experiment.load_dataset",
                         lambda *_: make_dataset(train=40, val=12, test=12, size=8, classes=10))
@@ -328,10 +329,10 @@ def test_the_original_readmes_command_for_scheme_1(run_main, make_dataset, ticke
     tickets.write_masks("res20s_cifar10_extreme.pth.tar", mask)
     done = run_main(*"main_eval_all.py --data datasets/cifar10 --dataset cifar10 --arch res20s --save_dir "
                     "res20s_cifar10_lt_extreme --pretrained res20s_cifar10_lt_0.2/epoch_3.pth.tar --mask_dir "
-                    "res20s_cifar10_extreme.pth.tar --fc --num-paths 1000 --type ewp --prune-type lt".split())
+                    "res20s_cifar10_extreme.pth.tar --fc --num-paths 1000 --type ewp --prune-type lt".split(), *fewer)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "res20s_cifar10_lt_extreme/result.json").read_text())
-    assert result["split"] == "ewp_walks" and result["epochs"] == 182 and result["key_nonzeros"] + result["nonzeros"] == mask.nonzeros
+    assert result["split"] == "ewp_walks" and result["epochs"] == epochs and result["key_nonzeros"] + result["nonzeros"] == mask.nonzeros
 
 
 @pytest.mark.slow

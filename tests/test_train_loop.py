@@ -160,7 +160,7 @@ def test_what_happens_once_is_not_counted_per_epoch(train_loop, setting, monkeyp
 # --- as users run them ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_tiny_run_of_the_benchmark(run_script, tmp_path):
     done = run_script("benchmarks/train_loop.py", *TINY, "--sections", "loop,parts,epoch", "--out", tmp_path)
     assert done.returncode == 0, done.stderr

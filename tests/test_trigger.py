@@ -647,9 +647,10 @@ def test_an_exported_set_trains_like_its_key(run_main, ticket, tmp_path):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.slow
-def test_the_original_readmes_command_for_scheme_3(run_main, ticket, make_model, make_dataset, tmp_path, monkeypatch):
-    """As printed, with its files; the data sets are small stand-ins, the 182 epochs are real."""
+@pytest.mark.parametrize(("fewer", "epochs"), [pytest.param(("--epochs", 3), 3, marks=pytest.mark.slow, id="3 epochs"),
+                                               pytest.param((), 182, marks=pytest.mark.nightly, id="as printed")])
+def test_the_original_readmes_command_for_scheme_3(run_main, ticket, make_model, make_dataset, tmp_path, monkeypatch, fewer, epochs):
+    """As printed, with its files; the data sets are small stand-ins."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pruner.experiment.load_dataset",
                         lambda *_: make_dataset(train=40, val=12, test=12, size=8, classes=10))
@@ -659,10 +660,10 @@ def test_the_original_readmes_command_for_scheme_3(run_main, ticket, make_model,
     tickets.write_weights("res20s_cifar10_lt_0.2/epoch_3.pth.tar", given.initial, {})
     done = run_main(*"main_eval_trigger.py --data datasets/cifar10 --dataset cifar10_trigger --arch res20s --save_dir "
                     "res20s_cifar10_lt_extreme_trigger0 --pretrained res20s_cifar10_lt_0.2/epoch_3.pth.tar --mask_dir "
-                    "res20s_cifar10_extreme.pth.tar --fc --save_model --lr 0.1".split())
+                    "res20s_cifar10_extreme.pth.tar --fc --save_model --lr 0.1".split(), *fewer)
     assert done.returncode == 0, done.stderr
     result = json.loads(Path("res20s_cifar10_lt_extreme_trigger0/result.json").read_text())
-    assert result["epochs"] == 182 and result["trigger_set"] == "adi" and result["triggers"] == 4
+    assert result["epochs"] == epochs and result["trigger_set"] == "adi" and result["triggers"] == 4
 
 
 @pytest.mark.parametrize("words, message", [

@@ -123,7 +123,7 @@ def test_innocent_answers_prefer_classes(verdicts, setting, owner, random):
     assert max(most) > 90 and min(most) < 30
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_small_run_on_innocent_models(verdicts, run, tmp_path):
     code, printed = run("--only", "innocent", "--count", 22, "--owners", 2, "--out", tmp_path)
     assert code == 0 and "owned: 0 of 22" in printed

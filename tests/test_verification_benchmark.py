@@ -51,7 +51,7 @@ def test_a_ticket_is_no_suspect_whose_accuracy_is_timed(args, tmp_path):
         next(verification.verify(given))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_command_that_ends_otherwise_than_it_should_is_not_timed(tmp_path):
     words = "--claim", str(tmp_path / "none"), "--suspect", str(tmp_path / "none")
     seconds, processor, found = verification.command(words, refused=True)
