@@ -185,8 +185,9 @@ def made_up_around_a_draw(suspect: Mask, random: np.random.Generator, count: int
         drawn, _ = key_masks.draw(start, "00" * 32, nothing, count, owner_key, nonce)
         for rank in np.flatnonzero(np.concatenate([layer.numpy().ravel() for layer in drawn.values()])[first]):
             low = max(ends[rank - len(own)], own[-1] if own else -1) + 1  # behind so many of the model's weights, and of his own
-            if low < ends[rank - len(own) + 1]:
-                own.append(low)
+            if low >= ends[rank - len(own) + 1]:
+                break
+            own.append(low)
         if len(own) == count:
             break
     solved = there.copy()
