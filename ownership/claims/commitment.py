@@ -152,11 +152,13 @@ def commit(claim: SaltedClaim, owner_key=None, label: bytes | None = None) -> Co
     leaves = claim.leaves()
     if owner_key is None:
         return Commitment(leaves)
-    return Commitment(leaves, owner_key.public_key().public_bytes_raw(), owner_key.sign(_signed_message(root_of(leaves))), label)
+    return Commitment(leaves, owner_key.public_key().public_bytes_raw(), owner_key.sign(_signed_message(root_of(leaves), label)), label)
 
 
-def _signed_message(root: bytes) -> bytes:
-    return f"{DOMAIN}/signature/1\0".encode() + root
+def _signed_message(root: bytes, label: bytes | None) -> bytes:
+    if label is None:
+        return f"{DOMAIN}/signature/1\0".encode() + root
+    return f"{DOMAIN}/signature/2\0".encode() + root + label
 
 
 def is_of_small_order(public_key: bytes) -> bool:
@@ -166,14 +168,15 @@ def is_of_small_order(public_key: bytes) -> bool:
 
 
 def check_signature(commitment: Commitment, where: str) -> None:
-    """Raise Refused, naming `where`, unless the signature is the owner key's of this very root."""
+    """Raise Refused, naming `where`, unless the signature is the owner key's of this very root and label."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     if is_of_small_order(commitment.owner_key):
         raise Refused(f"{where}: 'owner_key' is a point of small order, for which anybody can sign anything")
     try:
-        Ed25519PublicKey.from_public_bytes(commitment.owner_key).verify(commitment.signature, _signed_message(commitment.root))
+        Ed25519PublicKey.from_public_bytes(commitment.owner_key).verify(
+            commitment.signature, _signed_message(commitment.root, commitment.label))
     except (InvalidSignature, ValueError):
         raise Refused(f"{where}: 'signature' is not that of the owner's key on this root") from None
 
