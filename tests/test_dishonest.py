@@ -307,6 +307,6 @@ def test_a_text_is_derived_when_it_is_embedded(run_main, refused, tmp_path):
     assert claims[0] == claims[1] and claims[0]["signature"] != claims[2]["signature"]
     first = claims[0]
     assert len(first["signature"]) == 24 and first["ticket_sha256"] == key_masks.fingerprint(UNSIGNED)
-    assert first["owner_key"] == THIEFS_KEY.public_key().public_bytes_raw().hex() and first["format"].endswith("/3")
+    assert first["owner_key"] == THIEFS_KEY.public_key().public_bytes_raw().hex() and first["format"].endswith("/4")
     for more, why in (((), "--owner: comes with --owner_name"), (("--owner_name", "John", "--signature", "x"), "leave out --signature")):
         assert why in refused(run_main(*words, tmp_path / "three", *more))

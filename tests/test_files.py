@@ -794,7 +794,7 @@ def test_what_an_ended_process_of_this_host_left_is_no_lock(no_flock, tmp_path, 
     run = RunDir(tmp_path)
     run.open("s.py", {})
     assert json.loads((tmp_path / ".lock.owner").read_text()) == locks.this_process() and run
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".lock.owner", "run.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".lock.owner", "log.txt", "run.json"]
 
 
 @pytest.mark.parametrize("content, named", [(json.dumps({"host": "node7", "pid": 4, "started": "x"}), "process 4 of node7 is writing"),

@@ -79,7 +79,7 @@ def test_a_claim_of_a_later_version_is_refused_in_one_line(run_main, refused, tm
     private = commitment.read_claim(OLD / "claim.json")[0]
     later = commitment.salted({**private.values, "owner_key": None, "v9.text": "x"}, 9)
     claim, public = commitment.write(tmp_path, later, commitment.commit(later))
-    done = run_main("main_verify.py", "--claim", claim, "--commitment", public, "--suspect", tmp_path / "none")
+    done = run_main("main_verify.py", "--claim", claim, "--commitment", public, "--suspect", claim)
     assert f"is of format 9, and formats up to {owner_claim.newest_format()} are known here; take a newer version" in refused(done)
 
 
