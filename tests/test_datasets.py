@@ -837,6 +837,7 @@ def test_two_read_only_folders_do_not_share_a_cache(tmp_path, read_only):
 # --- real pictures ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly
 def test_real_cifar_pictures_train_better_than_chance(test_data, tmp_path):
     """A few hundred lossless WebP pictures out of the archive, through the folder reader, into ResNet-20."""
     archive = test_data / "cifar10-part1of2.tar.gz"

@@ -186,7 +186,7 @@ def test_every_round_builds_on_the_last_kept_one(outcomes, rates, stem, prune_ty
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("counts, printed", [((5, 1, 8, 1), 19.369), ((6, 0, 4, 7), 19.901)])
+@pytest.mark.parametrize("counts, printed", [((5, 1, 8, 1), 19.369), pytest.param((6, 0, 4, 7), 19.901, marks=pytest.mark.nightly)])
 def test_table_1_on_resnet_20(make_model, tmp_path, counts, printed):
     outcomes = itertools.chain(*([True] * count + [False] for count in counts))
     search, _ = scripted_search(tmp_path, [91.67] + [91.66 if matched else 20.0 for matched in outcomes],
@@ -314,7 +314,7 @@ def test_the_rewinding_weights_are_those_after_three_epochs(search_run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("epoch", [0, 1, 5])
+@pytest.mark.parametrize("epoch", [0, pytest.param(1, marks=pytest.mark.nightly), pytest.param(5, marks=pytest.mark.nightly)])
 def test_any_epoch_can_be_rewound_to(search_run, epoch):
     run = search_run("--pruning_times", 1, "--rewind_epoch", epoch)
     after = load(run.files.weights_after(epoch))["state_dict"]
@@ -478,7 +478,7 @@ def test_the_seed_decides_everything(search_run, tmp_path, run_main):
 # --- the extreme search for real --------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_extreme_search_undoes_rounds_and_goes_on(run_main, tmp_path):
     done = run_main("main_imp.py", "--extreme", "--rates", "0.999,0.4,0.2", "--match_tolerance", 20, "--max_rounds", 3,
                     "--epochs", 6, "--save_dir", tmp_path / "run")

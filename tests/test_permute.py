@@ -319,7 +319,7 @@ def renumbered_suspect(model, groups, mask, state, seed):
     ("res20s", 0.05, "others", False, 0.2),
     ("res18", 0.015, "tuned", False, 0.2),
     ("res18", 0.015, "others", True, 0.2),
-    ("res50", 0.05, "tuned", False, 0.2),
+    pytest.param("res50", 0.05, "tuned", False, 0.2, marks=pytest.mark.nightly),
 ])
 def test_a_pruned_and_tuned_model_is_renumbered_back(arch, density, weights, masks_only, level):
     model, groups = network(arch)

@@ -130,7 +130,7 @@ def test_betweenness_is_networkxs(seed, density, net):
     np.testing.assert_allclose(sampled_edge_betweenness(graph.nodes, edges, graph.nodes, seed), expected, atol=1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_betweenness_of_a_whole_resnet20(make_model):
     model = make_model("res20s", classes=10)
     scoring = Scoring(model, sparse(model, 0.1, 0))

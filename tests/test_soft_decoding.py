@@ -35,7 +35,7 @@ def damaged(code: np.ndarray, lost: float, added: float, random: np.random.Gener
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version", range(2, 7))
+@pytest.mark.parametrize("version", [2, 3, 4, *(pytest.param(version, marks=pytest.mark.nightly) for version in (5, 6))])
 @pytest.mark.parametrize("level", "LMQH")
 def test_the_matrix_encodes_as_the_qrcode_library_does(version, level):
     random = np.random.default_rng(version)
@@ -122,7 +122,7 @@ def test_one_letter_is_decoded_as_brute_force_does(content):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lost, added, least", [(0.3, 0, 100), (0.4, 0, 97), (0, 0.3, 100), (0, 0.4, 97)])
+@pytest.mark.parametrize("lost, added, least", [(0.3, 0, 100), (0.4, 0, 97), (0, 0.3, 100), pytest.param(0, 0.4, 97, marks=pytest.mark.nightly)])
 def test_a_hundred_codes_with_one_sided_damage(lost, added, least):
     random = np.random.default_rng(11)
     code_format = CodeFormat(3, "H", 5)
@@ -137,8 +137,8 @@ def test_a_hundred_codes_with_one_sided_damage(lost, added, least):
 def test_symmetric_damage_needs_restarts():
     random, code_format = np.random.default_rng(2), CodeFormat(3, "H", 5)
     code = qr_code.encode(SIGNATURE, code_format)
-    found = [read_softly([window(damaged(code, 0.09, 0.09, random))], [code_format]) for _ in range(5)]
-    assert {reading.text for reading in found if reading} == {SIGNATURE} and sum(map(bool, found)) >= 4
+    found = [read_softly([window(damaged(code, 0.09, 0.09, random))], [code_format]) for _ in range(3)]
+    assert {reading.text for reading in found if reading} == {SIGNATURE} and sum(map(bool, found)) >= 2
     assert any(reading.restarts for reading in found if reading)
 
 

@@ -306,7 +306,7 @@ def test_a_launch_without_one_name_is_refused_before_anything_is_run(edited, tmp
     assert done.returncode == 2 and "fig3.sh: error: launch '" in done.stderr and not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("others", [False, True])
+@pytest.mark.parametrize("others", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_a_sweep_whose_commands_fail_ends_with_1(tmp_path, others):
     """Also where nothing is there to be put into a table, or a damaged result is."""
     result = tmp_path / "runs/res20s/digits/seed1/ticket/result.json"

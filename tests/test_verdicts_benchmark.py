@@ -102,7 +102,7 @@ def test_another_owners_code_lies_at_the_very_place(verdicts, setting, owner, ra
     assert not (code_at_the_place(verdicts.renumbered(setting, owner, random)[0], owner) == other).all()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_owners_differ_and_their_own_models_are_owned(verdicts, setting, random):
     """Else no innocent model being owned would say nothing."""
     owners = [verdicts.new_owner("res20s", random) for _ in range(4)]
