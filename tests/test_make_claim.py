@@ -83,7 +83,7 @@ def test_a_label_that_was_changed_makes_nothing(make, refused, tmp_path):
     path = tmp_path / "one/commitment.json"
     label = json.loads(path.read_text())["label"]
     path.write_text(path.read_text().replace(label, "0" * 32))
-    assert "of another claim, which differs in 'arch', 'fidelity.dataset'" in refused(make(tmp_path / "one"))
+    assert "'signature' is not that of the owner's key on this root and label" in refused(make(tmp_path / "one"))
     assert list(contents(tmp_path / "one")) == ["commitment.json"]
 
 
@@ -92,7 +92,7 @@ def test_a_commitment_says_its_format_and_its_label(make, run_main, refused, own
     path = tmp_path / "one/commitment.json"
     good = json.loads(path.read_text())
     assert good["format"] == "lottery-ownership-commitment/2"
-    for change, why in (({"label": "00"}, "'label' must be 32 hexadecimal digits"), ({"label": None}, "not byte for byte"),
+    for change, why in (({"label": "00"}, "'label' must be 32 hexadecimal digits"), ({"label": None}, "'signature' is not that"),
                         ({"format": "lottery-ownership-commitment/1"}, "not byte for byte"),
                         ({"format": "lottery-ownership-commitment/3"}, "'format' is not")):
         content = {name: value for name, value in {**good, **change}.items() if value is not None}

@@ -91,7 +91,7 @@ def test_a_claim_comes_back_as_it_was_made(owner):
 
 def test_the_signature_is_one_that_others_can_check(owner):
     public = json.loads((owner / "commitment.json").read_text())
-    message = b"lottery-verification/signature/1\0" + bytes.fromhex(public["root"])
+    message = b"lottery-verification/signature/2\0" + bytes.fromhex(public["root"]) + bytes.fromhex(public["label"])
     Ed25519PublicKey.from_public_bytes(bytes.fromhex(public["owner_key"])).verify(bytes.fromhex(public["signature"]), message)
 
 

@@ -178,7 +178,8 @@ def check_signature(commitment: Commitment, where: str) -> None:
         Ed25519PublicKey.from_public_bytes(commitment.owner_key).verify(
             commitment.signature, _signed_message(commitment.root, commitment.label))
     except (InvalidSignature, ValueError):
-        raise Refused(f"{where}: 'signature' is not that of the owner's key on this root") from None
+        what = "root" if commitment.label is None else "root and label"
+        raise Refused(f"{where}: 'signature' is not that of the owner's key on this {what}") from None
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
