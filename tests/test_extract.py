@@ -274,6 +274,7 @@ def test_a_signature_that_fits_nowhere_is_refused(signed):
         extract(Suspect(mask), [Place(region.layer, 0, 0)], [CodeFormat(3)], "x" * 25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("embedded, asked", [("NFD", "NFC"), ("NFC", "NFD")])
 def test_a_text_is_found_in_whichever_form_it_was_embedded(run_main, make_model, tmp_path, embedded, asked):
     texts = {form: unicodedata.normalize(form, "Z\u00fcrich") for form in ("NFC", "NFD")}

@@ -647,6 +647,7 @@ def finished(search_run, tmp_path):
     return tmp_path / "run", ("main_imp.py", *SHORT, *TWO_ROUNDS, "--save_dir", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_finished_run_trains_nothing_again(finished, run_main):
     folder, words = finished
     trainings = ("checkpoint.pth.tar", "model_best.pth.tar", "epoch_3.pth.tar", "metrics.csv", "curve.png")

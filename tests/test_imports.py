@@ -79,6 +79,7 @@ def test_every_folder_of_modules_has_its_place():
     assert {path.parent.name for path in ROOT.glob("*/__init__.py")} == set(MAY_IMPORT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SCRIPTS, ids=str)
 def test_what_lies_beside_the_scripts_is_a_script_and_no_others_module(path):
     last = ast.parse((ROOT / path).read_text()).body[-1]

@@ -56,6 +56,7 @@ def test_a_drawn_text_is_believed_alike_in_both_polarities():
     assert all(true > other + 50 for true, other in beliefs)
 
 
+@pytest.mark.slow
 def test_the_scripts_write_read_and_say_it(run_main, tmp_path):
     tickets.write_masks(tmp_path / "ticket.pth.tar", UNSIGNED)
     done = run_main("embed_qrcode.py", "--mask_dir", tmp_path / "ticket.pth.tar", "--dataset", "digits", "--signature", TEXT,

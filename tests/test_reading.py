@@ -258,6 +258,7 @@ def test_onnx_as_it_is_exported(folded, trained, model, tmp_path):
     assert torch.allclose(again.eval()(pictures), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
+@pytest.mark.slow
 def test_onnx_that_is_none(model, tmp_path):
     path = tmp_path / "model.onnx"
     whole = onnx.helper.make_model(onnx.helper.make_graph(
@@ -358,6 +359,7 @@ def numbered(state: dict) -> dict:
             for layer, kind, tensor in ((*name.rpartition(".")[::2], tensor) for name, tensor in state.items()) if layer != "normalize"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch, rename", [
     ("res20s", lambda state: {"net": prefixed("module.", with_names(state, ("fc.", "linear."))), "acc": 92.1, "epoch": 199}),
     ("res20s", numbered), ("res18", lambda state: with_names(state, ("fc.", "linear."), ("downsample", "shortcut")))])

@@ -56,6 +56,7 @@ def test_the_flags_names_are_the_kinds():
     assert tuple(KINDS) == NAMES
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(seed=st.integers(0, 10**6), kinds=st.permutations(NAMES), count=st.integers(1, len(NAMES)))
 def test_no_output_changes_whatever_is_done_in_whatever_order(seed, kinds, count):
@@ -68,6 +69,7 @@ def test_no_output_changes_whatever_is_done_in_whatever_order(seed, kinds, count
     assert all(torch.equal(after[f"{name}.weight"] != 0, kept) for name, kept in made.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NAMES)
 def test_each_kind_changes_what_it_says(kind):
     model, mask, state = model_and_ticket("res20s", 0.3, seed=1)
@@ -160,6 +162,7 @@ def by_magnitude():
     return model, mask, masked(mask, state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kinds", "level"), [
     (("fill",), 1e-25), (("fill", "scale"), EXACT), (("scale", "fill", "scale", "sign"), 1e-3), (("fold", "fill", "scale"), 0.1),
     (("scale", "fill", "sign"), 0.1)], ids=str)
@@ -248,6 +251,7 @@ def test_a_filled_locked_ticket_is_completed_by_its_key(owner, judged, tmp_path)
 # --- the way back: other numbers of channels ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(seed=st.integers(0, 10**6), kinds=st.permutations([kind for kind in NAMES if kind not in ("fill", "fold")]), count=st.integers(1, 7))
 def test_other_channels_are_the_same_in_canonical_form(tmp_path_factory, seed, kinds, count):
