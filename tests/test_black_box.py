@@ -615,6 +615,7 @@ HANGING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behaviour", HANGING.values(), ids=HANGING)
 @pytest.mark.parametrize("when", ["GET", "POST"])
 def test_a_service_that_hangs_is_left(network, pictures, behaviour, when):

@@ -695,6 +695,7 @@ def test_a_corrupt_picture_is_named(tmp_path, run_main, refused):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("format, options", [
     ("PNG", {}), ("JPEG", {}), ("WEBP", {}), ("GIF", {}), ("BMP", {}), ("TIFF", {}), ("ICO", {}),

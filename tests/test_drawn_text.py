@@ -78,6 +78,7 @@ def test_reed_solomon_blocks_are_where_they_are_said_to_be(version, level):
     assert min(differing) >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("region", REGIONS)
 def test_beliefs_in_all_texts_add_up_to_one_at_most(region):
     """Every one of the 64 texts of one symbol, in a code whose parity tells them apart; so does half the belief, of a reader."""

@@ -99,6 +99,7 @@ def test_density_is_kept_exactly_and_both_readers_read_it(arch, examples):
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["res20s", "res18", "res50"])
 @pytest.mark.parametrize("density", [0.01, 0.9])
 def test_the_ends_of_the_range_of_densities(arch, density):

@@ -79,6 +79,7 @@ def written(content, tmp_path):
 # --- the original's formats -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [
     lambda state: state,
     lambda state: {"state_dict": state, "epoch": 182, "best_sa": 91.5, "optimizer": {"state": {}, "param_groups": []}},
@@ -416,6 +417,7 @@ BAD_CONTENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD_CONTENTS)
 def test_bad_contents_are_one_line(case, theirs, make_model, run_main, refused, tmp_path):
     make, names = BAD_CONTENTS[case]

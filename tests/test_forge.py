@@ -329,6 +329,7 @@ def test_a_written_code_is_on_the_copy_alone_and_the_owners_on_both(thief, owner
     assert told(owner / "two", copy), "the other copy is there still"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["fake3", "resign"])
 def test_a_text_of_his_own_choice_owns_nothing_though_it_was_written(thief, owned, by):
     for committed in (True, False):

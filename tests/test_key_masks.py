@@ -176,6 +176,7 @@ def nudge_weight(content):
     content["init_weight"][name][content["state_dict"][f"{name}_mask"].bool()] *= 1.0001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "change", "complaint"), [
     ("key", flip_mask, "key.pth.tar: was changed"),
     ("key", nudge_weight, "key.pth.tar: was changed"),
@@ -194,6 +195,7 @@ def test_a_wrong_or_changed_part_is_named(run_main, refused, parts, tmp_path, pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, -1, 10**9, "many", True, 1.5])
 def test_a_locked_file_with_an_impossible_key_size_is_refused(run_main, refused, parts, tmp_path, size):
     locked = tampered(parts, "locked", lambda content: content.update(key_nonzeros=size), tmp_path)

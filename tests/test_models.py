@@ -51,6 +51,7 @@ def test_names_are_torchvisions(arch, theirs):
     assert "layer2.0.downsample.0.weight" in ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["res18", "res50"])
 def test_behind_the_stem_the_network_is_torchvisions(arch):
     torch.manual_seed(0)
@@ -124,6 +125,7 @@ def test_any_class_count(arch, classes):
     assert model.fc.weight.shape[0] == classes and model(torch.rand(1, 3, 8, 8)).shape == (1, classes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
 def test_pictures_are_normalised_by_the_network_itself(arch):
     torch.manual_seed(0)

@@ -351,6 +351,7 @@ def test_the_owners_file_comes_back(with_passports, tmp_path, scheme):
         read_passports(path, "res18")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [
     lambda content: content.pop("vectors"), lambda content: content["vectors"].pop("layer3.0.conv1"),
     lambda content: content["vectors"].update({"layer3.0.conv1": torch.zeros(3, 2)}),

@@ -164,6 +164,7 @@ def test_what_is_predicted_is_what_locate_sees():
     assert 0.5 < np.median(np.array(predicted) / measured) < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("density", [0.26, 0.05])
 def test_hidden_codes_show_less_and_firm_ones_hold_more_weights(density):
     mask = real_looking_mask(layer_shapes("res20s"), density, 2)

@@ -42,6 +42,7 @@ def test_a_folder_is_asked_for(run_script, refused):
     assert "DIR" in refused(run_script(SCRIPT))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RESULTS)
 @pytest.mark.parametrize("content", [None, "", "[]", "{}", "nulls"])
 def test_a_missing_or_damaged_result_is_one_line_with_the_mend(run_script, refused, run, name, content):

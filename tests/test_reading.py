@@ -304,6 +304,7 @@ OBJECTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 4}], ids=["zip", "legacy", "4"])
 @pytest.mark.parametrize("content", OBJECTS)
 def test_objects_beside_the_weights_are_refused_and_left_out(content, how, model, network, plain, tmp_path, monkeypatch):

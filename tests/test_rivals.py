@@ -104,6 +104,7 @@ def verdicts(done) -> list[str]:
 # --- who owns it ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_of_two_marks_the_earlier_one_decides(dispute, tmp_path):
     for first, second, name in (("jane", "again", OWNER), ("again", "jane", "John")):
         done = dispute(first, second, "--json", tmp_path / "out.json")
@@ -228,6 +229,7 @@ def altered(owner, thief, tmp_path_factory):
     return paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turned", [False, True], ids=["in order", "turned"])
 def test_a_claim_that_was_altered_is_refused_and_the_other_one_judged(run_main, owner, thief, altered, tmp_path, turned):
     true = {"jane": owner / "claim.json", "again": thief / "again/claim.json"}

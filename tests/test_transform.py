@@ -223,6 +223,7 @@ def judged(owner):
     return judge, model
 
 
+@pytest.mark.slow
 def test_a_filled_and_scaled_copy_is_owned_by_its_file_alone(owner, judged, tmp_path):
     judge, model = judged
     own = tickets.read_model_file(owner / "own.pth.tar", model)
@@ -237,6 +238,7 @@ def test_a_filled_and_scaled_copy_is_owned_by_its_file_alone(owner, judged, tmp_
     assert plain.p * 2 <= check.p < 1e-9
 
 
+@pytest.mark.slow
 def test_a_filled_locked_ticket_is_completed_by_its_key(owner, judged, tmp_path):
     judge, model = judged
     locked = tickets.read_model_file(owner / "locked_trained.pth.tar", model)

@@ -544,6 +544,7 @@ def test_the_accuracy_of_ticket_and_key_together_is_told(verify, owner, key_alon
     assert "has another mask" in refused(verify(*words, owner / "innocent.pth.tar", **key_alone))
 
 
+@pytest.mark.slow
 def test_a_merged_model_without_a_claimed_accuracy_has_no_use(verify, run_main, owner, key_alone, refused, tmp_path):
     """What a message asks for must help: first --dataset was wanted, and then refused."""
     words = ("--suspect", owner / "locked_trained.pth.tar", "--key", owner / "key.pth.tar")
