@@ -612,6 +612,7 @@ BAD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words, named", BAD, ids=[" ".join(words)[:60] for words, _ in BAD])
 def test_bad_input_is_one_line_and_nothing_is_written(run_main, refused, stolen, tmp_path, words, named):
     done = run_main("main_attack.py", *words, "--checkpoint", stolen / "model.pth.tar", "--save_dir", tmp_path / "run",
@@ -658,6 +659,7 @@ def test_a_folder_with_another_attack_is_refused(run_main, refused, stolen, tmp_
     assert (tmp_path / "run/result.json").read_bytes() == written
 
 
+@pytest.mark.slow
 def test_a_sweep_that_lost_its_record_is_not_taken_for_another(run_main, refused, stolen, tmp_path):
     words = ("main_attack.py", "prune", "--checkpoint", stolen / "model.pth.tar", "--no_accuracy", "--sweep", "0,0.1",
              "--save_dir", tmp_path / "run")

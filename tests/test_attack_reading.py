@@ -42,6 +42,7 @@ def sweep(run_main, stolen, attack: str, levels: str, out: Path, *more) -> list[
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_sweep_tells_what_the_owner_reads_at_each_level(run_main, stolen, tmp_path):
     rows = sweep(run_main, stolen, "addon", "0,0.02,0.1", tmp_path / "addon")
     assert [int(row["code_added"]) > 0 for row in rows] == [False, True, True]

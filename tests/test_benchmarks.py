@@ -29,6 +29,7 @@ def printed_commands() -> list[str]:
     return sorted({command.partition("#")[0].strip() for command in commands})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_help_answers_without_loading_torch(name, run_script):
     done = run_script(f"benchmarks/{name}.py", "--help", env={"PYTHONPROFILEIMPORTTIME": "1"})

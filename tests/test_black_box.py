@@ -490,6 +490,7 @@ def test_what_a_service_leaves_unanswered_is_wrong_and_asked_for_later(network, 
             Kept(path, asked).labels(NAMES, CLASSES)
 
 
+@pytest.mark.slow
 def test_the_script_goes_on_where_the_service_stopped(run_main, exported, network, tmp_path):
     folder, _ = exported
     speaker = Speaker(network)

@@ -118,6 +118,7 @@ def test_values_are_never_respelled():
     assert (args.save_dir, args.data, args.init) == ("my_run-dir", "a_b-c", "x-y_z")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_answers_without_loading_torch(script, run_script):
     done = run_script(script, "--help", env={"PYTHONPROFILEIMPORTTIME": "1"})
@@ -310,6 +311,7 @@ def test_every_path_is_known_as_read_or_written(script):
             assert is_path(action), action.option_strings or action.dest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", [script for script in SCRIPTS + TOOLS if pairs(script)])
 def test_no_output_names_an_input_or_another_output(script, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -310,6 +310,7 @@ def test_divergence_is_an_error_that_names_the_rate(make_model, make_dataset, tm
     assert not files.last.exists() and not files.best.exists()
 
 
+@pytest.mark.slow
 def test_nan_in_a_later_epoch_leaves_the_files_of_the_epoch_before(make_model, make_dataset, tmp_path):
     model, files = make_model(), TrainingFiles(tmp_path)
 

@@ -354,6 +354,7 @@ def test_where_no_text_is_left_to_read_the_agreement_may_still_prove_it(run_main
     assert done.returncode == 0 and "verdict: match by agreement; the text was not read" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False])
 def test_without_a_place_everything_is_searched(run_main, signed, files, tmp_path, known):
     _, region, _ = signed

@@ -464,6 +464,7 @@ def damaged_zip(path) -> None:
         archive.writestr("hello.txt", "hello")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [
     lambda path: path.write_bytes(path.read_bytes()[:len(path.read_bytes()) // 2]),
     lambda path: path.write_bytes(path.read_bytes()[:-1]),
@@ -846,6 +847,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writer, number", [*((writer, errno.ENOSPC) for writer in WRITERS), ("torch", errno.EDQUOT),
                                             ("torch", errno.EFBIG), ("text", errno.EDQUOT)])
 def test_a_full_disk_is_named_and_the_old_file_stays(writer, number, tmp_path, monkeypatch):

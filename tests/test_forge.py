@@ -526,6 +526,7 @@ def test_every_way_has_its_function_and_its_flags():
 TEXT, PLACED = ("--signature", THIEFS), ("--max_name", "layer2.0.conv2", "--start_x", 0, "--start_y", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words, message", [
     (("forge", "--by", "fake2"), "argument --signature: forge --by fake2 needs the text"),
     (("forge", "--by", "fake3"), "argument --signature: forge --by fake3 needs the text"),

@@ -97,6 +97,7 @@ def test_the_key_makes_the_exported_trigger_set(golden, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (golden / "triggers" / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, flags", [
     ("permuted", ["permute"]),
     ("resigned", ["forge", "--by", "resign", "--signature", "John Roe"])])

@@ -80,6 +80,7 @@ def test_a_tiny_run_measures_everything_but_the_tests(report):
             assert set(sections) <= set(train_loop.SECTIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [
     ({"TINY": "1"}, {}), ({}, {"TINY": "1"}), ({"TINY": "1", "DEVICE": "cuda"}, {"DEVICE": "cuda"}),
     ({}, {"DEVICE": "cuda:1"}), ({}, {"CHIP": "Another chip"}),

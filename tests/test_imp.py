@@ -663,6 +663,7 @@ def test_a_finished_run_trains_nothing_again(finished, run_main):
     assert_equal_content(load(folder / "ticket.pth.tar"), ticket, "ticket")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [
     ("--rate", 0.3), ("--seed", 2), ("--epochs", 6), ("--limit", 299), ("--lr", 0.2), ("--decreasing_lr", "3,4"),
     ("--prune_type", "ft"), ("--no_fc",), ("--conv1",), ("--rewind_epoch", 2), ("--extreme",), ("--arch", "res18"),
@@ -676,6 +677,7 @@ def test_other_arguments_in_the_same_directory_are_refused(finished, run_main, r
     assert snapshot(folder) == before
 
 
+@pytest.mark.slow
 def test_arguments_that_change_no_result_may_change(finished, run_main):
     _, words = finished
     with every_training_step() as steps:

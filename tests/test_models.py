@@ -39,6 +39,7 @@ def test_names_of_res20s_are_the_originals():
     assert found == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch, theirs", [("res18", torchvision.models.resnet18),
                                           ("res50", torchvision.models.resnet50)])
 def test_names_are_torchvisions(arch, theirs):

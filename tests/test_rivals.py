@@ -159,6 +159,7 @@ def test_only_the_second_shows(dispute, owner):
     assert conclusion(done) == f"the second claim ({OWNER}) owns; the first does not show"
 
 
+@pytest.mark.slow
 def test_a_key_for_a_mask_that_was_seen_is_not_counted(run_main, owner, thief, tmp_path):
     """Somebody who has the locked ticket names any weights outside it as his key."""
     locked = tickets.read_model_file(owner / "locked.pth.tar", build_model("res20s", 10))
@@ -657,6 +658,7 @@ def test_the_page_names_what_was_refused(run_main, owner, thief, altered, tmp_pa
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "message"), [
     (("--claim jane --claim jane",), "argument --claim: {jane} is given twice"),
     (("--claim jane --claim copy",), "are the same claim"),

@@ -210,6 +210,7 @@ def test_taylor_and_integrated_gradients_against_finite_differences(double_scori
             assert float(integrated[name][place]) == pytest.approx(abs(w * mean), rel=1e-3, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_integrated_gradients_add_up_to_the_change_in_loss(double_scoring):
     # completeness: with signs, the sum over all weights is L(w) - L(0)
     scoring = double_scoring

@@ -640,6 +640,7 @@ def suspect(owner):
     return owner / "own.pth.tar"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior, said, owned", [
     ("2026-03-04", "nothing verified shows the commitment to be older", False),
     ("2026-03-05", "the commitment is older, so this does not count", True),
