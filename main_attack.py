@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     attacking.refuse_impossible(args, max(levels), thief)
     run = RunDir(args.save_dir)  # locked for as long as it is there
     run.open("main_attack.py", attacking.recorded(args, thief))
-    whole, rows = AttackFiles(args.save_dir), []
+    whole = AttackFiles(args.save_dir)
     for level in levels:
         files = whole if args.sweep is None else whole.level(level)
         if not attacking.is_done(files, has_picture):
@@ -174,8 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             reading = attacking.read_as_owner(claim, thief.victim, attacked)
             columns |= attacking.in_columns(reading)
             attacking.write(args, level, thief.victim, attacked, columns, reading, files)
-        rows.append(attacking.read_result(files.result))
-        print(in_words(rows[-1], claim), flush=True)
+        print(in_words(attacking.read_result(files.result), claim), flush=True)
     written = {"model": whole.model} if args.sweep is None else attacking.write_sweep(args, thief, has_picture, whole)
     for name, path in written.items():
         print(f"{name + ':':<7}{path}")

@@ -158,7 +158,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     masked = MaskedWeights(engine.model, mask)
     masked.apply()
 
-    size = {"density": mask.density, "nonzeros": mask.nonzeros, "entries": mask.entries}
     parts = {"split": ticket.split, "key_nonzeros": ticket.missing or None, "key_ratio": ticket.missing_share}
     print(f"ticket: {100 * mask.density:.3f}% of {mask.entries} weights ({mask.nonzeros})", flush=True)
     if ticket.missing:
@@ -179,9 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.split != "identity" and not files.locked.exists():
         key_masks.write_split(files.key, files.locked, key, locked, whole.weights,
                               {**experiment.facts, "split": ticket.split}, drawn)
-    trained = engine.fit(data, experiment.protocol, files, args.seed, masked, facts={**experiment.facts, **size},
+    trained = engine.fit(data, experiment.protocol, files, args.seed, masked, facts={**experiment.facts, **mask.size},
                          title=f"ticket at {100 * mask.density:.2f}%")
-    checkpoint.save_json({**trained.in_columns(), **size, **parts, "merged": args.key is not None, "forged": args.add_back,
+    checkpoint.save_json({**trained.in_columns(), **mask.size, **parts, "merged": args.key is not None, "forged": args.add_back,
                           "arch": args.arch, "dataset": args.dataset, "seed": args.seed, "model": str(files.best)}, files.result)
     print(f"\ntest accuracy: {trained.test_acc:.2f}% (epoch {trained.best_epoch}, the best on validation with "
           f"{trained.val_acc:.2f}%), {trained.test_acc_last:.2f}% after the last epoch\n"

@@ -78,7 +78,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     masked = MaskedWeights(engine.model, ticket.mask)
     masked.apply()
 
-    size = {"density": ticket.mask.density, "nonzeros": ticket.mask.nonzeros, "entries": ticket.mask.entries}
     print(f"ticket: {100 * ticket.mask.density:.3f}% of {ticket.mask.entries} weights ({ticket.mask.nonzeros})\n"
           f"triggers: {len(triggers)} ({triggers.kind}), {len(triggers.pictures.labels.unique())} of "
           f"{triggers.num_classes} classes, sha256 {triggers.fingerprint()[:16]}", flush=True)
@@ -93,10 +92,10 @@ def main(argv: Sequence[str] | None = None) -> int:
               for flag in ("mask_dir", "pretrained") if getattr(args, flag)}
     files.open("main_eval_trigger.py", {**vars(args), **replace(experiment, data=data).fingerprints(), **inputs})
     export(triggers, files.triggers, resume=True)
-    trained = engine.fit(data, experiment.protocol, files, args.seed, masked, facts={**experiment.facts, **size},
+    trained = engine.fit(data, experiment.protocol, files, args.seed, masked, facts={**experiment.facts, **ticket.mask.size},
                          title=f"ticket at {100 * ticket.mask.density:.2f}% with triggers")
     figures = trained.in_columns()
-    checkpoint.save_json({**figures, **size, "trigger_set": triggers.kind, "triggers": len(triggers),
+    checkpoint.save_json({**figures, **ticket.mask.size, "trigger_set": triggers.kind, "triggers": len(triggers),
                           "arch": args.arch, "dataset": args.dataset, "seed": args.seed, "model": str(files.best)}, files.result)
     print(f"\ntest accuracy: {trained.test_acc:.2f}%, trigger accuracy: {figures['trigger_acc']:.2f}% (epoch "
           f"{trained.best_epoch}, the best on validation with {trained.val_acc:.2f}%); {trained.test_acc_last:.2f}% and "

@@ -91,9 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from datasets import load_triggers
     from datasets.trigger import export, with_triggers
-    from passports.attachment import attach
+    from passports.attachment import attach, released
     from passports.files import write_passports
     from passports.training import PassportEngine, PrivateBranch, Signature
+    from pruner import tickets
     from pruner.experiment import prepare
     from pruner.masks import MaskedWeights
     from utils import checkpoint
@@ -130,8 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     model.load_state_dict(masked.unpack(best) if masked else best)
     if not files.passports.exists():
         write_passports(files.passports, args.scheme, args.key_type, passports)
-    hand_out(files, model, experiment.facts, mask)
-    size = {} if mask is None else {"density": mask.density, "nonzeros": mask.nonzeros, "entries": mask.entries}
+    tickets.write_weights(files.released, released(model), experiment.facts, mask)
+    size = mask.size if mask else {}
     checkpoint.save_json({**trained.in_columns(), **size, "scheme": args.scheme, "key_type": args.key_type, "bits": bits,
                           "layers": list(draw.texts), "seed": args.seed, "model": str(files.released)}, files.result)
     print(f"\ntest accuracy: {trained.test_acc:.2f}% (epoch {trained.best_epoch}, the best on validation with {trained.val_acc:.2f}%), "
@@ -201,14 +202,6 @@ def evaluate(args, experiment) -> int:
     print(f"private branch on test: {engine.evaluate(PrivateBranch(data.test))[1]:.2f}%")
     print_signature(file.draw, file.vectors, model)
     return cli.EXIT_OK
-
-
-def hand_out(files, model, facts, mask) -> None:
-    """Write the plain network."""
-    from passports.attachment import released
-    from pruner import tickets
-
-    tickets.write_weights(files.released, released(model), facts, mask)
 
 
 def print_signature(draw, vectors, model) -> None:

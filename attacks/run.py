@@ -303,7 +303,7 @@ def write(args: argparse.Namespace, level: float | None, victim: Victim, attacke
             one.draw(files.code)
     settings = {name: getattr(args, name) for name in ATTACKS[args.attack].settings}
     checkpoint.save_json({"attack": args.attack, "arch": args.arch, "level": level, "seed": args.seed, **settings,
-                          **changes(victim.mask, attacked.mask), **size(attacked.mask), **columns,
+                          **changes(victim.mask, attacked.mask), **attacked.mask.size, **columns,
                           "checkpoint": args.checkpoint, "model": str(files.model)}, files.result)
 
 
@@ -325,11 +325,6 @@ def changes(before: Mask, after: Mask) -> dict[str, int]:
         common = tuple(map(slice, map(min, kept.shape, after[name].shape)))
         stayed += int((kept[common] & after[name][common]).sum())
     return {"removed": before.nonzeros - stayed, "added": after.nonzeros - stayed}
-
-
-def size(mask: Mask) -> dict[str, float]:
-    """Numbers of weights that are there and of all entries, and their ratio, as columns."""
-    return {"nonzeros": mask.nonzeros, "entries": mask.entries, "density": mask.density}
 
 
 def write_sweep(args: argparse.Namespace, thief: Thief, has_picture: bool, files: AttackFiles) -> dict[str, Path]:

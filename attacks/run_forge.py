@@ -67,7 +67,7 @@ def write(args: argparse.Namespace, victim: Victim, made: SecondClaim) -> dict[s
     if forgery.writes:
         attacking.write_model(args, victim, made, paths["model"], f"{args.attack} {args.by}", {})
         row |= attacking.changes(victim.mask, mask)
-    return {**row, **attacking.size(mask), "checkpoint": args.checkpoint, **{name: str(path) for name, path in paths.items()}}
+    return {**row, **mask.size, "checkpoint": args.checkpoint, **{name: str(path) for name, path in paths.items()}}
 
 
 def of_the_code(mask: Mask, made: SecondClaim) -> dict[str, float]:

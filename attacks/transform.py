@@ -209,9 +209,8 @@ def _with_copies(state: State, network: Network, each: int) -> tuple[State, Netw
         copies += trial
     state = network.groups.copied(state, copies)
     wider = replace(network, model=fitted(network.model, state), groups=network.groups.with_copies(copies))
-    source = np.repeat(np.arange(len(copies)), copies + 1)  # of each channel of the wider network
-    is_copy = np.flatnonzero(np.diff(source, prepend=-1) == 0)
-    return state, wider, np.flatnonzero((np.diff(source, prepend=-1) > 0) & (copies[source] > 0)), is_copy
+    copied = np.flatnonzero(copies)
+    return state, wider, copied + np.cumsum(copies)[copied] - copies[copied], wider.groups.where_copies_are(copies)
 
 
 # --- what they are made of --------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+from utils.digests import sha256_of_parts
+
 LABEL = "lottery-verification/passports/1"  # no digest that was made for another purpose can be taken for one of these
 
 
@@ -39,11 +41,11 @@ class Draw:
 
     @cached_property
     def _seed(self) -> bytes:
-        return _joined(LABEL.encode(), self.owner_key, self.owner_name.encode("utf-8"), self.nonce, self.arch.encode(),
-                       bytes.fromhex(self.ticket_sha256), as_text(self.texts).encode())
+        return sha256_of_parts(LABEL.encode(), self.owner_key, self.owner_name.encode("utf-8"), self.nonce, self.arch.encode(),
+                               bytes.fromhex(self.ticket_sha256), as_text(self.texts).encode())
 
     def bytes_for(self, layer: str, purpose: str, count: int) -> bytes:
-        return hashlib.shake_256(_joined(self._seed, layer.encode(), purpose.encode())).digest(count)
+        return hashlib.shake_256(sha256_of_parts(self._seed, layer.encode(), purpose.encode())).digest(count)
 
     def normal(self, layer: str, purpose: str, count: int) -> np.ndarray:
         """float64 [count], standard normal."""
@@ -67,10 +69,3 @@ class Draw:
         length = 8 * len(self.texts[layer].encode("utf-8"))
         bits = (signs[:length] > 0).astype(np.uint8) ^ self.mask(layer, len(signs))[:length]
         return np.packbits(bits).tobytes().decode("utf-8", "replace")
-
-
-def _joined(*parts: bytes) -> bytes:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big") + part)  # so no two lists of parts read the same
-    return digest.digest()

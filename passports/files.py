@@ -11,7 +11,7 @@ from torch import nn
 
 from models import build_model
 from passports import KEY_TYPES, SCHEMES
-from passports.attachment import NAME, Passports
+from passports.attachment import Passports
 from passports.config import check_texts
 from passports.draw import Draw
 from passports.layers import normed_layers
@@ -76,8 +76,3 @@ def _checked(path: str | Path | FileBytes, content: Mapping[str, Any], model: nn
         raise ValueError("owner or kind")
     Passports(model, content["scheme"], draw, vectors).load_state_dict(private)
     return PassportFile(content["scheme"], content["key_type"], draw, dict(vectors), dict(private))
-
-
-def state_with(state: Mapping[str, torch.Tensor], private: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A plain network's state_dict, and the private branch's beside it."""
-    return {**state, **{f"{NAME}.{name}": tensor for name, tensor in private.items()}}

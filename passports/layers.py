@@ -2,6 +2,7 @@
 
 from torch import fx, nn
 
+from models.norms import norm_behind
 from utils.errors import UserError
 
 
@@ -22,17 +23,7 @@ def normed_layers(model: nn.Module) -> dict[str, str]:
         layer = modules.get(node.target) if node.op == "call_module" else None
         if not isinstance(layer, nn.Conv2d) or layer.groups > 1 or isinstance(layer.padding, str) or layer.padding_mode != "zeros":
             continue
-        reader = _only_reader(node)
-        while reader is not None and isinstance(modules[reader.target], nn.Dropout | nn.Dropout2d):
-            reader = _only_reader(reader)
-        norm = None if reader is None else modules[reader.target]
-        if isinstance(norm, nn.BatchNorm2d | nn.GroupNorm) and norm.weight is not None \
-                and calls.count(node.target) == calls.count(reader.target) == 1:
-            pairs[node.target] = reader.target
+        norm = norm_behind(node, modules)
+        if norm is not None and modules[norm].weight is not None and calls.count(node.target) == calls.count(norm) == 1:
+            pairs[node.target] = norm
     return pairs
-
-
-def _only_reader(node: fx.Node) -> fx.Node | None:
-    """The module that is called on a node's output, None where that goes elsewhere too."""
-    readers = list(node.users)
-    return readers[0] if len(readers) == 1 and readers[0].op == "call_module" else None

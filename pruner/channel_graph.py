@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from models.normalize import Normalize
+from models.norms import norm_behind
 from utils.errors import UserError
 
 PARALLEL_EDGES = "two edges of the channel graph join the same channels; betweenness can't tell them apart"
@@ -133,13 +134,12 @@ class _Builder:
 
     def follow(self, node: fx.Node, operands: list[_Value]) -> _Value:
         module = self.modules.get(node.target) if node.op == "call_module" else None
+        if isinstance(module, nn.Conv2d) and (norm := norm_behind(node, self.modules)):
+            self.normed[node.target] = norm
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             return self.read(node.target, module, operands[0].channels)
         if isinstance(module, nn.BatchNorm2d):
             self.norms.append((node.target, operands[0].channels))
-            behind = node.all_input_nodes[0]
-            if behind.op == "call_module" and isinstance(self.modules[behind.target], nn.Conv2d) and len(behind.users) == 1:
-                self.normed[behind.target] = node.target
         if isinstance(module, _PASSING_MODULES) or node.target in _PASSING_FUNCTIONS \
                 or (node.op == "call_method" and node.target in _PASSING_METHODS):
             return operands[0]

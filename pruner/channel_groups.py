@@ -90,6 +90,11 @@ class ChannelGroups:
         return result
 
     @staticmethod
+    def where_copies_are(copies: np.ndarray) -> np.ndarray:
+        """Which channels of that network are copies, ascending."""
+        return np.flatnonzero(np.diff(np.repeat(np.arange(len(copies)), copies + 1), prepend=-1) == 0)
+
+    @staticmethod
     def _repeated(channels: np.ndarray, copies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Along an axis of the network with copies: int64 [length], the index of the original, and which of its copies it is, from 0."""
         each = np.where(channels == FIXED, 1, copies[channels] + 1)

@@ -9,6 +9,7 @@ from torch import nn
 from models import HEAD, STEM
 from models.fitting import fitted
 from pruner.channel_graph import channel_graph
+from pruner.derivation import parameter_of
 from utils.errors import UserError
 
 MOST_CHANNELS = 4  # times those of the network
@@ -25,8 +26,7 @@ def like_file(model: nn.Module, entries: Mapping[str, Any], any_head: bool) -> n
         any_head: whether it may have another number of classes.
     """
     known, modules = model.state_dict(), dict(model.named_modules())
-    names = {name.removesuffix("_orig").removesuffix("_mask"): value for name, value in entries.items()
-             if isinstance(value, torch.Tensor)}
+    names = {parameter_of(name): value for name, value in entries.items() if isinstance(value, torch.Tensor)}
     if f"{STEM}.weight" not in names or f"{HEAD}.weight" not in names:
         return model
     shapes = {name: tuple(tensor.shape) for name, tensor in known.items()}

@@ -64,6 +64,11 @@ class Mask(dict[str, torch.Tensor]):
         """Share of weights that are there, spar(M) of the paper's section 3.1 ("remaining weight")."""
         return self.nonzeros / self.entries
 
+    @property
+    def size(self) -> dict[str, float]:
+        """The three of them, as columns of results."""
+        return {"nonzeros": self.nonzeros, "entries": self.entries, "density": self.density}
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Mask) and list(self) == list(other) and all(
             torch.equal(self[name], other[name]) for name in self)

@@ -221,14 +221,13 @@ def load(path: str | Path | FileBytes, kind: str = "checkpoint") -> dict[str, An
 
     from utils.untrusted import torch_files
 
+    opened = _opened(path, f"no such {kind}; give the path of an existing file")
     try:
-        with warnings.catch_warnings(), _opened(path, f"no such {kind}; give the path of an existing file") as file:
+        with warnings.catch_warnings(), opened as file:
             warnings.simplefilter("ignore")
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
             content = torch.load(torch_files.plain(file, size), map_location="cpu", weights_only=True)
-    except UserError:
-        raise
     except torch_files.Foreign as error:
         raise UserError(f"{path}: not a usable {kind}: it holds objects other than tensors, numbers, strings, lists and dicts "
                         f"({shortened(str(error))}); {CONVERT}") from None

@@ -27,9 +27,10 @@ from pruner import tickets
 from pruner.channel_groups import FIXED, ChannelGroups
 from pruner.key_mask import split as key_masks
 from pruner.masks import Mask
-from pruner.qr_code.derived_text import NONCE_BYTES, SYMBOLS, derived_text
+from pruner.qr_code.derived_text import SYMBOLS, derived_text
 from pruner.qr_code.embedding import Place, Region, find_copies, find_region
 from pruner.qr_code.geometry import CodeFormat
+from utils.digests import NONCE_BYTES
 
 STANDING = Standing.COMMITTED  # pays the least, so no claimant is judged more kindly
 NONCES, COPIES, KEYS, PLACES = 3, 3, 256, 4  # that each tries, or names
@@ -130,7 +131,7 @@ def a_sorting_file(args, mask: Mask, random: np.random.Generator) -> Check:
 
 def by_density(mask: Mask, groups: ChannelGroups, random: np.random.Generator) -> np.ndarray:
     """An order of channels under which rows and columns of one layer, which is drawn, get sparser."""
-    layer, order = str(random.choice([name for name in mask if min(mask[name].shape[:2]) >= 29])), np.arange(len(groups.group))
+    layer, order = str(random.choice([name for name in mask if min(mask[name].shape[:2]) >= CodeFormat(3).size])), np.arange(len(groups.group))
     for dimension in (0, 1):
         channels = groups.axes[f"{layer}.weight", dimension]
         counts = mask[layer].transpose(0, dimension).flatten(1).sum(1).numpy()

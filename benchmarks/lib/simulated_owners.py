@@ -25,9 +25,10 @@ from ownership.trigger_set.claim import KEYED, Triggers
 from pruner import tickets
 from pruner.key_mask import split as key_masks
 from pruner.masks import Mask
-from pruner.qr_code.derived_text import NONCE_BYTES, derived_text
+from pruner.qr_code.derived_text import derived_text
 from pruner.qr_code.embedding import Region, embed, find_copies, find_region
 from utils import checkpoint
+from utils.digests import NONCE_BYTES
 
 LETTERS = ("abcdefghijklmnopqrstuvwxyz ", "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 ",
            "".join(map(chr, range(32, 127))), "äöüßéñλжשलح中")

@@ -37,7 +37,7 @@ def write(folder: str | Path, files: Mapping[str, Sequence[str | Path]]) -> None
         for path in map(Path, files[part]):
             inside = sorted(path.iterdir()) if path.is_dir() else [path]
             for source in inside:
-                _copy(source, folder / part / (source.relative_to(path.parent) if path.is_dir() else source.name), part == "secret")
+                _copy(source, folder / part / source.relative_to(path.parent), part == "secret")
     checkpoint.save_text(TEXT, folder / README)
 
 

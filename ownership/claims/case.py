@@ -107,10 +107,11 @@ class Files:
 
     def record(self, flag: str, name: str, digest: str | None = None) -> None:
         """List a file that was read, or with a digest of its own anything else."""
-        file = None if digest else self._read["bytes", name]
-        for row in [(flag, name, digest)] if digest else [(flag, one.path, one.sha256) for one in (file, *file.parts.values())]:
-            if row not in self.rows:
-                self.rows.append(row)
+        rows = [(name, digest)]
+        if digest is None:
+            file = self._read["bytes", name]
+            rows = [(one.path, one.sha256) for one in (file, *file.parts.values())]
+        self.rows += [(flag, *row) for row in rows if (flag, *row) not in self.rows]
 
     def once(self, what: tuple, read: Callable[[], Any]) -> Any:
         """What `read` returned when it was first asked for."""
@@ -277,6 +278,11 @@ def tried(suspect: Suspect, aligned: Sequence[Aligned]) -> list[Suspect | Aligne
     return [suspect, *([suspect.cut] if suspect.cut else []), *aligned]
 
 
+def suspects_of(tries: Sequence[Suspect | Aligned]) -> list[Suspect]:
+    """What is looked at in each of `tried`."""
+    return [one if isinstance(one, Suspect) else one.alignment.suspect for one in tries]
+
+
 def numbering(shown: Suspect | Aligned, tries: Sequence[Suspect | Aligned]) -> tuple[str, dict[str, object]]:
     """For a check's detail and figures: which of `tried` it was found in, where there was more than one."""
     if len(tries) == 1:
@@ -292,7 +298,7 @@ def numbering(shown: Suspect | Aligned, tries: Sequence[Suspect | Aligned]) -> t
         **figures, "aligned_to": shown.reference, "moved": moved}
 
 
-def price_of(suspects: Sequence[Suspect]) -> dict[str, int]:
+def price_of(tries: Sequence[Suspect | Aligned]) -> dict[str, int]:
     """What more than one try is paid for as."""
-    name = "masks and numberings of channels" if any(one.is_cut for one in suspects) else "numberings of channels"
-    return {name: len(suspects)} if len(suspects) > 1 else {}
+    name = "masks and numberings of channels" if any(one.is_cut for one in suspects_of(tries)) else "numberings of channels"
+    return {name: len(tries)} if len(tries) > 1 else {}

@@ -21,6 +21,7 @@ from typing import Any
 
 from utils import checkpoint
 from utils.checkpoint import shortened
+from utils.digests import NONCE_BYTES, sha256_of_parts
 from utils.errors import UserError
 
 CLAIM, COMMITMENT = "lottery-ownership-claim", "lottery-ownership-commitment"  # of a format /1, /2 and so on
@@ -86,11 +87,8 @@ def canonical(value: Any) -> bytes:
 
 
 def _digest(purpose: str, *parts: bytes) -> bytes:
-    """SHA-256 of purpose and parts, each with its length before it, so that no two lists of parts read the same."""
-    digest = hashlib.sha256()
-    for part in (f"{DOMAIN}/{purpose}/1".encode(), *parts):
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.digest()
+    """Of one purpose no digest is another purpose's."""
+    return sha256_of_parts(f"{DOMAIN}/{purpose}/1".encode(), *parts)
 
 
 def root_of(leaves: Mapping[str, bytes]) -> bytes:
@@ -127,8 +125,8 @@ def new_owner_key(path: str | Path) -> bytes:
 
 
 def nonce_of(owner_key, purpose: str, *parts: str) -> bytes:
-    """16 bytes that nobody can foresee without the private key, and that the same command makes again."""
-    return hashlib.sha256(owner_key.sign(_digest(f"nonce/{purpose}", *(part.encode("utf-8") for part in parts)))).digest()[:16]
+    """NONCE_BYTES bytes that nobody can foresee without the private key, and that the same command makes again."""
+    return hashlib.sha256(owner_key.sign(_digest(f"nonce/{purpose}", *(part.encode("utf-8") for part in parts)))).digest()[:NONCE_BYTES]
 
 
 def read_owner_key(path: str | Path):

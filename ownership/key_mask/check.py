@@ -115,8 +115,7 @@ def key_mask(claimed: KeyMask, suspect: Suspect, key: ModelFile, owner_key: str 
     figures: dict[str, object] = {"key_nonzeros": claimed.key_nonzeros, "suspect_nonzeros": suspect.mask.nonzeros,
                                   "drawn": len(drawn.positions) if drawn else 0}
     tries = tried(suspect, aligned)
-    price = price_of([one if isinstance(one, Suspect) else one.alignment.suspect for one in tries])
-    masks = [one.mask for one in tries]
+    price, masks = price_of(tries), [one.mask for one in tries]
     completed = [_completed(claimed, mask, key.mask) for mask in masks]
     number = next((number for number, (completes, _) in enumerate(completed) if completes), 0)
     completes, overlap = completed[number]

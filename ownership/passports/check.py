@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ownership.claims.case import Case, Files, NotRun, numbering, price_of
+from ownership.claims.case import Case, Files, NotRun, numbering, price_of, suspects_of
 from ownership.claims.commitment import Refused
 from ownership.claims.p_values import by_chance, corrected, scientific
 from ownership.claims.scheme import Remains, SchemeCheck
@@ -30,8 +30,7 @@ class Checker(SchemeCheck):
     def check(self, case: Case) -> Check:
         claimed, vectors = self.part, self._vectors(case)
         tries = [case.suspect, *(one for one in case.aligned if self.name in one.counted)]
-        suspects = [one if isinstance(one, Suspect) else one.alignment.suspect for one in tries]
-        readings = [self._read(suspect, vectors) for suspect in suspects]
+        readings = [self._read(suspect, vectors) for suspect in suspects_of(tries)]
         p_values = [by_chance(*total(reading), 2) for reading in readings]
         number = p_values.index(min(p_values))
         where, numbers = numbering(tries[number], tries)
@@ -45,7 +44,7 @@ class Checker(SchemeCheck):
             return Check(self.name, NOT_SHOWN, f"{detail}; not counted: vectors of type {claimed.key_type} are somebody's choice, and can "
                          "be solved for to show any bits (main_passport.py --key_type vector draws them)", None,
                          {**figures, "uncounted_p": scientific(p_values[number])})
-        p, words, choices = corrected(p_values[number], {"nonces": case.standing.tries, **price_of(suspects)})
+        p, words, choices = corrected(p_values[number], {"nonces": case.standing.tries, **price_of(tries)})
         return Check(self.name, SHOWN if p <= case.given.max_false else NOT_SHOWN, f"{detail}; {words}", p, {**figures, **choices})
 
     def _vectors(self, case: Case) -> Mapping[str, torch.Tensor]:

@@ -16,9 +16,9 @@ from passports.draw import Draw, as_text
 from passports.files import read_passports
 from passports.layers import normed_layers
 from utils import checkpoint, cli
+from utils.digests import NONCE_BYTES
 from utils.errors import UserError
 
-NONCE_BYTES = 16
 LONGEST = 1 << 16  # letters of all layers' names and texts
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ownership.claims.case import Aligned, Case, numbering, price_of, tried
+from ownership.claims.case import Aligned, Case, numbering, price_of, suspects_of, tried
 from ownership.claims.commitment import Refused
 from ownership.claims.p_values import corrected, scientific, written
 from ownership.claims.scheme import Comparison, Remains, SchemeCheck
@@ -128,7 +128,7 @@ def code(claimed: CodeClaim, suspect: Suspect, standing: Standing, level: float 
             where += (f"; aligned to {told[other.number].reference} p is {written(other.p)}, not counted: by a file that is not "
                       "the ticket whose hash the text is, any model can be made to show any code")
             numbers |= {"uncounted_p": scientific(other.p)}
-        exhibit = exhibit_of(claimed, window.cleaned(_suspects(tries)[best.number], claimed), best, numbers, level)
+        exhibit = exhibit_of(claimed, window.cleaned(suspects_of(tries)[best.number], claimed), best, numbers, level)
     except UserError as error:
         raise Refused(f"field 'v2': {error}") from None
     found, flips = best.found, best.found.flips
@@ -158,13 +158,9 @@ class Best:
     choices: Mapping[str, object]
 
 
-def _suspects(tries: Sequence[Suspect | Aligned]) -> list[Suspect]:
-    return [one if isinstance(one, Suspect) else one.alignment.suspect for one in tries]
-
-
 def _best_code(claimed: CodeClaim, tries: Sequence[Suspect | Aligned], standing: Standing, level: float, restarts: int) -> Best:
     """Of all numberings, and of copies together or alone, what has the smallest p-value."""
-    suspects = _suspects(tries)
+    suspects = suspects_of(tries)
     shown = [extract_claimed(suspect, claimed, level, restarts) for suspect in suspects]
     tests = [(number, *test) for number, (found, suspect) in enumerate(zip(shown, suspects))
              for test in tests_of_code(found, suspect, claimed, isinstance(tries[number], Aligned))]
@@ -173,7 +169,7 @@ def _best_code(claimed: CodeClaim, tries: Sequence[Suspect | Aligned], standing:
         choices |= {"nonces": standing.tries}
     elif standing is not Standing.COMMITTED:
         choices |= {"texts": math.ceil(2 ** log2_texts(claimed.signature))}
-    return Best(number, shown[number], *corrected(p, choices | price_of(suspects)))
+    return Best(number, shown[number], *corrected(p, choices | price_of(tries)))
 
 
 def tests_of_code(found: Extraction, suspect: Suspect, claimed: CodeClaim,

@@ -8,10 +8,11 @@ from models import ARCHITECTURES
 from ownership.claims.commitment import CLAIM as OWNERS_CLAIM
 from ownership.claims.fields import ClaimPart, field, is_digest, is_text, number, or_none, whole
 from pruner.qr_code import geometry as qr_code
-from pruner.qr_code.derived_text import NONCE_BYTES, derived_text, length_for
+from pruner.qr_code.derived_text import derived_text, length_for
 from pruner.qr_code.embedding import Place
 from pruner.qr_code.geometry import CodeFormat
 from utils import checkpoint, cli
+from utils.digests import NONCE_BYTES
 from utils.errors import UserError
 
 CLAIM_FORMAT = "lottery-verification-claim/4"

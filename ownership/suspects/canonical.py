@@ -112,7 +112,7 @@ def narrowed(network: nn.Module, state: Mapping[str, torch.Tensor], model: nn.Mo
     result = groups.copied(result, copies)
     fewer, more = int((copies < 0).sum()), int(copies.clip(0).sum())
     if more:
-        new = np.flatnonzero(np.diff(np.repeat(np.arange(len(copies)), copies + 1), prepend=-1) == 0)
+        new = groups.where_copies_are(copies)
         for (key, dimension), channels in groups.with_copies(copies).axes.items():
             if key in result:
                 result[key] = result[key].index_fill(dimension, torch.from_numpy(np.flatnonzero(np.isin(channels, new))), 0)

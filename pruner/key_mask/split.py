@@ -17,6 +17,7 @@ from torch import nn
 from pruner import tickets
 from pruner.masks import Mask
 from pruner.key_mask.scores import Scores
+from utils.digests import sha256_of_parts
 from utils.errors import UserError
 
 WHOLE = "identity"
@@ -142,12 +143,10 @@ def draw(ticket: Mask, ticket_sha256: str, scored: Mask, count: int, owner_key: 
     if not 0 < count < sum(left):
         raise UserError(f"--drawn {count}: of a ticket of {ticket.nonzeros} weights, of which {scored.nonzeros} are in the key, no "
                         "so many can be drawn; choose fewer")
-    seed = hashlib.sha256()
     masks = (bytes.fromhex(fingerprint(mask)) for mask in (ticket, scored))  # or a ticket could be made up around the numbers
-    for part in (LABEL.encode(), bytes.fromhex(ticket_sha256), owner_key, nonce, *masks):
-        seed.update(len(part).to_bytes(8, "big") + part)  # so no two lists of parts read the same
+    seed = sha256_of_parts(LABEL.encode(), bytes.fromhex(ticket_sha256), owner_key, nonce, *masks)
     picked = np.zeros(sum(left), dtype=bool)
-    picked[_distinct(seed.digest(), count, len(picked))] = True
+    picked[_distinct(seed, count, len(picked))] = True
     key, drawn = {}, {}
     for name, part in zip(ticket, np.split(picked, np.cumsum(left)[:-1])):
         drawn[name] = torch.zeros_like(ticket[name])

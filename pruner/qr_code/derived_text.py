@@ -6,14 +6,13 @@ another one has to try another nonce; so how improbable it is that a model shows
 """
 
 import base64
-import hashlib
 
 from pruner.qr_code import geometry as qr_code
+from utils.digests import sha256_of_parts
 
 LABEL = "lottery-verification/derived-text/1"  # no digest that was made for another purpose can be taken for one of these
 SYMBOLS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"  # base64url, 6 bits each
 LONGEST = 42  # symbols; the digest has 256 bits, and all of a symbol's must be drawn
-NONCE_BYTES = 16
 
 
 def derived_text(owner_key: bytes, owner_name: str, nonce: bytes, ticket_sha256: str, length: int) -> str:
@@ -24,10 +23,8 @@ def derived_text(owner_key: bytes, owner_name: str, nonce: bytes, ticket_sha256:
         ticket_sha256: of the ticket that is to be signed, see `pruner.key_mask.split.fingerprint`.
         length: symbols, 1 to LONGEST; see `length_for`.
     """
-    digest = hashlib.sha256()
-    for part in (LABEL.encode(), owner_key, owner_name.encode("utf-8"), nonce, bytes.fromhex(ticket_sha256)):
-        digest.update(len(part).to_bytes(8, "big") + part)  # so no two lists of parts read the same
-    return base64.urlsafe_b64encode(digest.digest())[:length].decode("ascii")
+    digest = sha256_of_parts(LABEL.encode(), owner_key, owner_name.encode("utf-8"), nonce, bytes.fromhex(ticket_sha256))
+    return base64.urlsafe_b64encode(digest)[:length].decode("ascii")
 
 
 def length_for(version: int, error_correction: str) -> int:
