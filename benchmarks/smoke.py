@@ -61,6 +61,10 @@ def commands(out: Path, device: str) -> Iterator[tuple[str, list[str]]]:
     yield "main_attack.py", ["prune", "--dataset", "digits", "--sweep", "0,0.2", "--checkpoint", model, "--claim", claim, "--save_dir",
                              f"{out}/pruned", *on]
     yield "main_attack.py", ["finetune", *short, "--checkpoint", model, "--claim", claim, "--save_dir", f"{out}/tuned", *on]
+    yield "make_claim.py", ["--new_owner_key", f"{out}/owner.key"]
+    for scheme in ("deepipr1", "pan"):
+        yield "main_passport.py", [*short, "--scheme", scheme, "--owner", f"{out}/owner.key", "--owner_name", "smoke",
+                                   "--save_dir", f"{out}/{scheme}", *on]
     yield "make_claim.py", ["--owner", "smoke", "--v2", claim, "--checkpoint", model, "--dataset", "digits", "--save_dir", f"{out}/claim", *on]
     yield "main_verify.py", ["--claim", f"{out}/claim/claim.json", "--commitment", f"{out}/claim/commitment.json", "--suspect", model,
                              "--dataset", "digits", *on]

@@ -34,14 +34,14 @@ class LayerPassport(nn.Module):
     def weights_times_vectors(self) -> torch.Tensor:
         """float32 [out, 2]: what the signature is in the signs of, before any small network, and the shifts' likewise."""
         weight = self.layer[0].weight
-        with torch.autocast(weight.device.type, enabled=False):  # bf16 would turn bits near zero
+        with torch.autocast("cuda", enabled=False):  # bf16, which is for CUDA alone, would turn bits near zero
             return weight.float().flatten(1) @ self.vectors
 
     def private(self, products: torch.Tensor) -> dict[str, torch.Tensor]:
         """Names of the network's norm -> what the private branch has there."""
         scale, shift = products.T.contiguous()  # as a file has them, so that the kernels are the same, to the bit
         if self.mlp is not None:
-            with torch.autocast(products.device.type, enabled=False):
+            with torch.autocast("cuda", enabled=False):
                 scale, shift = self.mlp(scale), self.mlp(shift)
         tensors = {"weight": scale, "bias": shift, **{name: getattr(self, name) for name in self.statistics}}
         return {f"{self.norm_name}.{name}": tensor for name, tensor in tensors.items()}

@@ -222,7 +222,8 @@ def _checked_weights(path: FileBytes, weights: dict[str, torch.Tensor], model: n
             raise UserError(f"{path}: {name} holds values that are not finite in {own.dtype}")
         if name.endswith("running_var") and (complete[name] < 0).any():
             raise UserError(f"{path}: {name} holds negative variances")
-    if head and set(OPTIONAL_KEYS) & (known.keys() - weights.keys()) and (known[OPTIONAL_KEYS[1]] != 1).any():  # those of pictures
+    std = known.get(OPTIONAL_KEYS[1], torch.ones(3))
+    if head and set(OPTIONAL_KEYS) & (known.keys() - weights.keys()) and (std.isfinite() & (std != 1)).any():  # those of pictures
         print(cli.one_line(f"note: {path}: says nothing of its input statistics ({', '.join(OPTIONAL_KEYS)}); those of the data set are "
                            "taken"), file=sys.stderr)
     return complete

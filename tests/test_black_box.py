@@ -891,7 +891,7 @@ def changed(network, path, **entries):
     return path
 
 
-def test_normalisation_is_the_files_or_given_but_never_guessed(network, pictures, local, model_file, tmp_path):
+def test_normalisation_is_the_files_or_given_but_never_guessed(network, pictures, local, model_file, tmp_path, capsys):
     bare = changed(network, tmp_path / "bare.pth.tar", **{"normalize.mean": None, "normalize.std": None})
     with pytest.raises(UserError, match="give --mean and --std"):
         predict(bare, "res20s", CLASSES, pictures)
@@ -899,6 +899,7 @@ def test_normalisation_is_the_files_or_given_but_never_guessed(network, pictures
         predict(bare, "res20s", CLASSES, pictures, mean=(0.3, 0.5, 0.6))
     mean, std = (0.3, 0.5, 0.6), (0.2, 0.3, 0.25)
     assert (predict(bare, "res20s", CLASSES, pictures, mean, std) == local).all()
+    assert capsys.readouterr().err == "", "no data set's are taken"
     assert (predict(model_file, "res20s", CLASSES, pictures, mean, std) == local).all()
     shifted = changed(network, tmp_path / "shifted.pth.tar", **{"normalize.mean": torch.tensor([0.9, 0.9, 0.9])})
     assert (predict(shifted, "res20s", CLASSES, pictures) != local).any(), "a thief's own would hide the triggers"

@@ -255,7 +255,16 @@ def test_a_ticket_with_triggers(on_gpu, run_main, small_ticket, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attack", [("finetune", "--free_mask"), ("finetune",), ("prune", "--level", "0.1")], ids=" ".join)
+@pytest.mark.parametrize("scheme", ["deepipr1", "pan"])
+def test_passports(on_gpu, run_main, tmp_path, scheme):
+    assert run_main("make_claim.py", "--new_owner_key", tmp_path / "owner.key").returncode == 0
+    assert on_gpu("main_passport.py", *SHORT, "--scheme", scheme, "--owner", tmp_path / "owner.key", "--owner_name", "Jane",
+                  "--save_dir", tmp_path / "run") == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", [("finetune", "--free_mask"), ("finetune",), ("prune", "--level", "0.1"),
+                                    ("transform", "--level", "1e-7")], ids=" ".join)
 def test_an_attack(on_gpu, small_ticket, tmp_path, attack):
     training = SHORT[2:] if "finetune" in attack else ()
     steps = on_gpu("main_attack.py", *attack, "--dataset", "digits", *training, "--checkpoint",

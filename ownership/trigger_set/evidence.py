@@ -209,8 +209,8 @@ def predict(path: str | Path | FileBytes, arch: str, num_classes: int, pictures:
     if min(height, width) < MIN_SIDE:
         raise UserError(f"{arch}: takes pictures of at least {MIN_SIDE}x{MIN_SIDE} pixels, the triggers have "
                         f"{width}x{height}")
-    unknown = (math.nan,) * 3
-    model = build_model(arch, num_classes, mean or unknown, std or unknown)
+    unknown = (math.nan,) * 3  # unless the file says it
+    model = build_model(arch, num_classes, unknown, unknown)
     expected = replace(expected, classes=f"the trigger set has {num_classes}")
     weights = tickets.read_model_file(path, model, expected=expected, any_width=True).weights
     if weights is None:
