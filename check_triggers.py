@@ -166,7 +166,8 @@ def labels_of_suspect(args, triggers):
 
     names, num_classes = triggers.names, triggers.num_classes
     if args.checkpoint is not None:
-        return black_box.predict(checkpoint.read_model(args.checkpoint, entry=args.entry), args.arch, num_classes, triggers.pictures, args.mean, args.std)
+        file = checkpoint.read_model(args.checkpoint, entry=args.entry)
+        return black_box.predict(file, args.arch, num_classes, triggers.pictures, args.mean, args.std)
     if args.predictions is not None:
         return black_box.read_predictions(args.predictions, names, num_classes)
     address = model_address(args.endpoint, args.model_name, has_flag=True)

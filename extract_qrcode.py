@@ -23,8 +23,8 @@ r"""Read the signature back out of a suspect model's sparsity pattern (scheme V2
         --aligned_to runs/digits_signed/model_best.pth.tar
 
 Of a code the occupied kernels are the dark modules (embed_qrcode.py), or the light ones (the original's files): without a claim, which
-says so, both are read, and counted in what is corrected for. The function patterns that were never embedded (finder, timing, alignment, format, version) are put back from the QR
-standard; data modules are shown as they are found. ZXing and zbar read independently; ordered statistics reads what they
+says so, both are read, and counted in what is corrected for. The function patterns that were never embedded (finder,
+timing, alignment, format, version) are put back from the QR standard; data modules are shown as they are found. ZXing and zbar read independently; ordered statistics reads what they
 can't, and is believed only where chance is excluded (--max_false). With a signature, an exact test says how improbable
 the agreement is (p-value), with or without correction for all places where a code could lie. Takes a second; up to half a
 minute where nothing is read but something is there.
@@ -154,7 +154,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "start_x": places[0].start_x, "start_y": places[0].start_y,
         "copies": [[place.layer, place.start_x, place.start_y] for place in places[1:]],
         "version": reading.code_format.version, "error_correction": reading.code_format.error_correction,
-        "mask_pattern": reading.code_format.mask_pattern, **({"polarity": "light"} if reading.code_format.light else {}), "density": suspect.mask.density, "threshold": threshold,
+        "mask_pattern": reading.code_format.mask_pattern,
+        **({"polarity": "light"} if reading.code_format.light else {}), "density": suspect.mask.density, "threshold": threshold,
         **({"derivation": derivation.as_json()} if derivation.in_words() else {}),
         **({"aligned_to": args.aligned_to, **alignment_as_json(alignment)} if alignment else {}),
         **reading_as_json(reading)}, files.result)

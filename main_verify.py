@@ -56,7 +56,8 @@ def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--claim", type=cli.path, action="append", required=True, metavar="FILE",
                         help="the owner's claim.json; twice for two rivals, the one whose commitment was published earlier "
-                             "first, where --timestamp does not show which that is. Then what belongs to a claim may be given twice as well, in any order")
+                             "first, where --timestamp does not show which that is. Then what belongs to a claim may be given twice as well, in "
+                             "any order")
     parser.add_argument("--commitment", type=cli.path, action="append", default=None, metavar="FILE",
                         help="the commitment.json that was published (default: none; then nothing shows when the claim was "
                              "made)")

@@ -45,7 +45,8 @@ def parse_args(argv: Sequence[str] | None):
                         help="claim.json and commitment.json go there; never over others")
 
     parser.add_argument("--bundle", type=cli.Output(files=dict.fromkeys(PARTS) | {README: README_BEGINS}), default=None,
-                        metavar="DIR", help="copy all files that the claim is made of there: secret/, public/ and hand_out/, with a README.txt")
+                        metavar="DIR",
+                        help="copy all files that the claim is made of there: secret/, public/ and hand_out/, with a README.txt")
 
     group = parser.add_argument_group("what is claimed")
     group.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="network")

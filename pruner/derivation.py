@@ -30,9 +30,10 @@ class Derivation:
     """What was found in a file, and what was done to read it as the network's.
 
     container: the entries, one in the other, that hold the weights; none where the file itself does. others: that could be chosen
-    instead. prefix: taken off all names. renamed: layer's name in the file -> the network's, found by order and shape. left: names of
-    entries that no weight is missing for. folded: convolutions with a bias
-    instead of a batch norm. masked: parameters whose masks were applied, beside the layers that are pruned anyhow. types: what other numbers were than the network's, and how many parameters.
+    instead. prefix: taken off all names. renamed: layer's name in the file -> the network's, found by order and shape. left: names
+    of entries that no weight is missing for. folded: convolutions with a bias instead of a batch norm. masked: parameters whose
+    masks were applied, beside the layers that are pruned anyhow. types: what other numbers were than the network's, and how many
+    parameters.
     """
 
     container: tuple[str, ...] = ()

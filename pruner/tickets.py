@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from models import HEAD, STEM
-from pruner.derivation import (INITIAL, LONGEST_NAME, MASK, ORIGINAL, Derivation, choose_prefix, dequantised, ends_as_a_layers, find_container,
-                               is_plain, listed, match_layers, parameter_of, unfold_norms)
+from pruner.derivation import (INITIAL, LONGEST_NAME, MASK, ORIGINAL, Derivation, choose_prefix, dequantised, ends_as_a_layers,
+                               find_container, is_plain, listed, match_layers, parameter_of, unfold_norms)
 from pruner.fitting import like_file
 from pruner.masks import Mask, pack_state, prunable_layers
 from utils import checkpoint, cli

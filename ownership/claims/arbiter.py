@@ -121,7 +121,8 @@ def judge(opened: Opened, given: Given, standing: Standing, files: Files) -> Sid
                 files.bytes_of(getattr(given, flag))
                 files.record(f"--{flag}", getattr(given, flag))
         return refused_side(opened, refused, given, standing)
-    facts = {"suspect": given.suspect or given.predictions or given.endpoint, "claimed by": claim.owner, "claims": ", ".join(claimed(claim)) or "nothing",
+    facts = {"suspect": given.suspect or given.predictions or given.endpoint, "claimed by": claim.owner,
+             "claims": ", ".join(claimed(claim)) or "nothing",
              "commitment": public.root.hex() if public else "none given",
              **({"committed": str(opened.dated)} if opened.dated else {}),
              "signed by": claim.owner_key if public and claim.owner_key else "nobody"}

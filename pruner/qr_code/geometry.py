@@ -1,7 +1,7 @@
 """Geometry of QR codes: which modules carry data, what the others hold. Embedding and extraction both stand on this.
 
-A code is a bool matrix [size, size], True = dark = 1 (or light, where its format says so, but for the function patterns). Its *data modules* are those left after taking out finder
-patterns with separators, timing and alignment patterns, format and version information and the dark module
+A code is a bool matrix [size, size], True = dark = 1 (or light, where its format says so, but for the function patterns). Its
+*data modules* are those left after taking out finder patterns with separators, timing and alignment patterns, format and version information and the dark module
 (ISO/IEC 18004). Only data modules are written into a mask (paper, section 3.3.2: "without finder, alignment, and
 version patterns"); the rest follows from the standard.
 """
