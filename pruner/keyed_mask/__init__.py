@@ -1,0 +1,1 @@
+"""V4: keyed signs over a ticket's mask."""
