@@ -93,15 +93,18 @@ def parse_args(argv: Sequence[str] | None):
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
-    from datasets.pictures import fingerprint
-    from ownership.claims import commitment, owner_claim
-    from ownership.claims.arbiter import claimed
-    from utils.errors import UserError
+    from ownership.claims import commitment
 
-    if args.new_owner_key:
+    if args.new_owner_key:  # before the imports that take seconds
         public = commitment.new_owner_key(args.new_owner_key)
         print(f"private key: {args.new_owner_key} (secret: whoever has it signs as you)\npublic key:  {public.hex()}")
         return cli.EXIT_OK
+
+    from datasets.pictures import fingerprint
+    from ownership.claims import owner_claim
+    from ownership.claims.arbiter import claimed
+    from utils.errors import UserError
+
     with cli.named("--sign"):
         owner_key = commitment.read_owner_key(args.sign) if args.sign else None
     earlier = commitment.made_before(args.save_dir, owner_key)  # before anything is measured
