@@ -19,6 +19,7 @@ class Scheme:
     since: the first format of owners' claims that has its fields.
     numbered: whether it looks at channels by their number, so that a renumbering of the suspect's is to be undone.
     by_answers: whether the answers of a model can show it, without its file.
+    needs_date: whether, where a rival's mark shows too, it makes an owner only by a verified date of its commitment.
     """
 
     module: str
@@ -28,6 +29,7 @@ class Scheme:
     since: int = 1
     numbered: bool = False
     by_answers: bool = False
+    needs_date: bool = False
 
     @property
     def has_p_value(self) -> bool:
@@ -57,6 +59,8 @@ SCHEMES: dict[str, Scheme] = {
                  "derived texts", numbered=True),
     "V3": Scheme("ownership.trigger_set", "trigger set", "does the suspect give pictures the labels that the owner's key alone tells?",
                  "trigger keys", by_answers=True),
+    "V4": Scheme("ownership.keyed_mask", "keyed mask", "does the pattern of the suspect's weights agree with the signs that the owner's key draws?",
+                 "nonces", since=4, numbered=True, needs_date=True),
     "P": Scheme("ownership.passports", "passports", "do the suspect's weights answer the owner's passports with the signature's bits?",
                 "nonces", since=3, numbered=True),
 }

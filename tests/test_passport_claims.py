@@ -165,7 +165,7 @@ def test_from_the_file_to_the_verdict(run_main, refused, own, tmp_path):
     done = run_main("make_claim.py", *words, "--p", own / "vector.pt", "--checkpoint", own / "vector.pth.tar", "--save_dir", own / "claim")
     assert done.returncode == 0, done.stderr
     assert "P on the own model: 192 of 192 bits right; layer3.1.conv1 reads 'Jane Doe'" in done.stdout
-    assert json.loads((own / "claim/claim.json").read_text())["format"] == "lottery-ownership-claim/3"
+    assert json.loads((own / "claim/claim.json").read_text())["format"] == "lottery-ownership-claim/4"
 
     # the claim alone says all: no file of passports
     done = verdict(run_main, own, own / "vector.pth.tar")

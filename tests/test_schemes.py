@@ -133,10 +133,10 @@ def test_a_registered_scheme_goes_all_the_way(run_main, refused, own, monkeypatc
     for done in (made, verified, attacked):
         assert done.returncode == 0, done.stderr
     fields = json.loads((own / "runs/signs/claim/claim.json").read_text())
-    assert fields["format"] == "lottery-ownership-claim/4" and fields["fields"]["s.layer"]["value"] == "layer3.0.conv1"
+    assert fields["format"] == "lottery-ownership-claim/5" and fields["fields"]["s.layer"]["value"] == "layer3.0.conv1"
     assert re.search(r"^S on the own model: (\d+) of \1 signs, p .+\^-\d+$", made.stdout, re.M) and "claims:     S\n" in made.stdout
     assert re.search(r"^S +shown +.+\^-\d+ +(\d+) of \1 signs$", verified.stdout, re.M)
-    assert "the number of V1, V2, V3, P and S in the claim" in verified.stdout and "verdict:    owned" in verified.stdout
+    assert "the number of V1, V2, V3, V4, P and S in the claim" in verified.stdout and "verdict:    owned" in verified.stdout
     # 20% of all weights went, the smallest first; those of the layer are counted
     rows = list(csv.DictReader((own / "runs/signs/pruned/attack.csv").open(newline="")))
     left = [int(row["signed_weights"]) for row in rows]

@@ -159,12 +159,22 @@ class SignatureFiles:
         return sorted(path for path in self.claim.parent.glob("*.claim.json") if path.name.startswith(name) and path != self.claim)
 
 
+class KeyedFiles:
+    """Names of what embedding a keyed mask leaves."""
+
+    def __init__(self, folder: str | Path, arch: str, dataset: str):
+        stem = f"{arch}_{dataset}_keyed"
+        self.masks = Path(folder) / f"{stem}.weight_mask.pth.tar"
+        self.key = Path(folder) / f"{stem}.key.json"
+
+
 class ExtractionFiles:
     """Names of what reading a signature leaves."""
 
     def __init__(self, folder: str | Path):
         self.code = Path(folder) / "code.png"
         self.result = Path(folder) / "extraction.json"
+        self.keyed = Path(folder) / "keyed.json"  # of a keyed mask
 
 
 class AttackFiles(TrainingFiles):

@@ -140,6 +140,13 @@ def read(path: str) -> OwnerClaim:
     if isinstance(content, dict) and str(content.get("format")).startswith(f"{commitment.CLAIM}/"):
         private, _ = commitment.open_claim(path, None, "owner_key")
         return from_fields(private.values, path, private.format)
-    read_alone = ((name, scheme.claim.Part.from_file(path)) for name, scheme in SCHEMES.items())
-    name, part = next((name, part) for name, part in read_alone if part is not None)
-    return OwnerClaim("", None, part.arch, parts={name: part})
+    errors = []
+    for name, scheme in SCHEMES.items():
+        try:
+            part = scheme.claim.Part.from_file(path)
+        except UserError as error:
+            errors.append(error)  # another scheme may know it
+            continue
+        if part is not None:
+            return OwnerClaim("", None, part.arch, parts={name: part})
+    raise errors[0]

@@ -21,6 +21,12 @@ def log10(p: Fraction) -> float:
     return math.log10(p.numerator) - math.log10(p.denominator)
 
 
+def of_log10(exponent: float) -> Fraction:
+    """The p-value of this logarithm, of whatever size, rounded up by more than a float's error; at most 1."""
+    whole = math.floor(exponent)
+    return min(Fraction(1), Fraction(math.ceil(10 ** (exponent - whole + 6)) + 1, 10**6) * Fraction(10) ** whole)
+
+
 def scientific(p: Fraction) -> str:
     """Like `format(p, ".1e")`, but rounded up, and for numbers too small for a float too."""
     exponent = math.floor(log10(p) + 1e-9)

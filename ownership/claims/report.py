@@ -13,7 +13,7 @@ from ownership import SCHEMES
 from ownership.claims import rivals, wording
 from ownership.claims.arbiter import Side
 from ownership.claims.p_values import written
-from ownership.claims.verdict import Figure, names_of_tests
+from ownership.claims.verdict import Chart, Figure, names_of_tests
 from utils import checkpoint
 from utils.cli import one_line
 
@@ -22,6 +22,8 @@ DARK, LOST, ADDED, UNMEASURED = "#1a1a1a", "#f5a3a3", "#c00000", "#dcdcdc"
 HINTS = {"claimed by": "the claim's own word", "commitment": "compare it with the one that was published",
          "signed by": "a public key: compare it with the one that the owner is known by"}
 IN_FOOTERS = 16  # digits of a commitment
+BAND = 1.96  # standard deviations, within which 19 of 20 standard normal numbers are
+NAMES_WIDTH, ROOM, ROW = 130, 300, 14  # of a chart: its names, its bars, and a bar's row
 
 PARTS = """{% macro head(title, roots) %}<meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
@@ -46,6 +48,7 @@ th { font-weight: 600; } .facts th { width: 14rem; } .checks th:first-child { wi
 .codes { display: flex; flex-wrap: wrap; gap: 2rem; } figure { margin: 0; }
 figcaption { font-size: .85rem; max-width: 17rem; }
 svg { width: 17rem; height: 17rem; border: 1px solid #ddd; display: block; }
+.chart svg { width: 28rem; max-width: 100%; height: auto; } .chart text { font: 9px sans-serif; }
 code { font-size: .85rem; }
 .claim { border-top: 3px solid #1a1a1a; margin-top: 3rem; }
 @media screen and (max-width: 40rem) {
@@ -91,6 +94,8 @@ needed.{% endif %}</p>
 {% endmacro %}{% macro figures(exhibit, whose) %}{% for figure in exhibit.figures %}<figure>{{ figure|drawing }}
 <figcaption>{{ whose }}{{ figure.caption|shown }}: {{ figure|differing }}; by chance about half would{%
 if exhibit.absent %}. <b>{{ exhibit.absent|capitalize }}.</b>{% endif %}</figcaption></figure>
+{% endfor %}{% for chart in exhibit.charts %}<figure class="chart">{{ chart|bars }}
+<figcaption>{{ whose }}{{ chart.caption|shown }}</figcaption></figure>
 {% endfor %}{% endmacro %}{% macro lines(exhibit, whose) %}{% for said, text in exhibit.lines
 %}<p>{{ whose }}{{ said }}{% if text is not none %}<code>{{ text|shown }}</code>{% endif %}</p>
 {% endfor %}{% endmacro %}{% macro origin(inputs, versions) %}<h2>Inputs</h2>
@@ -219,7 +224,7 @@ def _write(path: str | Path, page: str, **content) -> None:
     pages = Environment(loader=DictLoader({"parts": PARTS, "verdict": PAGE, "rivals": RIVALS_PAGE}), autoescape=True,
                         undefined=StrictUndefined, trim_blocks=False)
     # what does not print, or turns the direction of writing, is spelt out; autoescape does the rest
-    pages.filters |= {"shown": lambda text: one_line(str(text)), "p_value": lambda p: written(Fraction(p)), "drawing": draw,
+    pages.filters |= {"shown": lambda text: one_line(str(text)), "p_value": lambda p: written(Fraction(p)), "drawing": draw, "bars": draw_bars,
                       "differing": _differing}
     questions = {"F": ("accuracy", "does the suspect get as many test pictures right as the claim says?")} | {
         name: (scheme.title, scheme.asks) for name, scheme in SCHEMES.items()}
@@ -236,6 +241,18 @@ def draw(figure: Figure) -> Markup:
     size = len(figure.modules) + 2 * QUIET_ZONE
     return Markup(f'<svg viewBox="0 0 {size} {size}" shape-rendering="crispEdges" role="img" aria-label="QR code, '
                   f'{_differing(figure)}">{paths}</svg>')
+
+
+def draw_bars(chart: Chart) -> Markup:
+    """A bar for each number, in standard deviations, beside what chance gives, as SVG."""
+    most = max(BAND, *map(abs, chart.bars.values()))
+    scale, middle, height = ROOM / (2 * most), NAMES_WIDTH + ROOM / 2, ROW * len(chart.bars)
+    rows = Markup("").join(
+        Markup('<rect fill="{}" x="{:.1f}" y="{}" width="{:.1f}" height="{}"/><text x="0" y="{}">{}</text>').format(
+            DARK, middle + min(0, z * scale), ROW * row + 2, abs(z * scale), ROW - 4, ROW * row + ROW - 4, one_line(name))
+        for row, (name, z) in enumerate(chart.bars.items()))
+    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}"><rect fill="{}" x="{:.1f}" y="0" width="{:.1f}" height="{}"/>{}</svg>').format(
+        NAMES_WIDTH + ROOM, height, one_line(chart.caption), UNMEASURED, middle - BAND * scale, 2 * BAND * scale, height, rows)
 
 
 def _differing(figure: Figure) -> str:

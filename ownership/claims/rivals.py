@@ -9,6 +9,7 @@ later one is therefore judged as if it had not been committed to (see `ownership
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ownership import SCHEMES
 from ownership.claims import scheme
 from ownership.claims.arbiter import Side, are_tied, check_marks
 from ownership.claims.case import Case, Files, Given
@@ -133,12 +134,20 @@ def conclude(sides: Sequence[Side]) -> tuple[int | None, str]:
             return None, "both show; neither was committed to, so nothing tells which is the earlier"
         if are_tied([side.opened for side in sides]):
             return None, "both show; their commitments have the same verified date, so nothing tells which is the earlier"
+        if needs_date(sides[0]):
+            return None, ("both show; the suspect comes from a model with the first's mark, which may be another's who built on it: no "
+                          "verified date of its commitment was given, so nothing tells which is the earlier")
         decides = "only the first was committed to" if sides[1].standing is Standing.NONE else "the earlier commitment decides"
         return 0, f"both show; {decides}: {who[0]} owns"
     for number, other in ((0, 1), (1, 0)):
         if owned[number]:
             return number, f"{who[number]} owns; the {NAMES[other]} " + ("is refused" if refused[other] else "does not show")
     return None, "not shown" + refusals_in_words(sides)
+
+
+def needs_date(side: Side) -> bool:
+    """Whether all that shows of a claim would make an owner by a verified date alone, and there is none."""
+    return side.opened.dated is None and all(SCHEMES[check.name].needs_date for check in side.verdict.checks if check.result == SHOWN)
 
 
 def refusals_in_words(sides: Sequence[Side]) -> str:

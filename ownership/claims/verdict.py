@@ -9,7 +9,7 @@ as the claimed model; a copy that was damaged is a copy still, so F alone neithe
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from fractions import Fraction
@@ -57,11 +57,19 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Chart:
+    """Numbers that would be standard normal by chance, each a bar. caption: what they are. bars: name -> number."""
+
+    caption: str
+    bars: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Exhibit:
     """What a page shows of a check beside its line.
 
     title, titles: above it, of one claim and of two. legend: of the figures. lines: (text, what was read or named, None where
-    the text says all), below them. absent: that there is no mark, where that is so.
+    the text says all), below them. absent: that there is no mark, where that is so. charts: beside the figures.
     """
 
     title: str
@@ -70,6 +78,7 @@ class Exhibit:
     figures: tuple[Figure, ...]
     lines: tuple[tuple[str, str | None], ...] = ()
     absent: str = ""
+    charts: tuple[Chart, ...] = ()
 
 
 @dataclass(frozen=True)

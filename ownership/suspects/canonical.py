@@ -37,6 +37,21 @@ def cut(mask: Mask, weights: Mapping[str, torch.Tensor]) -> Mask:
     return Mask({name: kept & _upper(weights[name], kept) for name, kept in mask.items()})
 
 
+def magnitudes(mask: Mask, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Layer -> how large each weight is beside its row and its column, float64 of the weight's shape, whatever these were scaled by: its
+    magnitude times a number of its row and one of its column, by which the mean squares of all rows and columns are alike."""
+    sizes = {}
+    for name, kept in mask.items():
+        weight = weights[name].double() * kept
+        squares = weight.square().flatten(2).sum(2)
+        columns = torch.ones_like(squares[0])
+        for _ in range(ROUNDS):
+            rows = 1 / (squares @ columns).clamp_min(1e-300)
+            columns = 1 / (rows @ squares).clamp_min(1e-300)
+        sizes[name] = weight.abs() * (len(rows) * torch.outer(rows, columns)).sqrt()[..., None, None]
+    return sizes
+
+
 def _upper(weight: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """bool like the weight [out, in, height, width], True in the upper of two modes; everywhere, where there is one."""
     everywhere = torch.ones_like(kept)

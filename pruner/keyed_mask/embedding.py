@@ -95,8 +95,8 @@ def embed_counts(mask: Mask, key: Key, z: float, weights: Mapping[str, torch.Ten
     """The mask with the key's signs of counts, by as few moves of weights as do.
 
     Args:
-        weights: layer name -> weights that say which are the cheapest to lose and to get, those of pruned entries too; without
-            them the key draws.
+        weights: layer name -> weights that say which are the cheapest to lose and to get, those of pruned entries too; the key
+            draws where they are alike, or there are none.
     Raises:
         UserError: this z can't be reached.
     """
@@ -125,8 +125,11 @@ def embed_counts(mask: Mask, key: Key, z: float, weights: Mapping[str, torch.Ten
 
 @dataclass(frozen=True)
 class _Moves:
-    """Moves of weights from kernel to kernel of an output channel, in their order. layer, start, end: of each which layer, and the places [5,
-    moves]: output channel, kernel and entry that lose a weight, kernel and entry that get one."""
+    """Moves of weights from kernel to kernel of an output channel, in their order.
+
+    price, layer: [moves], what each costs, and the number of its layer in `names`. places: [5, moves], output channel, kernel and
+    entry that lose a weight, kernel and entry that get one.
+    """
 
     price: np.ndarray
     layer: np.ndarray
@@ -165,13 +168,12 @@ class _Moves:
 
 
 def _worth(key: Key, name: str, kept: torch.Tensor, weight: torch.Tensor | None) -> np.ndarray:
-    """float64 [out, in, entries], from 0 to 1: how large the weight is among its layer's, or drawn."""
-    if weight is None:
-        worth = key.words("worth", kept.numel(), name, tuple(kept.shape)) / WHOLE
-    else:
-        order = np.argsort(weight.detach().cpu().abs().float().flatten().numpy(), kind="stable")
-        worth = np.empty(len(order))
-        worth[order] = np.arange(len(order)) / len(order)
+    """float64 [out, in, entries], from 0 to 1: how large the weight is among its layer's; of those that are alike the key draws."""
+    drawn = key.words("worth", kept.numel(), name, tuple(kept.shape))
+    size = np.zeros(len(drawn)) if weight is None else weight.detach().cpu().abs().float().flatten().numpy()
+    order = np.lexsort((drawn, size))
+    worth = np.empty(len(order))
+    worth[order] = np.arange(len(order)) / len(order)
     return worth.reshape(*kept.shape[:2], -1)
 
 

@@ -1,0 +1,1 @@
+"""Scheme V4: keyed signs spread over the mask (docs/keyed_mask.md)."""
