@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
           f"next: python main_eval_all.py --arch {args.arch} --mask_dir {files.masks} --type identity "
           f"--pretrained <rewinding weights> --dataset {args.dataset} --data <folder> --save_dir <run>\n"
           f"      python extract_keyed.py --key {files.key} --checkpoint <run>/model_best.pth.tar\n"
-          f"to hand out: {files.masks} or the model trained from it, nothing else of {args.save_dir}")
+          f"to hand out: {files.masks}, or what scripts/hand_out.py makes of the model trained from it; nothing else of {args.save_dir}")
     return cli.EXIT_OK
 
 

@@ -150,6 +150,8 @@ def main(argv: Sequence[str] | None = None) -> int:
           + f"\nroot:       {public_part.root.hex()}\nsigned by:  {public or 'nobody'}\n"
           f"claim:      {claim_path} (secret: {loss})\n"
           f"commitment: {commitment_path}" + (" (as it was made before)" if earlier else ""))
+    for line in told_besides(handed_out(args)):
+        print(line)
     dates = date(args, commitment_path, public_part.root)
     if args.bundle:
         write_bundle(args, claim_path, [commitment_path, *dates])
@@ -179,12 +181,32 @@ def write_bundle(args, claim_path, public) -> None:
     """Sort what was given and what was made by who may have it."""
     from ownership.claims import bundle
 
-    sorted_files = {"secret": [claim_path, args.sign], "public": public, "hand_out": [args.checkpoint]}
-    for name, scheme in SCHEMES.items():
-        if getattr(args, name.lower()) is not None:
-            for flag, part in scheme.flags.BUNDLED.items():
-                sorted_files[part].append(getattr(args, flag))
-    bundle.write(args.bundle, {part: [path for path in paths if path is not None] for part, paths in sorted_files.items()})
+    secrets = [claim_path, args.sign, *given_as(args, "secret").values()]
+    bundle.write(args.bundle, {"secret": [path for path in secrets if path is not None], "public": public,
+                               "hand_out": [*handed_out(args).values()]})
+
+
+def given_as(args, part: str) -> dict[str, str]:
+    """The claimed schemes' files that go into one part of a bundle, by their flags."""
+    flags = [flag for name, scheme in SCHEMES.items() if getattr(args, name.lower()) is not None
+             for flag, where in scheme.flags.BUNDLED.items() if where == part]
+    return {flag: getattr(args, flag) for flag in flags if getattr(args, flag) is not None}
+
+
+def handed_out(args) -> dict[str, str]:
+    """What leaves the house, by its flag."""
+    return {**({"checkpoint": args.checkpoint} if args.checkpoint else {}), **given_as(args, "hand_out")}
+
+
+def told_besides(files: dict[str, str]) -> list[str]:
+    """A note on each file that tells its takers more than they need."""
+    from pruner import tickets
+    from utils import checkpoint
+    from utils.untrusted import model_formats
+
+    told = {flag: tickets.told_besides(model_formats.load(checkpoint.read_model(path))) for flag, path in files.items()}
+    return [f"note:       --{flag} {files[flag]} tells its takers {in_a_row(what)}; hand out what scripts/hand_out.py makes of it"
+            for flag, what in told.items() if what]
 
 
 def try_on_own_model(args, claim) -> list[str]:

@@ -27,6 +27,8 @@ from utils.untrusted import model_formats
 
 OPTIONAL_KEYS = ("normalize.mean", "normalize.std")  # in some of the original's files, not in others
 FACTS = (str, int, float, bool)  # what may stand beside the weights and tell of them
+PUBLIC = ("arch", "dataset", "num_classes", "density", "nonzeros", "entries", "val_acc", "test_acc", "part", "split", "ticket_sha256",
+          "key_sha256", "key_nonzeros", "key_ratio")  # facts that who is given a file may know, or needs
 
 
 @dataclass(frozen=True)
@@ -247,6 +249,30 @@ def write_weights(path: str | Path, state: Mapping[str, torch.Tensor], facts: Ma
     """Write a model: `state_dict` with pruned layers as `X.weight_orig` + `X.weight_mask`, and `facts` beside it."""
     state = plain(state)
     checkpoint.save({**facts, "state_dict": pack_state(state, mask) if mask is not None else state}, path)
+
+
+def for_others(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a file of ours, as it was loaded, leaves the house: masks, weights where they are, and PUBLIC facts.
+
+    The rest helps a thief: weights of pruned entries show which entries a mark moved, seeds how the ticket is found again.
+    """
+    parts = {name: content[name] for name in ("state_dict", INITIAL) if isinstance(content.get(name), dict)} or {"": content}
+    masks = {name.removesuffix(MASK): tensor for tensors in parts.values() for name, tensor in tensors.items() if str(name).endswith(MASK)}
+    kept: dict[str, Any] = {name: content[name] for name in PUBLIC if name in content}
+    for part, tensors in parts.items():
+        tensors = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+        for name in tensors.keys() & {*masks, *(f"{name}{ORIGINAL}" for name in masks)}:
+            tensors[name] = tensors[name] * masks[parameter_of(name)].to(tensors[name].dtype)
+        kept |= {part: tensors} if part else tensors
+    return kept
+
+
+def told_besides(content: Mapping[str, Any]) -> list[str]:
+    """What a file says that `for_others` leaves out, in words."""
+    kept = for_others(content)
+    pruned = [f"{part}'s weights of pruned entries" for part in ("state_dict", INITIAL) if isinstance(kept.get(part), dict)
+              and any(not torch.equal(tensor, content[part][name]) for name, tensor in kept[part].items())]
+    return [*pruned, *(shortened(name) for name in content if name not in kept)]
 
 
 def plain(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
