@@ -134,11 +134,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         claim = replace(claim, threshold=None) if claim else None
     alignment = None
     if args.aligned_to:
-        alignment = align_claimed(read_reference(args.aligned_to, model), suspect, model, claim)
+        alignment = align_claimed(read_reference(args.aligned_to, model), suspect.masks[-1], model, claim)
         suspect = alignment.suspect
         print(in_words(alignment))
 
-    signature, places, reading = read_code(args, claim, suspect)
+    signature, suspect, places, reading = read_code(args, claim, suspect)
+    if suspect.is_cut:
+        print("cut:     what was filled into pruned entries is left out")
     match = reading.text is not None if signature is None else reading.shows(signature)
     agrees = reading.evidence is not None and args.max_false >= (reading.evidence.p_corrected if args.committed
                                                                  else reading.evidence.p_any_text)
@@ -156,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "version": reading.code_format.version, "error_correction": reading.code_format.error_correction,
         "mask_pattern": reading.code_format.mask_pattern,
         **({"polarity": "light"} if reading.code_format.light else {}), "density": suspect.mask.density, "threshold": threshold,
+        **({"filled": True} if suspect.is_cut else {}),
         **({"derivation": derivation.as_json()} if derivation.in_words() else {}),
         **({"aligned_to": args.aligned_to, **alignment_as_json(alignment)} if alignment else {}),
         **reading_as_json(reading)}, files.result)
@@ -173,31 +176,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_code(args, claim, suspect):
-    """Text, places and reading: where the claim says, or the flags, or else wherever something is. Of a text with several forms in
+    """Text, suspect with the mask that shows most, places and reading: where the claim says, or the flags, or else wherever something is. Of a text with several forms in
     Unicode, which all look alike, the one that is read there, else as it was given."""
     from unicodedata import normalize
 
     from ownership.qr_code.evidence import places_for
-    from ownership.qr_code.extraction import candidate_formats, extract, extract_claimed, search_everywhere
+    from ownership.qr_code.extraction import candidate_formats, extract, extract_claimed, extract_of_masks, search_everywhere
     from pruner.qr_code.embedding import Place, Wish
 
     if claim:
-        return claim.signature, claim.places, extract_claimed(suspect, claim, args.max_false, args.restarts)
+        return claim.signature, *extract_of_masks(suspect, lambda one, *how: (claim.places, extract_claimed(one, claim, *how)),
+                                                  claim.signature, args.max_false, args.restarts)
     wish = Wish(args.max_name, args.start_x, args.start_y, args.version, args.error_correction or "H", args.mask_pattern)
 
-    def read(signature):
+    def read(one, signature, *how):
         if wish.layer is None:
-            return search_everywhere(suspect, wish, signature, args.max_false, args.restarts)
-        places, formats = [Place(wish.layer, wish.start_x, wish.start_y)], candidate_formats(suspect.mask, wish)
-        return places, extract(suspect, places, formats, signature, 2 * places_for(suspect.mask, formats[0].version), args.max_false,
-                               args.restarts)  # in both polarities
+            return search_everywhere(one, wish, signature, *how)
+        places, formats = [Place(wish.layer, wish.start_x, wish.start_y)], candidate_formats(one.mask, wish)
+        return places, extract(one, places, formats, signature, 2 * places_for(one.mask, formats[0].version), *how)  # both polarities
 
-    as_given = read(args.signature)
-    if args.signature is not None and not as_given[1].shows(args.signature):
+    def read_masks(signature):
+        return extract_of_masks(suspect, lambda one, *how: read(one, signature, *how), signature, args.max_false, args.restarts)
+
+    as_given = read_masks(args.signature)
+    if args.signature is not None and not as_given[2].shows(args.signature):
         for form in sorted({normalize(form, args.signature) for form in ("NFC", "NFD")} - {args.signature}):
-            places, reading = read(form)
-            if reading.shows(form):
-                return form, places, reading
+            as_form = read_masks(form)
+            if as_form[2].shows(form):
+                return form, *as_form
     return args.signature, *as_given
 
 

@@ -18,7 +18,7 @@ from models.fitting import fitted
 from models.normalize import Normalize
 from ownership.claims import owner_claim
 from ownership.claims.arbiter import run_checks
-from ownership.claims.case import Case, Files, Given
+from ownership.claims.case import Case, Files, Given, checks_of
 from ownership.claims.verdict import Standing
 from ownership.suspects.alignment import align
 from ownership.suspects.reading import Suspect, of_state, read_suspect
@@ -250,6 +250,26 @@ def test_a_filled_locked_ticket_is_completed_by_its_key(owner, judged, tmp_path)
     assert "without what was filled" in after.detail
 
 
+@pytest.mark.slow
+def test_a_filled_copy_is_read_by_the_script_and_in_sweeps_for_two_tries(owner, run_main, tmp_path):
+    model = build_model("res20s", 10)
+    own = tickets.read_model_file(owner / "own.pth.tar", model).weights
+    filled = {key: torch.where(tensor == 0, 1e-30, tensor) if tensor.dim() == 4 else tensor for key, tensor in own.items()}
+    tickets.write_weights(tmp_path / "filled.pth.tar", filled, {})
+    read = {}
+    for name, path in (("plain", owner / "own.pth.tar"), ("filled", tmp_path / "filled.pth.tar")):
+        done = run_main("extract_qrcode.py", "--checkpoint", path, "--claim", owner / "v2.json", "--save_dir", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        read[name] = json.loads((tmp_path / name / "extraction.json").read_text())
+        assert ("what was filled into pruned entries is left out" in done.stdout) == (name == "filled")
+        part, = (check for check in checks_of(owner_claim.read(str(owner / "claim.json"))) if check.name == "V2")
+        suspect = read_suspect(path, model)
+        assert part.left_after(suspect).columns["p_corrected"] == read[name]["p_corrected"]
+    plain, filled = read["plain"], read["filled"]
+    assert filled.pop("filled") and filled["searched"] == 2 * plain["searched"] and filled["flipped"] == plain["flipped"] == 0
+    assert filled["p_value"] == plain["p_value"] and filled["density"] == plain["density"]
+
+
 # --- the way back: other numbers of channels ---------------------------------------------------------------------------
 
 
@@ -268,6 +288,18 @@ def test_other_channels_are_the_same_in_canonical_form(tmp_path_factory, seed, k
         read = align(of_state(mask, state), read, channel_groups(model), {}).suspect
     assert read.mask == mask
     assert bool(read.undone) == bool({*WIDER} & {*kinds[:count]})
+
+
+@pytest.mark.parametrize("kind", ["duplicate", "split"])
+def test_channels_of_the_network_that_nobody_reads_stay(by_magnitude, tmp_path, kind):
+    """A sparse ticket has such channels of its own; what goes are multiples of others."""
+    model, mask, state = by_magnitude
+    mask = Mask({name: kept.clone() for name, kept in mask.items()})
+    for name in ("layer1.0.conv2", "layer2.1.conv2", "layer3.2.conv2"):
+        mask[name][:, [2, 5, 11]] = False
+    made, after = transform(mask, masked(mask, state), model, [kind], 0.1, seed=1)
+    tickets.write_weights(tmp_path / "wide.pth.tar", after, {}, made)
+    assert read_suspect(tmp_path / "wide.pth.tar", model).mask == mask
 
 
 def test_a_network_without_some_of_its_channels_is_read_with_empty_ones(by_magnitude, tmp_path):

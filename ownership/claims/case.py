@@ -275,7 +275,7 @@ def wrong_size(claim: OwnerClaim, path: str, error: ImageSizeError) -> UserError
 
 def tried(suspect: Suspect, aligned: Sequence[Aligned]) -> list[Suspect | Aligned]:
     """What the claim is looked for in, each a try: the suspect as it is, without what was filled into it, and in other numberings."""
-    return [suspect, *([suspect.cut] if suspect.cut else []), *aligned]
+    return [*suspect.masks, *aligned]
 
 
 def suspects_of(tries: Sequence[Suspect | Aligned]) -> list[Suspect]:

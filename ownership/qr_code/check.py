@@ -19,7 +19,7 @@ from ownership.qr_code import window
 from ownership.qr_code.claim import CodeClaim
 from ownership.qr_code.drawn_text import Belief
 from ownership.qr_code.evidence import freedom
-from ownership.qr_code.extraction import Extraction, extract_claimed
+from ownership.qr_code.extraction import Extraction, extract_claimed, extract_of_masks
 from ownership.qr_code.readers import write_code
 from ownership.qr_code.soft_decoding import RESTARTS, log2_texts
 from ownership.suspects.reading import Suspect
@@ -62,7 +62,8 @@ class Checker(SchemeCheck):
 
     def left_after(self, suspect: Suspect) -> Remains:
         """What the owner reads. Raises UserError for a claim about another network."""
-        reading = extract_claimed(suspect, self.part)
+        _, _, reading = extract_of_masks(suspect, lambda one, *how: (self.part.places, extract_claimed(one, self.part, *how)),
+                                         self.part.signature)
         flips, evidence = reading.flips, reading.evidence
         return Remains({
             "code_lost": flips.lost, "code_ones": flips.ones, "code_added": flips.added, "code_zeros": flips.zeros,

@@ -1,7 +1,7 @@
 """Reading a signature back out of a suspect's masks (paper, sections 3.3.2 and 3.4, scheme V2)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -144,6 +144,26 @@ def extract_claimed(suspect: Suspect, claim: CodeClaim, max_false: float = soft_
     `extract`."""
     return extract(cleaned(suspect, claim), claim.places, [claim.code_format], claim.signature,
                    math.prod(freedom(suspect.mask, claim).values()), max_false, restarts)
+
+
+def extract_of_masks(suspect: Suspect, read: Callable[[Suspect, float, int], tuple[Sequence[Place], Extraction]], signature: str | None,
+                     max_false: float = soft_decoding.MAX_FALSE,
+                     restarts: int = soft_decoding.RESTARTS) -> tuple[Suspect, Sequence[Place], Extraction]:
+    """Read the suspect as it is and without what was filled into it. Of the two tries, which are paid for, that counts which shows the
+    signature, or any text where there is none, else the one with the smaller p-value.
+
+    Args:
+        read: from a suspect, the bound on false texts and the number of restarts to the places and what they show.
+    """
+    masks = suspect.masks
+    for attempt in dict.fromkeys((0, restarts)):
+        shown = [(one, *read(one, max_false / len(masks), attempt)) for one in masks]
+        hits = [each for each in shown if (each[2].text is not None if signature is None else each[2].shows(signature))]
+        if hits:
+            break
+    one, places, found = min(hits or shown, key=lambda each: each[2].evidence.p_value if each[2].evidence else 0)
+    evidence = found.evidence and replace(found.evidence, searched=found.evidence.searched * len(masks))
+    return one, places, replace(found, evidence=evidence)
 
 
 def _show(windows: Sequence[Window], code_format: CodeFormat, signature: str | None, searched: int,

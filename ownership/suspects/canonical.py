@@ -23,6 +23,7 @@ CERTAIN = 5.0  # standard deviations of the counts, by which it does
 SMALLEST = 0.05, 0.002  # share of a layer's entries in the lower mode, and in the upper one
 FEWEST = 1000  # entries of a layer, with which there is something to tell apart
 UNLIKE = 0.1  # share of a channel's square that is left by another one's multiple, above which they are two
+MULTIPLE = 1e-6  # the same of its variance, up to which it is the other one's multiple
 ROUNDING = 1e-4
 PROBES = 16, 3, 16, 16  # pictures of noise, on which channels are compared
 
@@ -162,33 +163,34 @@ def _activations(network: nn.Module, state: Mapping[str, torch.Tensor], groups: 
 
 def _merge(state: dict[str, torch.Tensor], groups: ChannelGroups, members: np.ndarray, activations: torch.Tensor,
            count: int) -> list[int]:
-    """Take `count` of a group's channels out of what reads them, and return which."""
+    """Take `count` of a group's channels out of what reads them, and return which: multiples of others first, since a network as it
+    was trained has none, but may have channels of its own that nobody reads."""
     products = (activations @ activations.T).numpy()
     sizes = np.diag(products).copy()
     factors = products / np.maximum(sizes, 1e-300)  # a row's channel as multiples of a column's, and what is left of its square
     left = np.maximum(sizes[:, None] - factors * products, 0)
-    unlike = left > UNLIKE * sizes[:, None]
+    left[left > UNLIKE * sizes[:, None]] = np.inf
     np.fill_diagonal(left, sizes)  # of none
-    np.fill_diagonal(unlike, False)
-    np.fill_diagonal(factors, 0)
-    readers = [(key, channels) for (key, dimension), channels in groups.axes.items() if dimension == 1]
-
-    def columns(channel: int):
-        return [(state[key], int(at)) for key, channels in readers for at in np.flatnonzero(channels == channel)]
-
-    read = np.array([sum(float(weight[:, at].square().sum()) for weight, at in columns(channel)) for channel in members])
-    for key in {key for key, channels in readers if np.isin(members, channels).any()}:
-        state[key] = state[key].clone()
-    gone: list[int] = []
+    varying = (sizes - activations.sum(1).square().numpy() / activations.shape[1]).clip(0)
+    reading = []
+    for (key, dimension), channels in groups.axes.items():
+        if dimension == 1 and members[0] in channels:  # and with it all of its group
+            state[key] = state[key].clone()
+            reading.append((state[key], np.argsort(channels)[np.searchsorted(np.sort(channels), members)]))
+    read = sum(weight.square().transpose(0, 1).flatten(1).sum(1)[at].numpy() for weight, at in reading)
+    best, gone = left.argmin(1), []
     for _ in range(count):
-        costs = np.where(unlike, np.inf, left * read[:, None])
-        costs[gone], costs[:, gone] = np.inf, np.inf
-        first, second = np.unravel_index(costs.argmin(), costs.shape)
-        for (weight, at), (_, to) in zip(columns(members[first]), columns(members[second])):
-            if first != second:
-                taken = factors[first, second] * weight[:, at]
-                total = weight[:, to] + taken
-                weight[:, to] = torch.where(total.abs() > ROUNDING * taken.abs(), total, 0)  # what cancels leaves nothing
-        read[second] = sum(float(weight[:, at].square().sum()) for weight, at in columns(members[second]))
+        least = left[np.arange(len(members)), best]
+        first = int(np.where(least <= MULTIPLE * varying, -1, least * read).argmin())
+        second = best[first]
+        for weight, at in reading if first != second else ():
+            taken = factors[first, second] * weight[:, at[first]]
+            total = weight[:, at[second]] + taken
+            total[total.abs() <= ROUNDING * taken.abs()] = 0  # what cancels leaves nothing
+            read[second] += float(total.square().sum() - weight[:, at[second]].square().sum())
+            weight[:, at[second]] = total
         gone.append(first)
+        left[first], left[:, first], read[first] = np.inf, np.inf, 1
+        anew = np.flatnonzero(best == first)
+        best[anew] = left[anew].argmin(1)
     return [int(members[at]) for at in gone]

@@ -43,6 +43,11 @@ class Suspect:
         mask = canonical.cut(self.mask, self.weights)
         return None if mask == self.mask else replace(self, mask=mask, is_cut=True)
 
+    @property
+    def masks(self) -> "list[Suspect]":
+        """As it is, and, where something was filled in, without that: what marks are looked for in, each a try."""
+        return [self, *([self.cut] if self.cut else [])]
+
     def upright(self, groups: ChannelGroups) -> "Suspect":
         """With the signs that the weights of each filter have if its batch norm multiplies by no negative number."""
         if self.weights is None:

@@ -1,0 +1,59 @@
+"""The benchmark of transforms: what it makes up is owned and innocent as it says, and it sees a bar that is missed."""
+
+import csv
+import sys
+
+import pytest
+
+from utils import cli
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """run(*words) -> (exit code, what was printed); two kinds of transforms and no more."""
+    from benchmarks import transforms
+    from benchmarks.lib import transforms as measured
+
+    monkeypatch.setattr(measured, "KINDS", ("sign", "permute"))
+
+    def call(*words) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["transforms.py", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.run(transforms.main)
+        printed = capsys.readouterr()
+        return end.value.code, printed.out + printed.err.rpartition("error: ")[2]
+
+    return call
+
+
+def rows_of(path) -> list[dict]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_transformed_models_of_an_owner_are_owned_and_a_missed_one_is_told(run, tmp_path, monkeypatch):
+    words = "--only", "owned", "--count", 0, "--out", tmp_path
+    code, printed = run(*words)
+    assert code == 0 and "missed: 0 of 6" in printed
+    rows = rows_of(tmp_path / "owned.res20s.csv")
+    assert [(row["model"], row["kinds"]) for row in rows] == [
+        (model, kind) for kind in ("sign", "permute") for model in ("as it is", "30% pruned", "fine-tuned")]
+    permuted = [row for row in rows if row["kinds"] == "permute"]
+    assert all(float(row["p own"]) > 1e-9 > float(row["p aligned"]) for row in permuted)
+    text = (tmp_path / "owned.res20s.csv").read_text()
+    (tmp_path / "owned.res20s.csv").write_text(text[:text.rindex("owned")] + "not shown" + text[text.rindex("owned") + 5:])
+    monkeypatch.setattr("benchmarks.lib.transforms.judged", None)  # nothing is measured again
+    code, printed = run(*words)
+    assert code == 1 and "missed: 1 of 6" in printed and "missed: fine-tuned, permute" in printed
+
+
+@pytest.mark.slow
+def test_transformed_models_of_others_are_not_owned(run, tmp_path):
+    words = "--only", "innocent", "--owners", 1, "--out", tmp_path
+    assert run(*words, "--count", 1)[0] == 0
+    code, printed = run(*words, "--count", 2)
+    assert code == 0 and "owned: 0 of 2" in printed
+    rows = rows_of(tmp_path / "innocent.res20s.csv")
+    assert [row["kind"] for row in rows] == ["pruned by magnitude", "another's code at the place"]
+    assert all(float(row["p"]) == 1 for row in rows)
