@@ -85,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
               mask.nonzeros, payload.bits_for(args.payload) if args.payload else 0)
     word = payload.word_of(key, args.payload) if args.payload else None
     initial = ticket.initial and {name: ticket.initial[f"{name}.weight"] for name in mask}
-    signed = embed(mask, key, strength, initial, word)
+    with cli.named("--strength"):
+        signed = embed(mask, key, strength, initial, word)
 
     files = KeyedFiles(args.save_dir, args.arch, args.dataset)
     if files.masks.exists() and not files.key.exists():

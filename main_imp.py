@@ -12,11 +12,17 @@ r"""Find a winning ticket: iterative magnitude pruning (IMP) with rewinding, at 
     python main_imp.py --data datasets/cifar10 --dataset cifar10 --arch res20s --save_dir res20s_cifar10_extreme \
         --init pretrained_model/res20s_cifar10_lt.pth.tar --extreme --rates 0.2,0.1,0.05,0.01
 
+    # sign the ticket on the way (scheme V4): the last round prunes and trains a mask that holds the mark (docs/keyed_mask.md)
+    python make_claim.py --new_owner_key runs/owner.key
+    python main_imp.py --dataset digits --arch res20s --save_dir runs/digits_keyed --epochs 10 --rate 0.2 --pruning_times 6 \
+        --sign_keyed runs/owner.key --owner_name "Jane Doe" --sign_at last-1
+
 The same command resumes after any interruption, in the middle of a round too. The run directory holds a folder per
 round (ticket, checkpoints, metrics.csv, curve.png, result.json), the weights tickets are rewound to (epoch_3.pth.tar),
 the last kept ticket (ticket.pth.tar), rounds.csv with accuracy_density.png, and result.json.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -71,7 +77,20 @@ def parse_args(argv: Sequence[str] | None):
     # a ticket has its rewinding epochs behind it as well: --epochs 12 --rewind_epoch 3 --dense_epochs 15 gives both as many
     group.add_argument("--dense_epochs", type=cli.positive_int, default=None, metavar="N",
                        help="epochs of the dense network that tickets are compared with (default: --epochs)")
+
+    group = parser.add_argument_group("keyed mask (scheme V4)")
+    group.add_argument("--sign_keyed", type=cli.path, default=None, metavar="FILE",
+                       help="sign the ticket with this owner's private key (make_claim.py --new_owner_key); leaves keyed.key.json, the "
+                            "secret, and unsigned.weight_mask.pth.tar, by which a renumbering is undone")
+    group.add_argument("--owner_name", type=cli.utf8_text, default=None, metavar="NAME", help="as in make_claim.py --owner")
+    group.add_argument("--sign_at", type=rounds_left, default="last-1", metavar="last-N",
+                       help="the round whose mask gets the signs of places; those of counts are for the last")
     args = parser.parse_args(argv)
+    if (args.sign_keyed is None) != (args.owner_name is None):
+        parser.error("argument --sign_keyed: comes with --owner_name, and --owner_name with --sign_keyed")
+    if args.sign_keyed is not None and (args.extreme or args.sign_at >= args.pruning_times - (args.count == "trainings")):
+        parser.error("argument --sign_keyed: " + ("where an --extreme search ends can't be foreseen; sign its ticket with embed_keyed.py"
+                                                  if args.extreme else f"there is no round {args.sign_at} before the last of --pruning_times"))
     flag, dense_epochs = ("epochs", args.epochs) if args.dense_epochs is None else ("dense_epochs", args.dense_epochs)
     if args.rewind_epoch > dense_epochs:
         parser.error(f"argument --rewind_epoch: {args.rewind_epoch} is after the last of --{flag} {dense_epochs}")
@@ -82,9 +101,18 @@ def parse_args(argv: Sequence[str] | None):
     return args
 
 
+def rounds_left(text: str) -> int:
+    """Of last-N. Raises ArgumentTypeError."""
+    rounds = text.removeprefix("last-")
+    if text == rounds or not rounds.isdigit() or not int(rounds):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be last-1, last-2 and so on, so that the mark is trained and pruned")
+    return int(rounds)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
+    from ownership.claims.commitment import read_owner_key
     from pruner import tickets
     from pruner.experiment import prepare
     from pruner.imp import Search, find_ticket
@@ -102,16 +130,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = tickets.read_model_file(args.init, model)
         model.load_state_dict(given.initial or given.need_weights("--init"))
     initial = origin(args.init, init_exists, args.seed)
-    files.open("main_imp.py", {**vars(args), **experiment.fingerprints()},
-               may_grow=frozenset({"pruning_times", "max_rounds"}), initial_weights=initial)
+    schedule = ExtremeSearch(args.rates, args.max_rounds) if args.extreme \
+        else FixedRate(args.rate, args.pruning_times - (args.count == "trainings"))
+    sign, signs_for = {}, {}
+    if args.sign_keyed:
+        with cli.named("--sign_keyed"):
+            owner_key = read_owner_key(args.sign_keyed)
+        sign = {"sign": signing(args, files, schedule.times, owner_key)}
+        signs_for = {"sign_keyed (sha256)": owner_key.public_key().public_bytes_raw().hex()}
+    files.open("main_imp.py", {**vars(args), **experiment.fingerprints(), **signs_for},
+               may_grow=frozenset() if sign else frozenset({"pruning_times", "max_rounds"}), initial_weights=initial)
     print(f"initial weights: {initial}", flush=True)
     if args.init and not init_exists:
         tickets.write_weights(args.init, model.state_dict(), experiment.facts)
 
     search = Search(experiment, files, args.seed, args.conv1, args.rewind_epoch, args.prune_type, args.fc,
-                    args.match_tolerance, args.match_on, dense_protocol)
-    schedule = ExtremeSearch(args.rates, args.max_rounds) if args.extreme \
-        else FixedRate(args.rate, args.pruning_times - (args.count == "trainings"))
+                    args.match_tolerance, args.match_on, dense_protocol, **sign)
     total = None if args.extreme else schedule.times
     before = len(list(files.folder.glob(f"*/{files.round(0).result.name}")))
     rounds = find_ticket(search, schedule, on_round=lambda done: print(describe(done, total, done.round < before), flush=True))
@@ -129,8 +163,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     }, files.result)
     print(f"\n{'dense acc':>10} {'ticket acc':>10} {'remaining':>10}  rounds at {schedule.rates}\n"
           f"{dense.test_acc:>9.2f}% {ticket.test_acc:>9.2f}% {100 * ticket.density:>9.3f}%  {tuple(schedule.counts)}\n\n"
-          f"ticket: {files.ticket}\nplot:   {files.rounds_plot}")
+          f"ticket: {files.ticket}\nplot:   {files.rounds_plot}" + (f"\nkey:    {files.keyed} (secret)" if args.sign_keyed else ""))
     return cli.EXIT_OK
+
+
+def signing(args, files, last: int, owner_key):
+    """What `pruner.imp.Search.sign` does in a search of `last` rounds: places --sign_at rounds before the last, counts in the last."""
+    from ownership.claims.commitment import nonce_of
+    from ownership.keyed_mask.claim import read_key, write_key
+    from pruner import tickets
+    from pruner.key_mask.split import fingerprint
+    from pruner.keyed_mask.embedding import Strength, early_strength, embed_counts, embed_places, shares, usual_strength
+    from pruner.keyed_mask.pattern import LABEL, Key
+    from utils.errors import UserError
+
+    @cli.named("--sign_keyed")
+    def sign(number, mask, weights):
+        if number == last - args.sign_at:
+            if files.round(number).ticket.exists() and not files.keyed.exists():
+                raise UserError(f"{files.round(number).ticket} is there and is not signed; name another --save_dir")
+            largest = mask.nonzeros
+            for _ in range(args.sign_at):
+                largest -= round(args.rate * largest)
+            sha256, strength = fingerprint(mask), Strength(early_strength(mask.nonzeros), usual_strength(largest).counts)
+            key = Key(owner_key.public_key().public_bytes_raw(), args.owner_name, nonce_of(owner_key, LABEL, args.owner_name, sha256),
+                      args.arch, sha256, *shares(strength, mask), largest)
+            write_key(files.keyed, key)
+            tickets.write_masks(files.unsigned, mask)
+            return embed_places(mask, key, strength.places)
+        if number == last:
+            return embed_counts(mask, read_key(files.keyed).key, usual_strength(mask.nonzeros).counts, weights)
+        return mask
+
+    return sign
 
 
 def origin(path: str | None, is_there: bool, seed: int) -> str:

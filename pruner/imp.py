@@ -1,6 +1,6 @@
 """Iterative magnitude pruning with rewinding (paper, sections 3.1 and 4.1), resumable at every epoch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -45,6 +45,7 @@ class Search:
     tolerance: points below the dense accuracy at which a ticket still matches.
     match_on: the split whose accuracy is compared, a key of SELECTIONS.
     dense_protocol: of the dense network's training (default: the tickets').
+    sign: what becomes of a round's mask before it is trained, given the round, the mask and the weights that it was pruned by.
     """
 
     experiment: Experiment
@@ -57,6 +58,7 @@ class Search:
     tolerance: float = 1.0
     match_on: str = "test"
     dense_protocol: TrainingProtocol | None = None
+    sign: Callable[[int, Mask, Mapping[str, torch.Tensor]], Mask] = lambda number, mask, weights: mask
 
 
 def find_ticket(search: Search, schedule: FixedRate | ExtremeSearch,
@@ -80,11 +82,13 @@ def find_ticket(search: Search, schedule: FixedRate | ExtremeSearch,
     while (rate := schedule.next_rate()) is not None:
         index = len(rounds)
         trained = _trained_weights(search, source)
+        weights = {name: trained[f"{name}.weight"] for name in mask}
         try:
-            candidate = prune_smallest({name: trained[f"{name}.weight"] for name in mask}, mask, rate)
+            candidate = prune_smallest(weights, mask, rate)
         except NothingToPrune:
             schedule.skip()
             continue
+        candidate = search.sign(index, candidate, weights)
         outcome = _train_round(search, index, rate, candidate, start_weights(search, trained), rounds[0])
         rounds.append(replace(outcome, kept=schedule.report(outcome.matched)))
         if rounds[-1].kept:

@@ -180,7 +180,7 @@ def test_the_price_of_a_mark_does_not_grow_with_the_ticket():
 def test_a_strength_that_the_mask_has_no_room_for_is_refused():
     mask = random_mask(0.1, shapes={"layer": (8, 8, 3, 3)})
     for strength, carrier in ((Strength(50, 0), "places"), (Strength(0, 50), "counts")):
-        with pytest.raises(UserError, match=rf"--strength: z 50 of {carrier} can't be reached in this mask, \d+\.\d can; ask for less"):
+        with pytest.raises(UserError, match=rf"^z 50 of {carrier} can't be reached in this mask, \d+\.\d can; ask for less"):
             embed(mask, key_for(mask, strength), strength)
 
 

@@ -264,7 +264,7 @@ def date(value: str) -> datetime:
 
 
 # how files begin that are lost for good when something else is written over them
-SECRETS = re.compile(rb"-----BEGIN|lottery-trigger-key/|\{\s*\"fields\": |\{\s*\"format\": \"lottery-verification-claim|PK\x03\x04")
+SECRETS = re.compile(rb"-----BEGIN|lottery-trigger-key/|\{\s*\"fields\": |\{\s*\"format\": \"lottery-(?:verification-claim|keyed-mask)|PK\x03\x04")
 PNG_OF_A_CODE = rb"\x89PNG\r\n\x1a\n.{4}IHDR(.{4})\1[\1\x08]\x00"  # square and grey
 PNG_OF_A_PLOT = rb"\x89PNG.{,200}Matplotlib"
 BEGINNING = 4096  # bytes of a file that are looked at

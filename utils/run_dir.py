@@ -19,7 +19,7 @@ from utils.locks import Taken, take
 # flags that may differ between a run and its resumption: they say where and how fast, not what (of the pictures and of
 # files given, the contents are compared)
 RUN_ONLY_FLAGS = frozenset({"save_dir", "device", "compile", "ignored", "data", "init", "mask_dir", "pretrained", "key",
-                            "trigger_dir", "trigger_key", "checkpoint", "claim"})
+                            "trigger_dir", "trigger_key", "checkpoint", "claim", "sign_keyed"})
 
 
 class TrainingFiles:
@@ -52,6 +52,8 @@ class RunDir(TrainingFiles):
         self.locked = self.folder / "locked.pth.tar"
         self.released = self.folder / "released.pth.tar"  # what is handed out of a network with passports
         self.passports = self.folder / "passports.pt"  # and their owner's secret
+        self.keyed = self.folder / "keyed.key.json"  # of a ticket that was signed in the search
+        self.unsigned = self.folder / "unsigned.weight_mask.pth.tar"  # and what its key was drawn for
         self.triggers = self.folder / "triggers"  # a folder: the set that was trained with, for the owner's claim
         self._lock = None
 

@@ -34,6 +34,12 @@ def usual_strength(nonzeros: int) -> Strength:
     return Strength(35, 25) if nonzeros >= 20_000 else Strength(15, 15) if nonzeros >= 5_000 else Strength(13, 0)
 
 
+def early_strength(nonzeros: int) -> float:
+    """z of places, for a mask of so many weights that is trained and pruned again: what pruning leaves of it is in weights that matter.
+    A quarter of the kernels carries it at most."""
+    return max(0.0, min(60.0, math.sqrt(nonzeros / SPARE) / 2 - LUCK))
+
+
 def shares(strength: Strength, mask: Mask) -> tuple[int, int]:
     """`places` and `counts` of a key for this ticket. Places are confined to as many kernels as z needs, so that its price does not
     grow with the ticket."""
@@ -65,7 +71,7 @@ def embed_places(mask: Mask, key: Key, z: float, word: np.ndarray | None = None)
     layer = np.repeat(np.arange(len(mask)), [len(of_layer[0]) for of_layer in trades])
     if z and need > len(turn):
         most = Agreement(now.agreeing + 2 * len(turn), now.squares).z
-        raise UserError(f"--strength: z {z:g} of places can't be reached in this mask, {most:.1f} can; ask for less")
+        raise UserError(f"z {z:g} of places can't be reached in this mask, {most:.1f} can; ask for less")
     taken = np.argsort(turn, kind="stable")[:need]
     signed = {}
     for number, (name, kept) in enumerate(mask.items()):
@@ -113,7 +119,7 @@ def embed_counts(mask: Mask, key: Key, z: float, weights: Mapping[str, torch.Ten
         low, high = 0, len(moves.price)
         enough = reached(high) >= z
         if not enough and not high:
-            raise UserError(f"--strength: z {z:g} of counts can't be reached in this mask, {reached(0):.1f} can; ask for less")
+            raise UserError(f"z {z:g} of counts can't be reached in this mask, {reached(0):.1f} can; ask for less")
         while enough and low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if reached(middle) >= z else (middle + 1, high)
