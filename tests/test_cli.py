@@ -58,7 +58,7 @@ def sample(action: argparse.Action) -> list[str]:
         return [str(list(action.choices)[-1])]
     if is_path(action):  # no two flags may name one
         return [f"no_{action.dest}"]
-    for text in ("7", "0.5", "2026-03-01"):
+    for text in ("7", "0.5", "2026-03-01", "last-1"):
         try:
             (action.type or str)(text)
             return [text]
