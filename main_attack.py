@@ -31,6 +31,16 @@ r"""What a thief does to a stolen model: remove its signature, or contradict it.
     # and with other weights, other numbers of them and no batch norms, all of which compute the same
     python main_attack.py transform --checkpoint runs/digits_signed/model_best.pth.tar --level 1e-7 --save_dir runs/transformed
 
+    # passports (docs/passports.md), after main_passport.py's first example: what the owner's still show, at several levels
+    python main_attack.py flip --checkpoint runs/passports/released.pth.tar --passports runs/passports/passports.pt \
+        --save_dir runs/passports_flipped
+    # others are trained in their place; passport_fake1 to passport_fake3, passport_block
+    python main_attack.py passport_fake2 --checkpoint runs/passports/released.pth.tar --passports runs/passports/passports.pt \
+        --save_dir runs/passports_fake2
+    # and made up: `main_passport.py --evaluate --passports` reads them, and main_verify.py does not count them
+    python main_attack.py forge --by solve --checkpoint runs/passports/released.pth.tar --no_accuracy --signature thief \
+        --owner runs/thief.key --owner_name thief --save_dir runs/passports_solved
+
     # the paper's Table 6, ResNet-20 on CIFAR-10: 91.25, 90.72, 88.03, 80.08, 36.62% at 5, 10, 20, 30, 50%
     python main_attack.py prune --data datasets/cifar10 --dataset cifar10 --arch res20s \
         --checkpoint res20s_cifar10_lt_qr/model_best.pth.tar --save_dir res20s_cifar10_lt_qr_pruned
@@ -67,6 +77,9 @@ def parse_args(argv: Sequence[str] | None):
     parser.add_argument("--claim", type=cli.path, default=None, metavar="FILE",
                         help="the owner's claim (JSON of embed_qrcode.py or make_claim.py): what the attack does to the marks in "
                              "there joins the results, and fake3 takes a code's place and format from it")
+    parser.add_argument("--passports", type=cli.path, default=None, metavar="FILE",
+                        help="the owner's passports.pt (main_passport.py): what is left of the signature and of the private branch joins "
+                             "the results; " + ", ".join(name for name, attack in ATTACKS.items() if attack.needs_passports) + " need it")
     cli.add_model_and_data_flags(parser, ARCHITECTURES, DATASETS)
     cli.add_training_flags(parser)
     cli.add_run_flags(parser)
@@ -127,10 +140,13 @@ def check_own_flags(parser: cli.ArgumentParser, args) -> None:
         parser.error("argument --sweep: names the levels; leave out --level")
     if args.sweep == ():
         parser.error("argument --sweep: names no level")
-    if args.attack == "finetune" and args.no_accuracy:
-        parser.error("argument --no_accuracy: finetune needs pictures")
-    if "signature" in settings and args.signature is None:
-        parser.error(f"argument --signature: {who} needs the text to write")
+    if attack.needs_pictures and args.no_accuracy:
+        parser.error(f"argument --no_accuracy: {who} needs pictures")
+    if attack.needs_passports and args.passports is None:
+        parser.error(f"argument --passports: {who} needs the file")
+    for flag, what in (("signature", "the text to write"), ("owner", "the thief's key"), ("owner_name", "the thief's name")):
+        if flag in settings and getattr(args, flag) is None:
+            parser.error(f"argument --{flag}: {who} needs {what}")
     if {flag.name for flag in PLACE} <= set(settings):
         check_place(parser, args, who)
 
@@ -190,7 +206,7 @@ def forge(args, thief, claim) -> int:
     result, writes, made = AttackFiles(args.save_dir).result, FORGERIES[args.by].writes, None
     if not all(path.exists() for path in (result, *forging.written_files(args).values())):
         # what can't be done is refused before anything is written
-        made = forging.make(args, thief.victim)
+        made = forging.make(args, thief)
         reading = attacking.read_as_owner(claim, thief.victim, made if writes else thief.victim)
     run = RunDir(args.save_dir)
     run.open("main_attack.py", attacking.recorded(args, thief))
@@ -218,6 +234,13 @@ def in_words(row: Mapping[str, Any], claim) -> str:
     if "found_layer" in row:
         shown += (f"; found a block in {row['found_layer']} at ({row['found_x']}, {row['found_y']}), version "
                   f"{row['found_version']}" + ("" if "hit" not in row else ", the code" if row["hit"] else ", not the code"))
+    if "signature_right" in row:
+        shown += f"; passports' bits {row['signature_right']} of {row['signature_bits']}" + (
+            f", by scales {row['scales_right']}" if "scales_right" in row else "") + (
+            f", private branch {row['private_acc']:.2f}%" if "private_acc" in row else "")
+    if "forged_acc" in row:
+        shown += f"; the thief's signs are the owner's in {row['forged_acc']:.1f}%" + (
+            f", and as he wanted in {row['target_acc']:.1f}%" if "target_acc" in row else "")
     shown += "".join(f"; {mark}: {left}" for mark, left in left_in_words(row, claim))
     return (f"{row['attack']}{level}: {row['nonzeros']} weights, {100 * row['density']:.3f}% of {row['entries']} "
             f"(-{row['removed']} +{row['added']}){accuracy}{shown}")

@@ -31,12 +31,14 @@ class Entry:
     module, function: where the attack is. It takes the mask, the weights, `seed`, and the values of its flags by name; what is
     said of a code's place and form as one `wish`, and of the weights in each kernel as one `new` (see `attacks.run.values_of`).
     help: as `--help` explains it. flags: those that are its own; they become columns of the table.
+    needs_model: whether it also takes the network, as `model`, a forgery its name too, as `arch`.
     """
 
     module: str
     function: str
     help: str
     flags: tuple[Flag, ...] = ()
+    needs_model: bool = False
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -52,30 +54,40 @@ class Entry:
 class Forgery(Entry):
     """One entry of the registry of ways to a second claim (`main_attack.py forge --by`).
 
-    claims: "V1", a key, or "V2", a text. writes: whether into a copy of the model, so that there is an accuracy to measure.
+    claims: "V1", a key, "V2", a text, or "P", passports. writes: whether into a copy of the model, so that there is an accuracy to
+    measure.
     """
 
     claims: str = "V2"
     writes: bool = True
 
     @property
-    def makes_key(self) -> bool:
-        return self.claims == "V1"
+    def leaves(self) -> tuple[str, ...]:
+        """The files that make_claim.py asks of the thief, by the names of the result's columns."""
+        return {"V1": ("key", "locked"), "V2": ("claim",), "P": ("passports",)}[self.claims]
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether a file of masks will not do."""
+        return self.claims != "V2"
 
 
 @dataclass(frozen=True)
 class Attack(Entry):
-    """One entry of the registry of attacks. (finetune also takes what training needs.)
+    """One entry of the registry of attacks.
 
     level: what --level is to it, which its function then takes too; None where it is no matter of degree.
     levels: what is done where no level is given; the paper's, and the unattacked model as the first row.
-    training: flags of every training that are this attack's too. needs_model: whether it also takes the network, as `model`.
+    training: flags of every training that are this attack's too. needs_pictures: whether it also takes a `training`, an
+    `attacks.victim.Training`; it then returns figures beside mask and weights. needs_passports: whether it takes what is in
+    --passports, as `passports`.
     """
 
     level: str | None = None
     levels: tuple[float, ...] = ()
     training: tuple[str, ...] = ()
-    needs_model: bool = False
+    needs_pictures: bool = False
+    needs_passports: bool = False
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -91,8 +103,11 @@ SHARE_OF = Flag("share_of", "what --level is a share of, the pruned entries (as 
 NOISE = Flag("noise", "standard deviation of the new weights", dict(type=cli.positive_float, default=0.1, metavar="S"))
 THEN = Flag("then", "empty the block's kernels, or occupy the empty ones with noise weights",
             dict(choices=("clear", "fill"), default="clear"))
+ALL_PARAMS = Flag("all_params", "all parameters together, biases, norms and the classifier too, as DeepIPR and passport-aware "
+                  "normalization prune", dict(action="store_true"))
 FREE_MASK = Flag("free_mask", "let pruned weights grow back (default: they stay zero)", dict(action="store_true"))
-NO_FC = Flag("no_fc", "start with a fresh classifier, as is done anyway for another number of classes", dict(action="store_true"))
+NO_FC = Flag("no_fc", "start with a fresh classifier, as is done anyway for another number of classes (DeepIPR's rtal; without: ftal)",
+             dict(action="store_true"))
 
 # another signature (paper, section 4.4): where its region lies and the form of its code, of which --claim may say all
 SIGNATURE = Flag("signature", "the thief's text", dict(type=cli.utf8_text, default=None, metavar="TEXT"))
@@ -123,6 +138,14 @@ KEY_RATIO = Flag("key_ratio", "the key's share of the whole ticket (default: as 
 TOP_UP = Flag("top_up", "add weights to kernels at the code's ones that hold fewer than --weights_per_kernel, too",
               dict(action="store_true"))
 
+# passports: who claims those that were solved for, and how others are trained
+OWNER = Flag("owner", "the thief's own private key (make_claim.py --new_owner_key)", dict(type=cli.path, default=None, metavar="FILE"))
+OWNER_NAME = Flag("owner_name", "the thief's name, as in make_claim.py --owner", dict(type=cli.utf8_text, default=None, metavar="NAME"))
+MLP = Flag("mlp", "the small network of scheme pan: trained on from the owner's, trained from scratch, or random and not trained, as in "
+           "the published code", dict(choices=("known", "fresh", "random_frozen"), default="known"))
+BLOCK = Flag("block", "what scales go through: a small network of all channels (CERB), or of each alone (IERB)",
+             dict(choices=("cerb", "ierb"), default="cerb"))
+
 FORGERIES: dict[str, Forgery] = {
     "search": Forgery("attacks.forgeries.second_claim", "search", "a text that agrees with the model as it is",
                       (BUDGET, LENGTH, VERSION, ERROR_CORRECTION), writes=False),
@@ -136,6 +159,9 @@ FORGERIES: dict[str, Forgery] = {
     "resign": Forgery("attacks.forgeries.second_claim", "by_signing_again",
                       "a code beside the owner's, where it changes least, at the same density",
                       (SIGNATURE, VERSION, ERROR_CORRECTION, NOISE)),
+    "solve": Forgery("attacks.forgeries.solve", "by_solving",
+                     "passports that a public model answers with any text, and as accurately as ever; in closed form, without a picture",
+                     (SIGNATURE, OWNER, OWNER_NAME), needs_model=True, claims="P", writes=False),
 }
 
 BY = Flag("by", "; ".join(f"{name}: {forgery.help}" for name, forgery in FORGERIES.items()),
@@ -146,13 +172,15 @@ TRANSFORMS = Flag("kinds", "what is done, in this order, out of " + ", ".join(KI
 ADDON = Attack("attacks.addon", "add_on", "opens a share of the pruned entries with noise weights (Table 8)", (NOISE, SHARE_OF),
                level="share of the pruned entries that is opened (see --share_of)", levels=(0.0, 0.005, 0.01, 0.02, 0.05, 0.1))
 
+TRAINING = "epochs", "lr", "decreasing_lr", "batch_size", "warmup", "momentum", "weight_decay"
+
 ATTACKS: dict[str, Attack] = {
-    "prune": Attack("attacks.prune", "prune", "removes a share of the surviving weights (Tables 5 and 6)", (HOW, INCLUDE_STEM),
+    "prune": Attack("attacks.prune", "prune", "removes a share of the surviving weights (Tables 5 and 6)", (HOW, INCLUDE_STEM, ALL_PARAMS),
                     level="share of the surviving weights that goes", levels=(0.0, 0.05, 0.1, 0.2, 0.3, 0.5)),
     "addon": ADDON,
     "fake2": ADDON,
     "finetune": Attack("attacks.finetune", "fine_tune", "trains on, on the same pictures or others", (FREE_MASK, NO_FC),
-                       training=("epochs", "lr", "decreasing_lr", "batch_size", "warmup", "momentum", "weight_decay")),
+                       training=TRAINING, needs_pictures=True),
     "fake1": Attack("attacks.fake1", "forge", "puts a forged key into a locked ticket of scheme V1 (Figure 5)", (NOISE,),
                     level="the key's share of the whole ticket (default: as the file of the locked ticket says)"),
     "fake3": Attack("attacks.fake3", "replace_code", "writes another signature over the embedded one, with noise weights",
@@ -166,6 +194,26 @@ ATTACKS: dict[str, Attack] = {
     "transform": Attack("attacks.transform", "transform", "other weights, and other numbers of them, that compute the same (see --kinds)",
                         (TRANSFORMS,), needs_model=True, levels=(0.0, 1e-7, 0.1),
                         level="share of the channels that are added, and size of what fills pruned entries against the weights"),
+    # on released nets, by somebody who knows which layers have passports; of the lottery's schemes fake1 to fake3 are above
+    "flip": Attack("attacks.flip", "flip", "turns scales over behind layers with passports (DeepIPR's flip_attack.py)", needs_model=True,
+                   needs_passports=True, level="share of the scales that change their sign", levels=(0.0, 0.1, 0.25, 0.5, 0.75, 1.0)),
+    "passport_fake1": Attack("attacks.passport_fake1", "fake1", "other passports, of 20 random pictures (DeepIPR's passport_attack_1.py)",
+                             needs_pictures=True, needs_passports=True),
+    "passport_fake2": Attack("attacks.passport_fake2", "fake2",
+                             "knows the signs of the private scales, and trains scales and shifts (DeepIPR's passport_attack_2.py)",
+                             training=TRAINING, needs_pictures=True, needs_passports=True,
+                             level="share of the signs that are turned before (DeepIPR's --flipperc)", levels=(0.0, 0.1, 0.5)),
+    "passport_fake2_pan": Attack("attacks.passport_fake2_pan", "fake2_pan",
+                                 "trains passports that begin as noise (amb_attack_v3.py --type fake2 of passport-aware normalization)",
+                                 training=TRAINING, needs_pictures=True, needs_passports=True),
+    "passport_fake3": Attack("attacks.passport_fake3", "fake3",
+                             "knows the passports, and trains others away from them (DeepIPR's passport_attack_3.py, PaN's fake3s)", (MLP,),
+                             training=TRAINING, needs_pictures=True, needs_passports=True,
+                             level="share of each layer's bits that the others are to show turned (--flipperc)", levels=(0.0, 0.1, 0.5)),
+    "passport_block": Attack("attacks.passport_block", "block",
+                             "knows nothing, and trains scales behind a residual block (Chen et al. 2023)", (BLOCK,),
+                             training=TRAINING, needs_pictures=True, needs_passports=True,
+                             level="share of the training pictures that the thief has", levels=(0.02, 0.1)),
 }
 
 

@@ -13,7 +13,7 @@ from utils.errors import UserError
 
 
 def prune(mask: Mask, weights: Mapping[str, torch.Tensor], level: float, how: str, seed: int,
-          include_stem: bool = False) -> tuple[Mask, dict[str, torch.Tensor]]:
+          include_stem: bool = False, all_params: bool = False) -> tuple[Mask, dict[str, torch.Tensor]]:
     """Remove exactly round(level * nonzeros) of the surviving weights, over all masked layers together.
 
     Args:
@@ -24,11 +24,19 @@ def prune(mask: Mask, weights: Mapping[str, torch.Tensor], level: float, how: st
         seed: of "random".
         include_stem: the stem's weights count and go like the others, as in the published code, though the mask is not
             defined on them.
+        all_params: all parameters count and go like the weights: biases, norms and the classifier too.
     Returns:
         mask and weights without them.
     Raises:
         UserError: nothing would be left, a weight is not finite, or there is no stem.
     """
+    if all_params:
+        # of parameters and of nothing else is the last name one of these
+        every = {name: tensor for name, tensor in weights.items() if name.rpartition(".")[2] in ("weight", "bias")}
+        left, _ = prune(Mask({name: tensor != 0 for name, tensor in every.items()}), {f"{name}.weight": tensor for name, tensor in
+                        every.items()}, level, how, seed)
+        pruned = {name: tensor * left[name] if name in left else tensor for name, tensor in weights.items()}
+        return Mask({name: left[f"{name}.weight"] for name in mask}), pruned
     if include_stem and STEM not in mask:
         if f"{STEM}.weight" not in weights:
             raise UserError(f"--include_stem: there are no weights of a layer {STEM}; leave it out")

@@ -11,36 +11,44 @@ import torch
 from torch import nn
 
 from attacks import ATTACKS, FORGERIES, FORMAT, PLACE, Entry
-from attacks.finetune import fine_tune
 from attacks.locate import locate
 from attacks.noise import NewWeights
 from attacks.forgeries.second_claim import SecondClaim
-from attacks.victim import Victim, class_count, read_victim
+from attacks.private_branch import private_branch
+from attacks.victim import Training, Victim, class_count, read_victim
 from datasets import DATASETS, load_triggers
 from datasets.decoding import read_rgb
+from datasets.pictures import as_float
 from datasets.trigger import TriggerSet, following
 from models import ARCHITECTURES, build_model
 from models.fitting import fitted
 from ownership.claims import owner_claim
 from ownership.claims.case import checks_of
+from ownership.claims.commitment import read_owner_key
 from ownership.claims.owner_claim import OwnerClaim
 from ownership.claims.scheme import Remains
 from ownership.suspects.reading import Suspect
 from ownership.trigger_set.evidence import evidence_of
+from passports import SCHEMES
+from passports.files import PassportFile, read_passports
+from passports.layers import normed_layers
+from passports.signature import read_signature, total
+from passports.training import PassportEngine
 from pruner import tickets
 from pruner.qr_code.embedding import Wish, find_region
 from pruner.experiment import Experiment, prepare
 from pruner.masks import Mask
-from utils import checkpoint, plots
-from utils.engine import Engine, Trained
+from utils import checkpoint, cli, plots
+from utils.engine import Engine
 from utils.errors import UserError
 from utils.results import Result, is_read, who_reads
 from utils.run_dir import AttackFiles
 
 
 # of what is read from a result.json
-TEXTS = frozenset({"attack", "arch", "signature", "layer", "found_layer", "model", "claim", "key", "locked"})
-MAYBE = frozenset({"level", "test_acc"})
+TEXTS = frozenset({"attack", "arch", "signature", "layer", "found_layer", "model", "claim", "key", "locked", "passports"})
+MAYBE = frozenset({"level", "test_acc", "signature_acc", "private_acc"})
+FOR_STATISTICS = 1000  # training pictures, without labels, on which the private branch's running statistics are made anew
 WISHED = frozenset(flag.name for flag in (*PLACE, *FORMAT))
 
 
@@ -50,7 +58,8 @@ class Thief:
 
     victim: the stolen model. network: a module of its shape; what is in its weights changes. own_head: whether the stolen
     classifier is kept, or a new one put in its place. experiment: pictures to train and measure `network` with; None without.
-    triggers: the owner's set, to see what is left of it; None where that is not asked.
+    triggers: the owner's set, to see what is left of it; None where that is not asked. passports: likewise the owner's file of them,
+    of which an attack may know more or less.
     """
 
     victim: Victim
@@ -58,16 +67,17 @@ class Thief:
     own_head: bool
     experiment: Experiment | None
     triggers: TriggerSet | None
+    passports: PassportFile | None
 
 
 @dataclass(frozen=True)
 class Attacked:
-    """A model after an attack. mask: where weights are there and not zero. weights: complete state_dict. trained: what
-    fine-tuning came to; None of other attacks."""
+    """A model after an attack. mask: where weights are there and not zero. weights: complete state_dict. figures: of the attack
+    itself, as columns, such as what a training came to."""
 
     mask: Mask
     weights: Mapping[str, torch.Tensor]
-    trained: Trained | None = None
+    figures: Mapping[str, float]
 
 
 def read_result(path: Path) -> Result:
@@ -109,8 +119,12 @@ def read_thief(args: argparse.Namespace) -> Thief:
         if own_head:
             experiment = replace(experiment, data=following(experiment.data, triggers))
     needs_weights = experiment is not None or (args.attack == "prune" and args.how == "magnitude") \
-        or (forgery is not None and forgery.makes_key)
-    return Thief(read_victim(args.checkpoint, network, own_head, needs_weights), network, own_head, experiment, triggers)
+        or args.passports is not None or (forgery is not None and forgery.needs_weights)
+    passports = None
+    if args.passports:
+        with cli.named("--passports"):
+            passports = read_passports(args.passports, args.arch)
+    return Thief(read_victim(args.checkpoint, network, own_head, needs_weights), network, own_head, experiment, triggers, passports)
 
 
 def read_owners_claim(args: argparse.Namespace) -> OwnerClaim | None:
@@ -160,27 +174,34 @@ def wish_of(args: argparse.Namespace) -> Wish:
 
 
 def values_of(entry: Entry, args: argparse.Namespace) -> dict[str, Any]:
-    """What an attack's function takes of the flags, by name: place and form of a code together, and what is written into each
-    kernel."""
-    values = {name: getattr(args, name) for name in entry.settings}
+    """What an attack's function takes of the flags, by name: place and form of a code together, what is written into each kernel, and
+    of a key the public half."""
+    values = {flag.name: getattr(args, flag.name) for flag in entry.flags}
+    values.pop("no_fc", None)  # `read_thief` has seen to it
     if "version" in values:
         values = {name: value for name, value in values.items() if name not in WISHED} | {"wish": wish_of(args)}
     if "weights_per_kernel" in values:
         values["new"] = NewWeights(values.pop("noise"), values.pop("weights_per_kernel"))
+    if "owner" in values:
+        with cli.named("--owner"):
+            values["owner"] = read_owner_key(args.owner).public_key().public_bytes_raw()
     return values
 
 
 def refuse_impossible(args: argparse.Namespace, level: float | None, thief: Thief) -> None:
     """Raises UserError for what the attack could only fail at when under way: too high a level."""
-    if args.attack != "finetune":
-        perform(args, level, thief)
+    if not ATTACKS[args.attack].needs_pictures:
+        perform(args, level, thief, AttackFiles(args.save_dir))
+    elif level is not None and level > 1:
+        raise UserError(f"--level {level:g} (or --sweep): is a share, from 0 to 1")
 
 
 def recorded(args: argparse.Namespace, thief: Thief) -> dict[str, Any]:
     """What a run directory is held to: files by their contents; not the levels, each of which stands for itself."""
     own = {name: value for name, value in vars(args).items() if name != "sweep"}
     return {**own, "checkpoint (sha256)": checkpoint.sha256(args.checkpoint),
-            "claim (sha256)": checkpoint.sha256(args.claim) if args.claim else None,
+            **{f"{name} (sha256)": checkpoint.sha256(getattr(args, name)) if getattr(args, name) else None
+               for name in ("claim", "passports")},
             **(thief.experiment.fingerprints() if thief.experiment else {})}
 
 
@@ -190,37 +211,68 @@ def recorded(args: argparse.Namespace, thief: Thief) -> dict[str, Any]:
 def attack(args: argparse.Namespace, level: float | None, thief: Thief, files: AttackFiles) -> Attacked:
     """The attack and settings in the flags; fine-tuning writes its checkpoints and goes on from them. Raises UserError as the
     attack's function."""
-    trained = None
-    if args.attack == "finetune":
-        mask, weights, trained = fine_tune(thief.victim.mask, thief.victim.weights, thief.experiment, files, args.seed,
-                                           args.free_mask)
-    else:
-        mask, weights = perform(args, level, thief)
+    mask, weights, figures = perform(args, level, thief, files)
     # what is written is what counts: noise may be too small for the weights' dtype
-    return Attacked(Mask({name: weights[f"{name}.weight"] != 0 for name in mask}), weights, trained)
+    return Attacked(Mask({name: weights[f"{name}.weight"] != 0 for name in mask}), weights, figures)
 
 
-def perform(args: argparse.Namespace, level: float | None, thief: Thief) -> tuple[Mask, Mapping[str, torch.Tensor]]:
-    """Mask and weights by an attack that is no training. Raises UserError as the attack's function."""
+def perform(args: argparse.Namespace, level: float | None, thief: Thief,
+            files: AttackFiles) -> tuple[Mask, Mapping[str, torch.Tensor], Mapping[str, float]]:
+    """Mask, weights and figures by the attack. Raises UserError as its function."""
     chosen = ATTACKS[args.attack]
     values = values_of(chosen, args)
     values |= {} if chosen.level is None else {"level": level}
     values |= {"model": thief.network} if chosen.needs_model else {}
-    return chosen.load()(thief.victim.mask, thief.victim.weights, seed=args.seed, **values)
+    values |= {"passports": thief.passports} if chosen.needs_passports else {}
+    values |= {"training": Training(thief.experiment, files)} if chosen.needs_pictures else {}
+    made = chosen.load()(thief.victim.mask, thief.victim.weights, seed=args.seed, **values)
+    return made if chosen.needs_pictures else (*made, {})
 
 
 def measure(args: argparse.Namespace, thief: Thief, attacked: Attacked | SecondClaim) -> dict[str, Any]:
-    """What the thief is left with, as columns: `accuracies`, of fine-tuning all figures of the training, and where triggers are
+    """What the thief is left with, as columns: the attack's own figures, `accuracies` where these have none, and where triggers are
     followed the probability that chance knows as many."""
-    trained = attacked.trained if isinstance(attacked, Attacked) else None
-    columns = trained.in_columns() if trained else accuracies(thief, attacked.weights)
+    columns = dict(attacked.figures) if isinstance(attacked, Attacked) else {}
+    columns = columns if "test_acc" in columns else accuracies(thief, attacked.weights) | columns
     if thief.triggers:
         if not thief.own_head:
             columns["trigger_acc"] = _under_the_owners_classifier(args, thief, attacked.weights)
         right = round(columns["trigger_acc"] * len(thief.triggers) / 100)
         evidence = evidence_of(right, len(thief.triggers), thief.triggers.num_classes)
         columns["trigger_p"] = evidence.as_json()["p_value"]
-    return columns
+    return columns | (passports_left(thief, attacked.weights) if thief.passports else {})
+
+
+def passports_left(thief: Thief, weights: Mapping[str, torch.Tensor]) -> dict[str, float | None]:
+    """What the owner's passports show on attacked weights, as columns: bits of the signature in the weights' products, in one branch
+    alone those of the deployed scales' signs too, and with pictures the private branch's accuracy in percent. Nothing of them shows
+    where layers have other shapes.
+
+    The private branch gets new running statistics first, from FOR_STATISTICS training pictures without labels: others have trained
+    or pruned below it.
+    """
+    file, own = thief.passports, thief.network.state_dict()
+    if weights.keys() != own.keys() or any(tensor.shape != own[name].shape for name, tensor in weights.items()):
+        return {"signature_acc": None, "private_acc": None}
+    right, bits = total(read_signature(file.draw, file.vectors, {layer: weights[f"{layer}.weight"].cpu() for layer in file.draw.texts}))
+    columns = {"signature_right": right, "signature_bits": bits, "signature_acc": 100 * right / bits}
+    branch = private_branch(thief.network, weights, file)
+    if not SCHEMES[file.scheme].public:
+        norms, columns["scales_right"] = normed_layers(thief.network), 0
+        for layer in file.draw.texts:
+            signs = weights[f"{norms[layer]}.weight"].sign().cpu().numpy()
+            columns["scales_right"] += int((signs == file.draw.bits(layer, len(signs))).sum())
+    if thief.experiment is None:
+        return columns
+    engine = PassportEngine(branch.network[0], thief.experiment.engine.device, branch, 0, amp=thief.experiment.engine.amp)
+    for module in engine.model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0  # the statistics of one batch
+    data = thief.experiment.data
+    engine.model.train()
+    with torch.no_grad():
+        branch.call(branch.products(), as_float(data.train.images[:FOR_STATISTICS]))
+    return {**columns, "private_acc": engine.evaluate(data.test)[1]}
 
 
 def accuracies(thief: Thief, weights: Mapping[str, torch.Tensor]) -> dict[str, float | None]:
@@ -339,7 +391,9 @@ def write_sweep(args: argparse.Namespace, thief: Thief, has_picture: bool, files
     checkpoint.save_csv(rows, list(dict.fromkeys(column for row in rows for column in row)), files.table)
     written = {"table": files.table}
     if thief.experiment:
-        curves = {name: [row[f"{name}_acc"] for row in rows] for name in ("val", "test", *thief.experiment.data.probes)}
+        names = ("val", "test", *thief.experiment.data.probes, *(name for name in ("private", "signature", "forged")
+                                                                 if all(f"{name}_acc" in row for row in rows)))
+        curves = {name: [row[f"{name}_acc"] for row in rows] for name in names}
         level, _, _ = ATTACKS[args.attack].level.partition(" (")
         plots.accuracy_by_level(levels, curves, [is_read(row) for row in rows], in_words(args), f"{level}, %", files.plot)
         written["plot"] = files.plot
@@ -353,6 +407,7 @@ def write_sweep(args: argparse.Namespace, thief: Thief, has_picture: bool, files
 def in_words(args: argparse.Namespace) -> str:
     """What was done to which model, as the title of a picture: two lines."""
     what, _, _ = ATTACKS[args.attack].help.partition(" (")
-    settings = "".join(f", --{name} {value}" for name in ATTACKS[args.attack].settings if (value := getattr(args, name)) is not False)
+    settings = "".join(f", --{flag.name} {value}" for flag in ATTACKS[args.attack].flags
+                       if (value := getattr(args, flag.name)) is not False)
     return (f"{args.attack} {what}\n{ARCHITECTURES[args.arch].title} on {DATASETS[args.dataset].title}, seed {args.seed}"
             + settings.replace(" True", ""))

@@ -9,6 +9,7 @@ from attacks import run as attacking
 from attacks import FORGERIES
 from attacks.forgeries.second_claim import SecondClaim
 from attacks.victim import Victim
+from passports.files import write_passports
 from ownership.qr_code.claim import CodeClaim, write_claim
 from ownership.qr_code.evidence import agreement, places_for
 from ownership.qr_code.window import window_of
@@ -19,10 +20,11 @@ from pruner.masks import Mask
 from utils.run_dir import AttackFiles, RunDir
 
 
-def make(args: argparse.Namespace, victim: Victim) -> SecondClaim:
+def make(args: argparse.Namespace, thief: attacking.Thief) -> SecondClaim:
     """The second claim by the way and settings in the flags. Raises UserError where it can't be made."""
-    forgery = FORGERIES[args.by]
-    made = forgery.load()(victim.mask, victim.weights, seed=args.seed, **attacking.values_of(forgery, args))
+    forgery, victim = FORGERIES[args.by], thief.victim
+    model = {"model": thief.network, "arch": args.arch} if forgery.needs_model else {}
+    made = forgery.load()(victim.mask, victim.weights, seed=args.seed, **attacking.values_of(forgery, args), **model)
     if forgery.writes:  # what is written is what counts: noise may be too small for the weights' dtype
         made = replace(made, mask=Mask({name: made.weights[f"{name}.weight"] != 0 for name in made.mask}))
     return made
@@ -31,7 +33,8 @@ def make(args: argparse.Namespace, victim: Victim) -> SecondClaim:
 def written_files(args: argparse.Namespace) -> dict[str, Path]:
     """What a way leaves in --save_dir beside its result, by the names of the result's columns."""
     files, run, forgery = AttackFiles(args.save_dir), RunDir(args.save_dir), FORGERIES[args.by]
-    claimed = {"key": run.key, "locked": run.locked} if forgery.makes_key else {"claim": files.forged}
+    places = {"key": run.key, "locked": run.locked, "claim": files.forged, "passports": run.passports}
+    claimed = {name: places[name] for name in forgery.leaves}
     return {"model": files.model, **claimed} if forgery.writes else claimed
 
 
@@ -47,7 +50,11 @@ def write(args: argparse.Namespace, victim: Victim, made: SecondClaim) -> dict[s
     forgery, mask, paths = FORGERIES[args.by], made.mask, written_files(args)
     row = {"attack": args.attack, "by": args.by, "seed": args.seed,
            **{name: getattr(args, name) for name in forgery.settings}, "budget": made.tried}
-    if made.code is None:
+    if made.passports is not None:
+        write_passports(paths["passports"], "pan", "random", made.passports)
+        right, bits = made.passports.right(made.passports.products())
+        row |= {"layers": len(made.passports.layers), "signature_right": int(right), "signature_bits": bits}
+    elif made.code is None:
         key = Mask({name: kept & ~victim.mask[name] for name, kept in mask.items()})
         key_masks.write_split(paths["key"], paths["locked"], key, victim.mask, made.weights,
                               {"arch": args.arch, "split": "forged"})
@@ -88,6 +95,9 @@ def in_words(by: str, row: dict[str, Any]) -> list[str]:
                 "was committed to before is judged by",
                 f"           {row['p_any_text']:.1e} corrected for all texts of its kind: what this one is judged by",
                 f"claim:     {row['claim']}"]
+    if by == "solve":
+        return [f"signature: {row['signature_right']} of {row['signature_bits']} bits, of vectors that were solved for in "
+                f"{row['layers']} layers", f"passports: {row['passports']}"]
     if by == "fake1":
         whole = row["nonzeros"]
         return [f"key:       {row['key_nonzeros']} weights, {100 * row['key_ratio']:.3f}% of the {whole} that the ticket would "

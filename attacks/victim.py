@@ -1,4 +1,4 @@
-"""What an adversary starts from: a stolen model's file."""
+"""What an adversary starts from: a stolen model's file, and what there is to train with."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +8,11 @@ from torch import nn
 
 from attacks.noise import keep_only
 from pruner import tickets
+from pruner.experiment import Experiment
 from pruner.masks import Mask
 from utils import checkpoint
 from utils.errors import UserError
+from utils.run_dir import TrainingFiles
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,14 @@ class Victim:
     weights: dict[str, torch.Tensor]
     masks_only: bool
     key_share: float | None
+
+
+@dataclass(frozen=True)
+class Training:
+    """experiment: model, pictures and protocol. files: where a training leaves its checkpoints, and goes on from them."""
+
+    experiment: Experiment
+    files: TrainingFiles
 
 
 def class_count(path: str | Path) -> int | None:

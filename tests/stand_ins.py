@@ -240,3 +240,14 @@ def assert_self_contained(page: Page) -> None:
     assert "url(" not in page.text and "@import" not in page.text
     policy = [attributes for tag, attributes in page.tags if attributes.get("http-equiv") == "Content-Security-Policy"]
     assert policy[0]["content"].startswith("default-src 'none'")
+
+
+def signed(state: dict[str, torch.Tensor], draw, vectors, share: float = 1.0) -> dict[str, torch.Tensor]:
+    """The least change of the weights that gives the first `share` of each layer's bits their sign."""
+    state = dict(state)
+    for layer in draw.texts:
+        weight, m = state[f"{layer}.weight"].flatten(1), vectors[layer][:, 0]
+        bits = torch.from_numpy(draw.bits(layer, len(weight))).float()
+        bits = torch.where(torch.arange(len(bits)) < share * len(bits), bits, -bits)
+        state[f"{layer}.weight"] = (weight + torch.outer(bits * 0.2 - weight @ m, m / m.square().sum())).view_as(state[f"{layer}.weight"])
+    return state

@@ -517,7 +517,7 @@ def test_every_way_has_its_function_and_its_flags():
     from main_attack import parse_args
 
     args = parse_args(["forge", "--checkpoint", "x", "--save_dir", "y"])
-    assert args.by == "search" and set(FORGERIES) == {"search", "fake1", "fake2", "fake3", "resign"}
+    assert args.by == "search" and set(FORGERIES) == {"search", "fake1", "fake2", "fake3", "resign", "solve"}
     for forgery in FORGERIES.values():
         assert callable(forgery.load()) and all(hasattr(args, name) for name in forgery.settings)
     assert ATTACKS["forge"].settings == ("by",)

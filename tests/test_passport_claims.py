@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from scipy import stats
-from stand_ins import OWNER_KEY, as_pem
+from stand_ins import OWNER_KEY, as_pem, signed
 
 from models import build_model
 from ownership.claims import owner_claim
@@ -33,17 +33,6 @@ from pruner.masks import Mask
 OWNER = OWNER_KEY.public_key().public_bytes_raw()
 TEXTS = {"layer3.1.conv1": "Jane Doe", "layer3.1.conv2": "", "layer3.2.conv1": ""}
 DRAWN = ClaimedPassports("pan", "vector", "res20s", OWNER.hex(), "Jane", "0" * 32, "0" * 64, as_text(TEXTS), "1" * 64)
-
-
-def signed(state: dict[str, torch.Tensor], draw: Draw, vectors, share: float = 1.0) -> dict[str, torch.Tensor]:
-    """The least change of the weights that gives the first `share` of each layer's bits their sign."""
-    state = dict(state)
-    for layer in draw.texts:
-        weight, m = state[f"{layer}.weight"].flatten(1), vectors[layer][:, 0]
-        bits = torch.from_numpy(draw.bits(layer, len(weight))).float()
-        bits = torch.where(torch.arange(len(bits)) < share * len(bits), bits, -bits)
-        state[f"{layer}.weight"] = (weight + torch.outer(bits * 0.2 - weight @ m, m / m.square().sum())).view_as(state[f"{layer}.weight"])
-    return state
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ from utils.locks import Taken, take
 # flags that may differ between a run and its resumption: they say where and how fast, not what (of the pictures and of
 # files given, the contents are compared)
 RUN_ONLY_FLAGS = frozenset({"save_dir", "device", "compile", "ignored", "data", "init", "mask_dir", "pretrained", "key",
-                            "trigger_dir", "trigger_key", "checkpoint", "claim", "sign_keyed"})
+                            "trigger_dir", "trigger_key", "checkpoint", "claim", "passports",
+                            "sign_keyed"})
 
 
 class TrainingFiles:

@@ -15,6 +15,7 @@ from attacks.fake3 import replace_code
 from attacks.forgeries.forge import forge
 from attacks.locate import Found, locate
 from attacks.noise import NewWeights, add_noise_weights, keep_only
+from passports.attachment import Passports
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import (PREFERRED_VERSION, Place, PlacedCode, Region, Wish, choose_version, embed,
                                           find_region)
@@ -32,13 +33,14 @@ class SecondClaim:
     """What a thief made.
 
     mask, weights: of the model that he claims; the stolen one itself, an altered copy, or the ticket that a forged key
-    completes. tried: how many possibilities he looked at. code: his text, or None where he claims a key.
+    completes. tried: how many possibilities he looked at. code: his text, or None where he claims a key, or `passports`.
     """
 
     mask: Mask
     weights: Mapping[str, torch.Tensor]
     tried: int
     code: PlacedCode | None = None
+    passports: Passports | None = None
 
 
 def search(mask: Mask, weights: Mapping[str, torch.Tensor], wish: Wish, budget: int, length: int, seed: int) -> SecondClaim:

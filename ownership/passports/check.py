@@ -79,11 +79,16 @@ class Checker(SchemeCheck):
     def left_after(self, suspect: Suspect) -> Remains | None:
         if not self.part.is_drawn:
             return None
-        right, bits = total(self._read(suspect, self.part.vectors()))
+        try:
+            right, bits = total(self._read(suspect, self.part.vectors()))
+        except NotRun:  # layers of other shapes, which only a verdict brings back into the network's
+            return None
         return Remains({"passport_right": right, "passport_bits": bits, "p_passports": float(max(by_chance(right, bits, 2),
                                                                                                  Fraction(1, 10**300)))})
 
-    def left_in_words(self, row: Mapping[str, Any], prefix: str) -> tuple[str, str]:
+    def left_in_words(self, row: Mapping[str, Any], prefix: str) -> tuple[str, str] | None:
+        if f"{prefix}passport_right" not in row:
+            return None
         right, bits, p = (row[f"{prefix}{name}"] for name in ("passport_right", "passport_bits", "p_passports"))
         return "passports", f"{right} of {bits} bits right, p {p:.1e}"
 
