@@ -13,6 +13,12 @@ r"""What a thief does to a stolen model: remove its signature, or contradict it.
     # without pictures, as a share of the weights that are there
     python main_attack.py addon --checkpoint runs/digits_signed/model_best.pth.tar --share_of surviving \
         --sweep 0.01,0.05,0.1,0.2 --no_accuracy --save_dir runs/added_surviving
+    # replace the smallest 30% by noise weights at random places in their kernels, to be trained again (main_eval_all.py)
+    python main_attack.py regrow --checkpoint runs/digits_keyed/trained/model_best.pth.tar --level 0.3 \
+        --claim runs/digits_keyed/*.key.json --save_dir runs/regrown
+    # move back what seems to have been moved, with all rewind weights in hand
+    python main_attack.py unswap --checkpoint runs/digits_keyed/trained/model_best.pth.tar --level 0.03 \
+        --rewind runs/digits/epoch_3.pth.tar --claim runs/digits_keyed/*.key.json --save_dir runs/unswapped
     # train on: 98.1%; --free_mask lets pruned weights grow back, another --dataset transfers the model
     python main_attack.py finetune --checkpoint runs/digits_signed/model_best.pth.tar --save_dir runs/tuned
     # another signature over the embedded one, by somebody who knows the place: 92.2%; --insider --noise 0.3: 95.0%
@@ -75,7 +81,7 @@ def parse_args(argv: Sequence[str] | None):
                         help="the stolen model; with --no_accuracy a mask file will do")
     parser.add_argument("--no_accuracy", action="store_true", help="leave out the accuracy: no pictures are needed")
     parser.add_argument("--claim", type=cli.path, default=None, metavar="FILE",
-                        help="the owner's claim (JSON of embed_qrcode.py or make_claim.py): what the attack does to the marks in "
+                        help="the owner's claim (JSON of embed_qrcode.py, embed_keyed.py or make_claim.py): what the attack does to the marks in "
                              "there joins the results, and fake3 takes a code's place and format from it")
     parser.add_argument("--passports", type=cli.path, default=None, metavar="FILE",
                         help="the owner's passports.pt (main_passport.py): what is left of the signature and of the private branch joins "

@@ -101,6 +101,9 @@ INCLUDE_STEM = Flag("include_stem", "weights of the stem (conv1) go like the oth
 SHARE_OF = Flag("share_of", "what --level is a share of, the pruned entries (as in the paper) or the weights that are there",
                 dict(choices=("pruned", "surviving"), default="pruned"))
 NOISE = Flag("noise", "standard deviation of the new weights", dict(type=cli.positive_float, default=0.1, metavar="S"))
+WITHIN = Flag("within", "where another entry takes each one's place", dict(choices=("kernel", "layer"), default="kernel"))
+REWIND = Flag("rewind", "the weights that the ticket was rewound to, of pruned entries too: epoch_3.pth.tar, or a ticket that has them",
+              dict(type=cli.path, default=None, metavar="FILE"))
 THEN = Flag("then", "empty the block's kernels, or occupy the empty ones with noise weights",
             dict(choices=("clear", "fill"), default="clear"))
 ALL_PARAMS = Flag("all_params", "all parameters together, biases, norms and the classifier too, as DeepIPR and passport-aware "
@@ -179,6 +182,10 @@ ATTACKS: dict[str, Attack] = {
                     level="share of the surviving weights that goes", levels=(0.0, 0.05, 0.1, 0.2, 0.3, 0.5)),
     "addon": ADDON,
     "fake2": ADDON,
+    "regrow": Attack("attacks.regrow", "regrow", "replaces a share of the weights by others at random places (or moves any: --how random)",
+                     (HOW, WITHIN, NOISE), level="share of the weights that is replaced", levels=(0.0, 0.1, 0.3, 0.5)),
+    "unswap": Attack("attacks.unswap", "unswap", "moves weights back that are out of place by the rewind weights", (WITHIN, REWIND),
+                     level="share of the weights that moves at most", levels=(0.0, 0.01, 0.03, 0.1), needs_model=True),
     "finetune": Attack("attacks.finetune", "fine_tune", "trains on, on the same pictures or others", (FREE_MASK, NO_FC),
                        training=TRAINING, needs_pictures=True),
     "fake1": Attack("attacks.fake1", "forge", "puts a forged key into a locked ticket of scheme V1 (Figure 5)", (NOISE,),
