@@ -86,8 +86,9 @@ def parse_args(argv: Sequence[str] | None):
     for name in ("mean", "std"):
         if getattr(args, name) is not None and (len(getattr(args, name)) != 3 or args.checkpoint is None):
             parser.error(f"argument --{name}: must be three numbers R,G,B, for a --checkpoint")
-    if args.entry is not None and args.checkpoint is None:
-        parser.error("argument --entry: is about a --checkpoint")
+    for name in ("entry", "rename"):
+        if getattr(args, name) is not None and args.checkpoint is None:
+            parser.error(f"argument --{name}: is about a --checkpoint")
     for name in ("model_name", "output", "token_env", "token_file", "input_name", "input_datatype", "input_shape"):
         if getattr(args, name) is not None and args.endpoint is None:
             parser.error(f"argument --{name}: is about an --endpoint")
@@ -166,7 +167,7 @@ def labels_of_suspect(args, triggers):
 
     names, num_classes = triggers.names, triggers.num_classes
     if args.checkpoint is not None:
-        file = checkpoint.read_model(args.checkpoint, entry=args.entry)
+        file = checkpoint.read_model(args.checkpoint, entry=args.entry, rename=args.rename)
         return black_box.predict(file, args.arch, num_classes, triggers.pictures, args.mean, args.std)
     if args.predictions is not None:
         return black_box.read_predictions(args.predictions, names, num_classes)

@@ -48,7 +48,7 @@ WRITES = {ExtractionFiles("").code.name: cli.PNG_OF_A_CODE, ExtractionFiles("").
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--checkpoint", type=cli.path, required=True, metavar="FILE", help="the suspect's model, or a mask file")
-    cli.add_entry_flag(parser)
+    cli.add_reading_flags(parser)
     parser.add_argument("--arch", choices=sorted(ARCHITECTURES), default="res20s", help="network")
     parser.add_argument("--save_dir", type=cli.Output(files=WRITES), default="runs/extracted", metavar="DIR",
                         help="the code as found (code.png) and what was read (extraction.json) go there, over those of an earlier call")
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     claim = read_claim(args.claim) if args.claim else None
     if claim and claim.arch != args.arch:
         raise UserError(f"{args.claim}: is about {claim.arch}, not {args.arch}; see --arch")
-    suspect = read_suspect(checkpoint.read_model(args.checkpoint, entry=args.entry), model)
+    suspect = read_suspect(checkpoint.read_model(args.checkpoint, entry=args.entry, rename=args.rename), model)
     derivation = suspect.derivation
     if derivation.in_words():
         print(f"read:    {derivation.in_words()}")

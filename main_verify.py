@@ -135,7 +135,7 @@ def parse_args(argv: Sequence[str] | None):
             parser.error(f"argument --{flag}: there is no token or proof to check by it; give --timestamp, or one as --prior_dated")
     if args.suspect is None:
         of_files = [flag for scheme in SCHEMES.values() if not scheme.by_answers for flag in scheme.flags.PROOFS]
-        for flag in ("dataset", "data", *of_files, "aligned_to", "prior", "entry", "mean", "std"):
+        for flag in ("dataset", "data", *of_files, "aligned_to", "prior", "entry", "rename", "mean", "std"):
             if getattr(args, flag) is not None:
                 parser.error(f"argument --{flag}: needs the --suspect's file")
     for flag in ("mean", "std"):
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ownership.claims.verdict import OWNED, UNREADABLE
     from utils.errors import UserError
 
-    files = Files({args.suspect: args.entry} if args.entry else None)
+    files = Files({args.suspect: {"entry": args.entry, "rename": args.rename}})
     opened = sorting.open_claims(args.claim, args.commitment or [], args.suspect, files)
     trust = sorting.trust_in(args.tsa_certificates, args.block_headers, files)
     opened, of_nobody = sorting.put_in_order(opened, args.timestamp or [], trust, files)

@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         data = load_dataset(args.dataset, args.data, args.image_size)
         if args.checkpoint:
             with cli.named("--checkpoint"):
-                model = load_trained(args.checkpoint, args.arch, data.num_classes, data.mean, data.std)
+                model = load_trained(args.checkpoint, args.arch, data)
             accuracy = accuracy_of(model, data.test, args.device)
         target = accuracy if args.fidelity is None else args.fidelity
         if accuracy is not None and accuracy < target - args.tolerance:

@@ -23,6 +23,7 @@ NORM = (1 + torch.nn.BatchNorm2d(1).eps) ** 0.5  # what a batch norm of variance
 NARROW = {torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2}
 DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.bool, *NARROW}
 NAMED = 5  # entries in a line
+FOLDED = " norm"  # ends what a batch norm is called that was folded into the convolution of this name
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Derivation:
     """What was found in a file, and what was done to read it as the network's.
 
     container: the entries, one in the other, that hold the weights; none where the file itself does. others: that could be chosen
-    instead. prefix: taken off all names. renamed: layer's name in the file -> the network's, found by order and shape. left: names
-    of entries that no weight is missing for. folded: convolutions with a bias instead of a batch norm. masked: parameters whose
+    instead. prefix: taken off all names. chosen: layer's name in the file -> the network's, as the user said. renamed: likewise,
+    found by order and shape. left: names of entries that no weight is missing for. folded: convolutions with a bias instead of a batch norm. masked: parameters whose
     masks were applied, beside the layers that are pruned anyhow. types: what other numbers were than the network's, and how many
     parameters.
     """
@@ -39,6 +40,7 @@ class Derivation:
     container: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     prefix: str = ""
+    chosen: Mapping[str, str] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
     left: tuple[str, ...] = ()
     folded: int = 0
@@ -58,6 +60,8 @@ class Derivation:
             said.append(f"prefix {shortened(self.prefix)} taken off")
         if self.folded:
             said.append(f"{self.folded} batch norms were folded into convolutions")
+        if self.chosen:
+            said.append(f"{len(self.chosen)} layers named by --rename")
         if self.renamed:
             said.append(f"{len(self.renamed)} layers found by order and shape ({listed(list(self.renamed))} "
                         f"{'is' if len(self.renamed) == 1 else 'are'} {listed(list(self.renamed.values()))})")
@@ -114,20 +118,21 @@ def _dotted(entry: str) -> str:
     return f"{entry.removesuffix('.')}."
 
 
-def choose_prefix(file: FileBytes, names: Iterable[Any], layers: Collection[str]) -> str:
+def choose_prefix(file: FileBytes, names: Iterable[Any], layers: Collection[str], chosen: Collection[str] = ()) -> str:
     """What stands before the network's names in a file: that under which most of its layers are found, and half at least.
 
     Args:
-        names: in the file. layers: the network's.
+        names: in the file. layers: the network's. chosen: the file's, as far as the user has said what they are.
     Raises:
         UserError: as many stand under several, and the user has chosen none.
     """
     entry = file.entry
-    known = {f"{layer}.weight{kind}" for layer in layers for kind in ("", ORIGINAL, MASK)}
-    counts = Counter()
+    known = {f"{layer}.weight{kind}" for layer in (*layers, *chosen) for kind in ("", ORIGINAL, MASK)}
+    deepest, counts = max(name.count(".") for name in known) + 1, Counter()
     for name in (name for name in names if isinstance(name, str) and len(name) <= LONGEST_NAME):
         parts = name.split(".")
-        counts.update(".".join(parts[:at]) + "." * (at > 0) for at in range(len(parts)) if ".".join(parts[at:]) in known)
+        counts.update(".".join(parts[:at]) + "." * (at > 0) for at in range(max(0, len(parts) - deepest), len(parts))
+                      if ".".join(parts[at:]) in known)
     most = max(counts.values(), default=0)
     best = sorted(prefix for prefix, count in counts.items() if count == most and 2 * count >= len(layers))
     if entry is not None and _dotted(entry) in counts:
@@ -148,9 +153,9 @@ def unfold_norms(entries: dict[str, Any], known: Mapping[str, torch.Tensor]) -> 
         layer, _, kind = name.rpartition(".")
         weight = entries.get(f"{layer}.weight", entries.get(f"{layer}.weight{ORIGINAL}"))
         if kind == "bias" and is_plain(value) and is_plain(weight) and weight.dim() == 4 and value.shape == weight.shape[:1]:
-            ones, folded = torch.ones(len(value)), folded + 1
-            result |= {f"{layer} norm.weight": ones * NORM, f"{layer} norm.bias": value, f"{layer} norm.running_mean": 0 * ones,
-                       f"{layer} norm.running_var": ones}
+            norm, ones, folded = f"{layer}{FOLDED}", torch.ones(len(value)), folded + 1
+            result |= {f"{norm}.weight": ones * NORM, f"{norm}.bias": value, f"{norm}.running_mean": 0 * ones,
+                       f"{norm}.running_var": ones}
         else:
             result[name] = value
     return result, folded
@@ -158,8 +163,8 @@ def unfold_norms(entries: dict[str, Any], known: Mapping[str, torch.Tensor]) -> 
 
 def match_layers(entries: Mapping[str, Any], known: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Layer's name in a file -> the network's, for layers that have other names there: of those that are alike in all shapes the first
-    is the first, the second the second, and so on, if there are as many. The classifier is the linear layer that reads as much, of
-    whatever classes.
+    is the first, the second the second, and so on, if there are as many. Batch norms that were folded away follow their convolutions
+    in the network's order. The classifier is the linear layer that reads as much, of whatever classes.
 
     Args:
         entries: the file's, without what stands before all names, in the order in which layers follow each other.
@@ -168,15 +173,30 @@ def match_layers(entries: Mapping[str, Any], known: Mapping[str, torch.Tensor]) 
     theirs, ours = _shapes(entries), _shapes(known)
     unknown = [name for name in theirs if name not in ours]
     missing = [name for name in ours if name not in theirs]
-    found = {}
+    found: dict[str, str] = {}
     heads = [name for name in unknown if len(theirs[name].get("weight", ())) == 2]
     if HEAD in missing and len(heads) == 1 and theirs[heads[0]]["weight"][1] == ours[HEAD]["weight"][1]:
         found[heads[0]] = HEAD
-    for shapes in {str(sorted(theirs[name].items())): theirs[name] for name in unknown if name not in found}.values():
-        alike, wanted = ([name for name in names if of[name] == shapes] for names, of in ((unknown, theirs), (missing, ours)))
-        if len(alike) == len(wanted):
-            found |= dict(zip(alike, wanted))
+        missing.remove(HEAD)
+    places = {name: place for place, name in enumerate(ours)}
+
+    def place(name: str) -> int:
+        layer = name.removesuffix(FOLDED)
+        return 0 if layer == name else places.get(found.get(layer, layer), len(places))
+
+    alike, wanted = _by_shapes(theirs, [name for name in unknown if name not in found]), _by_shapes(ours, missing)
+    for shapes, names in sorted(wanted.items(), key=lambda item: -len(ours[item[1][0]].get("weight", ()))):  # norms come last
+        if len(alike.get(shapes, ())) == len(names):
+            found |= dict(zip(sorted(alike[shapes], key=place), names))
     return found
+
+
+def _by_shapes(layers: Mapping[str, Mapping[str, tuple[int, ...]]], names: Iterable[str]) -> dict[str, list[str]]:
+    """Names of layers that are alike in all shapes, in their order."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(str(sorted(layers[name].items())), []).append(name)
+    return groups
 
 
 def _shapes(entries: Mapping[str, Any]) -> dict[str, dict[str, tuple[int, ...]]]:

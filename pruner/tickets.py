@@ -105,19 +105,25 @@ def read_model_file(path: str | Path | FileBytes, model: nn.Module, head: bool =
         tensors = {}
     facts = {key: value for key, value in content.items() if (container or has_initial) and isinstance(value, FACTS)}
     if any_width:
-        model = like_file(model, _named(path, tensors, model)[1], any_head=not head)
+        model = like_file(model, _named(path, tensors, model)[2], any_head=not head)
     masks, weights, derivation = _separate(path, tensors, model, head, expected)
     beside = [name for name, value in content.items() if name not in (*container[:1], *others, INITIAL)
               and not isinstance(value, FACTS)] if container else []
     derivation = replace(derivation, container=container, others=others, left=(*derivation.left, *beside))
+    chosen = dict(derivation.chosen)
     if not masks and not weights and not has_initial:
         raise UserError(f"{path}: holds no tensors of a model" + (f"; it has {listed(list(content))}" if content else ""))
     initial = None
     if has_initial:
-        masks_in_initial, initial, _ = _separate(path, content[INITIAL], model, head, expected)
+        masks_in_initial, initial, of_initial = _separate(path, content[INITIAL], model, head, expected)
+        chosen |= of_initial.chosen
         if masks_in_initial:
             raise UserError(f"{path}: init_weight holds masks; they belong under state_dict")
         initial = _checked_weights(path, initial, model, head, expected)
+    absent = [name for name in checkpoint.parse_names(path.names) if name not in chosen]
+    if absent:
+        raise UserError(f"--rename {path.names}: {path} has no layer {shortened(absent[0])}" + (
+            f" behind {shortened(derivation.prefix)}" if derivation.prefix else ""))
     try:
         mask = Mask(masks)
     except UserError as error:
@@ -135,19 +141,31 @@ def read_model_file(path: str | Path | FileBytes, model: nn.Module, head: bool =
     return ModelFile(str(path), weights, mask or None, initial, facts, derivation, model)
 
 
-def _named(path: FileBytes, entries: Mapping[Any, Any], model: nn.Module) -> tuple[dict[str, str], dict[str, Any], int, str]:
-    """Entry -> its name without the prefix, of those that have it; the entries by these names, with batch norms that were folded away;
-    how many these are; the prefix."""
-    prefix = choose_prefix(path, entries, prunable_layers(model))
-    named = {key: key.removeprefix(prefix) for key in entries if isinstance(key, str) and key.startswith(prefix)}
-    return named, *unfold_norms({name: entries[key] for key, name in named.items()}, model.state_dict()), prefix
+def _named(path: FileBytes, entries: Mapping[Any, Any],
+           model: nn.Module) -> tuple[dict[str, str], dict[str, str], dict[str, Any], int, str]:
+    """Entry -> its name without the prefix, of those that have it, and the network's where the user has said so; which layers these
+    were; the entries by these names, with batch norms that were folded away; how many these are; the prefix."""
+    names = checkpoint.parse_names(path.names)
+    prefix, chosen, named = choose_prefix(path, entries, prunable_layers(model), names), {}, {}
+    for key in (key for key in entries if isinstance(key, str) and key.startswith(prefix)):
+        layer, dot, kind = key.removeprefix(prefix).rpartition(".")
+        if layer in names:
+            chosen[layer] = names[layer]
+        named[key] = f"{names.get(layer, layer)}{dot}{kind}"
+    known = {name.rpartition(".")[0] for name in model.state_dict()}
+    for theirs, ours in chosen.items():
+        if ours not in known:
+            raise UserError(f"--rename {path.names}: the network has no layer {shortened(ours)}; it has {listed(sorted(known))}")
+        if ours not in names and any(key.startswith(f"{prefix}{ours}.") for key in entries if isinstance(key, str)):
+            raise UserError(f"--rename {path.names}: {path} has a layer {shortened(ours)} already; say what that one is")
+    return named, chosen, *unfold_norms({name: entries[key] for key, name in named.items()}, model.state_dict()), prefix
 
 
 def _separate(path: FileBytes, entries: Mapping[Any, Any], model: nn.Module, head: bool,
               expected: Expected) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], Derivation]:
     """Masks by layer name, weights by plain parameter name, pruned entries zero, and how they were found."""
     known, layers = model.state_dict(), prunable_layers(model, stem=True)
-    named, unfolded, folded, prefix = _named(path, entries, model)
+    named, chosen, unfolded, folded, prefix = _named(path, entries, model)
     renamed = match_layers(unfolded, known)
 
     def ours(name: str) -> str:
@@ -155,6 +173,10 @@ def _separate(path: FileBytes, entries: Mapping[Any, Any], model: nn.Module, hea
         return f"{renamed.get(layer, layer)}{dot}{kind}"
 
     inside = {ours(name): value for name, value in unfolded.items()}
+    for theirs, layer in chosen.items():
+        weight, own = inside.get(f"{layer}.weight"), known.get(f"{layer}.weight")
+        if isinstance(weight, torch.Tensor) and own is not None and weight.shape != own.shape and layer != HEAD:
+            raise UserError(f"--rename {path.names}: {shortened(theirs)} has shape {tuple(weight.shape)}, {layer} {tuple(own.shape)}")
     for name, value in inside.items():
         if parameter_of(name) in known and not is_plain(value):
             raise UserError(f"{path}: {shortened(name)} is not a plain tensor; is it a model's file?")
@@ -174,7 +196,7 @@ def _separate(path: FileBytes, entries: Mapping[Any, Any], model: nn.Module, hea
             pruned[name.removeprefix(parameter)][parameter] = tensor
     # a stranger's bool need not be 0 or 1 in memory, and then counts as what it is
     masks = {name: mask.view(torch.uint8) != 0 if mask.dtype == torch.bool else mask for name, mask in pruned[MASK].items()}
-    of_layers = {name.removesuffix(".weight"): mask for name, mask in masks.items() if name.removesuffix(".weight") in layers}
+    of_layers = {name: masks[f"{name}.weight"] for name in layers if f"{name}.weight" in masks}  # in the network's order
     of_others = {name: mask for name, mask in masks.items() if name.removesuffix(".weight") not in layers}
     for name, tensor in pruned[ORIGINAL].items():
         if name not in masks or name in weights:
@@ -195,7 +217,7 @@ def _separate(path: FileBytes, entries: Mapping[Any, Any], model: nn.Module, hea
                     if (parameter := name.removesuffix(ORIGINAL)) in known and known[parameter].is_floating_point()
                     and value.dtype != known[parameter].dtype)
     return of_layers, weights, Derivation(
-        prefix=prefix, renamed=renamed, folded=folded, left=tuple(str(key)[:LONGEST_NAME] for key in entries if key not in read),
+        prefix=prefix, chosen=chosen, renamed=renamed, folded=folded, left=tuple(str(key)[:LONGEST_NAME] for key in entries if key not in read),
         masked=tuple(name for name in of_others if name in pruned[ORIGINAL]), types=dict(types))
 
 
@@ -273,6 +295,32 @@ def told_besides(content: Mapping[str, Any]) -> list[str]:
     pruned = [f"{part}'s weights of pruned entries" for part in ("state_dict", INITIAL) if isinstance(kept.get(part), dict)
               and any(not torch.equal(tensor, content[part][name]) for name, tensor in kept[part].items())]
     return [*pruned, *(shortened(name) for name in content if name not in kept)]
+
+
+def with_names(state: Mapping[str, torch.Tensor], names: Mapping[str, str], path: str) -> dict[str, torch.Tensor]:
+    """A model's state_dict (`for_others`) as somebody's own code loads it: weights without masks beside them, and without the statistics
+    of the input, which that code takes off itself.
+
+    Args:
+        names: layer's name in the other code -> here, as for --rename; a layer that is not among them keeps its own.
+        path: for messages.
+    Raises:
+        UserError: a layer is not there, or two would have one name.
+    """
+    called, result = {ours: theirs for theirs, ours in names.items()}, {}
+    layers = {name.rpartition(".")[0] for name in state}
+    absent = [layer for layer in called if layer not in layers]
+    if absent:
+        raise UserError(f"--rename: {path} has no layer {shortened(absent[0])}")
+    for name, tensor in state.items():
+        layer, _, kind = name.removesuffix(ORIGINAL).rpartition(".")
+        if name in OPTIONAL_KEYS and layer not in called or name.endswith(MASK) and f"{name.removesuffix(MASK)}{ORIGINAL}" in state:
+            continue
+        renamed = f"{called.get(layer, layer)}.{kind}"
+        if renamed in result:
+            raise UserError(f"--rename: two of {path} would be {shortened(renamed)}")
+        result[renamed] = tensor
+    return result
 
 
 def plain(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

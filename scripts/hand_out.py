@@ -1,6 +1,8 @@
 r"""Make of a ticket, locked ticket or model the file that leaves the house. Seconds.
 
     python scripts/hand_out.py runs/digits/ticket.pth.tar --save_as runs/out/ticket.pth.tar
+    # a trained model, for code of one's own that calls its layers otherwise (docs/extending.md)
+    python scripts/hand_out.py runs/signed/model_best.pth.tar --rename names.json --save_as runs/out/model.pth
 
 Keeps masks, weights where the masks are, and what its takers need to know (network, classes, accuracy). Left out are weights of pruned
 entries, which show who looks for it where a mark was written; seeds, by which the ticket can be found again; optimizer, random
@@ -25,6 +27,9 @@ def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("file", type=cli.path, metavar="FILE", help="a ticket, locked ticket, mask file or model of these scripts")
     parser.add_argument("--save_as", type=cli.Output(), required=True, metavar="OUT", help="what is handed out")
+    parser.add_argument("--rename", type=cli.path, default=None, metavar="FILE",
+                        help="the map of names by which others read the model (--rename of main_verify.py), here the way back: a bare "
+                             "state_dict with the names on its left, pruned entries zero, without the statistics of the input")
     return parser.parse_args(argv)
 
 
@@ -43,7 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{args.file}: holds no tensors; give a ticket, a mask file or a model")
     if Path(args.save_as).exists():
         raise UserError(f"--save_as {args.save_as}: exists; it is never written over")
-    checkpoint.save(tickets.for_others(content), args.save_as)
+    handed_out = tickets.for_others(content)
+    if args.rename:
+        names = checkpoint.parse_names(checkpoint.read_once(args.rename, checkpoint.MAX_NAMES))
+        handed_out = tickets.with_names(handed_out.get("state_dict", handed_out), names, args.file)
+    checkpoint.save(handed_out, args.save_as)
     print(f"left out: {in_a_row(tickets.told_besides(content)) or 'nothing'}\n"
           f"to hand out: {args.save_as} (SHA-256 {checkpoint.sha256(args.save_as)})")
     return cli.EXIT_OK

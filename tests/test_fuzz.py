@@ -18,6 +18,7 @@ import pickletools
 import re
 import signal
 import sys
+import time
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from pathlib import Path
 from zlib import crc32
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -44,8 +46,10 @@ from ownership.suspects.reading import read_suspect
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import Place
 from pruner.qr_code.placement import weights_per_kernel
+from pruner.derivation import choose_prefix, match_layers
 from pruner.masks import Mask, pack_state, prunable_layers
 from pruner.tickets import read_model_file
+from utils.checkpoint import FileBytes
 from utils.errors import UserError
 from utils.untrusted.salvage import tensors_of
 
@@ -1173,6 +1177,25 @@ def test_nothing_of_a_refused_file_is_left(folder, model, templates):
     refused_model(folder / "sparse.pth.tar", saved(bad), model)
     (folder / "valid.pth.tar").write_bytes(templates["pruned"])
     assert check_model_file(folder / "valid.pth.tar", model, True).weights is not None
+
+
+def test_layers_of_a_graph_that_share_a_constant_take_it_once(folder, model):
+    """Each made a copy of it, and looked through the whole graph for its bias."""
+    large = onnx.numpy_helper.from_array(np.ones((512, 512), np.float32), "large")
+    nodes = [onnx.NodeProto(op_type="MatMul", input=[f"{number}", "large"], output=[f"{number + 1}"]) for number in range(20_000)]
+    content = onnx.ModelProto(ir_version=8, producer_name="x", graph=onnx.GraphProto(node=nodes, initializer=[large]))
+    assert "unknown key 'layer_00000.weight'" in refused_model(folder / "shared.onnx", content.SerializeToString(), model)
+
+
+def test_names_and_shapes_by_the_thousand_take_no_time(folder, model):
+    """Each shape was compared with each layer, each part of a name with all names."""
+    known, seconds = model.state_dict(), time.process_time()
+    shapes = {f"a{number}.weight": torch.empty(1, 1 + number, device="meta") for number in range(8_000)}
+    assert not match_layers(shapes, known)
+    names = [f"{'a.' * 450}{number}.conv1.weight" for number in range(3_000)]
+    with pytest.raises(UserError, match="several networks"):
+        choose_prefix(FileBytes("many", b"", ""), names, ["conv1", "fc"])
+    assert time.process_time() - seconds < 2
 
 
 @pytest.mark.parametrize("change", [

@@ -1,5 +1,6 @@
 """What leaves the house: scripts/hand_out.py, and the note of make_claim.py on files that tell more."""
 
+import json
 import sys
 
 import pytest
@@ -9,6 +10,7 @@ from models import build_model
 from pruner import tickets
 from pruner.key_mask import split as key_masks
 from pruner.masks import Mask, prunable_layers
+from utils import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +83,29 @@ def test_make_claim_warns_of_files_that_tell_more(run_main, house, tmp_path):
     torch.save(tickets.for_others(model), out)
     done = run_main(*claimed, out, "--save_dir", tmp_path / "two")
     assert done.returncode == 0 and "tells its takers" not in done.stdout
+
+
+class TheirNet(torch.nn.Module):
+    """Somebody's own code: other names, and no normalisation in it."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.stem, self.bn1, self.linear = network.conv1, network.bn1, network.fc
+        self.layer1, self.layer2, self.layer3 = network.layer1, network.layer2, network.layer3
+
+
+def test_a_model_goes_back_under_its_own_names(house, hand_out, tmp_path):
+    names, out, model = tmp_path / "names.json", tmp_path / "out.pth", build_model("res20s", 10)
+    names.write_text(json.dumps({"stem": "conv1", "linear": "fc"}))
+    done = hand_out(house / "checkpoint.pth.tar", "--rename", names, "--save_as", out)
+    assert done.returncode == 0, done.stderr
+    theirs, before = TheirNet(build_model("res20s", 10)), tickets.read_model_file(house / "checkpoint.pth.tar", model)
+    theirs.load_state_dict(torch.load(out, weights_only=True))  # all of it, and nothing else
+    assert torch.equal(theirs.stem.weight, before.weights["conv1.weight"])
+    found = tickets.read_model_file(checkpoint.read_model(out, rename=names), model)
+    assert all(torch.equal(found.weights[name], tensor) for name, tensor in before.weights.items())
+    assert found.pattern("", model) == before.pattern("", model)
+    for wrong, message in (({"stem": "conv9"}, "has no layer 'conv9'"), ({"bn1": "conv1"}, "would be 'bn1.weight'"), ([], "must be a JSON object")):
+        names.write_text(json.dumps(wrong))
+        done = hand_out(house / "checkpoint.pth.tar", "--rename", names, "--save_as", tmp_path / "none.pth")
+        assert done.returncode == 2 and message in done.stderr and not (tmp_path / "none.pth").exists()

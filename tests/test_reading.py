@@ -16,6 +16,7 @@ from torch.nn.utils import prune
 
 from models import build_model
 from ownership.suspects.reading import read_suspect
+from pruner import tickets
 from pruner.masks import prunable_layers
 from pruner.tickets import read_model_file
 from utils import checkpoint
@@ -237,12 +238,14 @@ def exported(network, path, **how) -> None:
 
 @pytest.fixture(scope="module")
 def trained(make_model):
-    """With batch norms as training leaves them."""
+    """With batch norms as training leaves them, two of them alike, which exporters write once; and statistics of its input."""
     network = make_model(classes=10, seed=7)
     generator = torch.Generator().manual_seed(2)
     for norm in (module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)):
         for tensor, low in ((norm.weight, 0.5), (norm.bias, -1), (norm.running_mean, -1), (norm.running_var, 0.5)):
             tensor.data = low + torch.rand(tensor.shape, generator=generator)
+    network.layer3[2].bn2.load_state_dict(network.layer3[1].bn2.state_dict())
+    network.normalize.mean, network.normalize.std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.4, 0.5, 0.6])
     return network
 
 
@@ -252,9 +255,10 @@ def test_onnx_as_it_is_exported(folded, trained, model, tmp_path):
     exported(trained, tmp_path / "model.onnx", do_constant_folding=folded, training=mode.EVAL if folded else mode.PRESERVE)
     found = read_model_file(tmp_path / "model.onnx", model)
     assert found.derivation.folded == 19 * folded and bool(found.derivation.renamed) == folded
+    assert torch.allclose(found.weights["normalize.mean"], trained.normalize.mean)
     again, pictures = build_model("res20s", 10), torch.rand(4, 3, 16, 16)
     again.load_state_dict(found.weights)
-    expected = trained.eval()(pictures)
+    expected = trained.eval()(pictures).detach()
     assert torch.allclose(again.eval()(pictures), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
@@ -387,3 +391,80 @@ def test_a_layer_too_many_is_no_other_name(model, plain, tmp_path):
         read({**wrong, "layer1.0.other.weight": torch.zeros(16, 16, 3, 3)}, model, tmp_path)
     with pytest.raises(UserError, match="fc.weight has shape .5, 64., the model has .10, 64.; another class count?"):
         read({**with_names(plain, ("fc.", "linear.")), "linear.weight": torch.zeros(5, 64)}, model, tmp_path)
+
+
+def by_map(content, names: dict, model, tmp_path):
+    """Read with a map of names."""
+    torch.save(content, tmp_path / "model.pth")
+    (tmp_path / "names.json").write_text(json.dumps(names))
+    return read_model_file(checkpoint.read_model(tmp_path / "model.pth", rename=tmp_path / "names.json"), model)
+
+
+def exchanged(state: dict) -> tuple[dict, dict]:
+    """With the layers of a stage in another order under names that tell nothing, and the map that tells."""
+    names = {f"stage.{5 - number}": f"layer1.{number // 2}.conv{1 + number % 2}" for number in range(6)}
+    called = {layer: name for name, layer in names.items()}
+    changed = {f"{called.get(name.rpartition('.')[0], name.rpartition('.')[0])}.{name.rpartition('.')[2]}": tensor
+               for name, tensor in reversed(state.items())}
+    return changed, names
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_map_overrides_order_and_shape(prefix, model, plain, tmp_path):
+    changed, names = exchanged(plain)
+    wrong = read(prefixed(prefix, changed), model, tmp_path)
+    assert wrong.derivation.renamed.keys() == names.keys() and wrong.derivation.renamed != names
+    found = by_map(prefixed(prefix, changed), names, model, tmp_path)
+    assert_is(found, plain)
+    assert found.derivation.chosen == names and not found.derivation.renamed
+    assert "6 layers named by --rename" in found.derivation.in_words()
+    part = dict(list(names.items())[:3])  # the others are found in their order: three, backwards
+    assert by_map(prefixed(prefix, changed), part, model, tmp_path).derivation.renamed.keys() == names.keys() - part.keys()
+
+
+def test_a_map_of_masks_and_of_all_names(model, network, plain, tmp_path):
+    """Where no name tells anything, the prefix is seen by the map."""
+    packed = tickets.pack_state(plain, tickets.Mask({name: plain[f"{name}.weight"] != 0 for name in prunable_layers(model)}))
+    layers = dict.fromkeys(name.rpartition(".")[0] for name in packed)
+    names = {f"x{number}": layer for number, layer in enumerate(layers)}
+    called = {layer: f"module.{name}" for name, layer in names.items()}
+    changed = {f"{called[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": tensor for name, tensor in reversed(packed.items())}
+    found = by_map({"net": changed}, names, model, tmp_path)
+    assert_is(found, plain)
+    assert found.derivation.prefix == "module." and found.mask == read(packed, model, tmp_path).mask
+
+
+def test_folded_norms_follow_the_convolutions_of_a_map(trained, model, tmp_path):
+    modules, state = dict(trained.named_modules()), trained.state_dict()
+    for layer in prunable_layers(model, stem=True):
+        norm = layer.replace("conv", "bn")
+        factor = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + modules[norm].eps).sqrt()
+        state[f"{layer}.weight"] = state[f"{layer}.weight"] * factor[:, None, None, None]
+        state[f"{layer}.bias"] = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * factor
+    changed, names = exchanged({name: tensor for name, tensor in state.items() if "bn" not in name})
+    found = by_map(changed, names, model, tmp_path)
+    assert found.derivation.folded == 19
+    again, pictures = build_model("res20s", 10), torch.rand(4, 3, 16, 16)
+    again.load_state_dict(found.weights)
+    expected = trained.eval()(pictures).detach()
+    assert torch.allclose(again.eval()(pictures), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("names, message", [
+    ("{", "not a JSON file that can be read"), ("[]", "must be a JSON object"), ("{}", "must be a JSON object"),
+    ('{"a": 3}', "must be a JSON object"), ('{"": "fc"}', "must be a JSON object"), ('{"a": "fc", "a": "fc"}', "is there twice"),
+    ('{"a": "fc", "b": "fc"}', "calls two layers 'fc'"), ('{"linear": "conv9"}', "the network has no layer 'conv9'; it has 'bn1', "),
+    ('{"nobody": "fc"}', "model.pth has no layer 'nobody'"), ('{"linear": "bn1"}', "model.pth has a layer 'bn1' already; say what that"),
+    ('{"layer1.0.conv1": "layer2.0.conv1", "layer2.0.conv1": "layer1.0.conv1"}',
+     "'layer1.0.conv1' has shape .16, 16, 3, 3., layer2.0.conv1 .32, 16, 3, 3."),
+    ('{"x": "' + "y" * (1 << 20) + '"}', "larger than 1048576 bytes"), ("[" * 100_000, "nested too deeply"), ('{"a": NaN}', "no number")])
+def test_a_map_that_can_not_be_is_refused(names, message, model, plain, tmp_path):
+    torch.save(with_names_of(plain), tmp_path / "model.pth")
+    (tmp_path / "names.json").write_text(names)
+    with pytest.raises(UserError, match=message) as refusal:
+        read_model_file(checkpoint.read_model(tmp_path / "model.pth", rename=tmp_path / "names.json"), model)
+    assert str(refusal.value).startswith(f"--rename {tmp_path / 'names.json'}: ") and "\n" not in str(refusal.value)
+
+
+def with_names_of(state: dict) -> dict:
+    return with_names(state, ("fc.", "linear."))

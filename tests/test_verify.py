@@ -431,10 +431,34 @@ def test_a_normalisation_that_hides_the_triggers_can_be_overridden(verify, owner
     torch.save(content, tmp_path / "hidden.pth.tar")
     found = {}
     for given in ((), words):
-        verify("--suspect", tmp_path / "hidden.pth.tar", "--trigger_key", owner / "trigger.key", *given, "--json", tmp_path / "v.json")
-        found[given == words] = {check["check"]: check for check in json.loads((tmp_path / "v.json").read_text())["checks"]}["V3"]
-    assert (found[False]["result"], found[True]["result"]) == ("not shown", "shown")
-    assert found[True]["log2_choices"]["normalisations"] == 1 and "normalisations" not in found[False]["log2_choices"]
+        verify("--suspect", tmp_path / "hidden.pth.tar", "--dataset", "digits", "--trigger_key", owner / "trigger.key", *given,
+               "--json", tmp_path / "v.json")
+        found[given == words] = {check["check"]: check for check in json.loads((tmp_path / "v.json").read_text())["checks"]}
+    results = {check: [found[given][check]["result"] for given in (False, True)] for check in ("F", "V3")}
+    assert results == {"F": ["not met", "met"], "V3": ["not shown", "shown"]}
+    choices = [found[given]["V3"]["log2_choices"] for given in (False, True)]
+    assert "normalisations" not in choices[0] and choices[1]["normalisations"] == 1
+
+
+def test_a_suspect_whose_names_tell_nothing_is_read_by_a_map(verify, owner, tmp_path):
+    content = checkpoint.load(owner / "own.pth.tar")
+    names = {f"block_{number}": layer for number, layer in enumerate(dict.fromkeys(
+        name.rpartition(".")[0] for name in content["state_dict"]))}
+    called = {layer: name for name, layer in names.items()}
+    state = {f"{called[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": tensor for name, tensor in content["state_dict"].items()}
+    torch.save({"state_dict": dict(reversed(state.items()))}, tmp_path / "renamed.pth.tar")  # nor does their order
+    (tmp_path / "names.json").write_text(json.dumps(names))
+    words = "--suspect", tmp_path / "renamed.pth.tar", "--trigger_key", owner / "trigger.key", "--json", tmp_path / "v.json"
+    done = verify(*words)
+    assert "own" not in done.stdout.partition("\n")[0], "by order and shape, the layers are others"
+    done = verify(*words, "--rename", tmp_path / "names.json")
+    assert results(done.stdout) == {"F": "not run", "V1": "not run", "V2": "shown", "V3": "shown"}, done.stdout + done.stderr
+    verdict = json.loads((tmp_path / "v.json").read_text())
+    assert checkpoint.sha256(tmp_path / "names.json") in [row["sha256"] for row in verdict["inputs"]]
+    assert f"{len(names)} layers named by --rename" in done.stdout
+    (tmp_path / "names.json").write_text(json.dumps({"nobody": "conv1"}))
+    done = verify(*words, "--rename", tmp_path / "names.json")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "has no layer 'nobody'" in done.stderr, "no fault of the file"
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from utils.errors import UserError
 MAX_JSON = 1 << 26  # bytes
 CONVERT = "scripts/convert_suspect.py keeps its tensors alone"
 MAX_MODEL = 1 << 32  # bytes; a ResNet-50 has 1/45 of that
+MAX_NAMES = 1 << 20  # bytes of a map of layers' names; a ResNet-50 takes 1/100 of that
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what systems say of a disk, a quota or a file that is full
 TEMPORARY = ".tmp"  # ends the names of files that were being written when their process was killed
 
@@ -31,14 +32,16 @@ class FileBytes:
     """A file as it was read, once, whatever becomes of it afterwards. To be given instead of its path to what reads it.
 
     path: for messages, which it stands for as a text. raw: its bytes; of a larger file than was asked for the first of them, one
-    more than that. sha256: of all of it, in hex. entry: where in a model's file the weights are, if its user has said so. parts:
-    files beside it that it is made of, by name, as far as they were read.
+    more than that. sha256: of all of it, in hex. entry: where in a model's file the weights are, if its user has said so. names:
+    a map of its layers' names to the network's, likewise (see `parse_names`). parts: files beside it that it is made of, by name,
+    as far as they were read.
     """
 
     path: str
     raw: bytes
     sha256: str
     entry: str | None = None
+    names: "FileBytes | None" = None
     parts: dict[str, "FileBytes"] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
@@ -51,11 +54,36 @@ class FileBytes:
         return self.parts[name]
 
 
-def read_model(path: "str | Path | FileBytes", kind: str = "checkpoint", entry: str | None = None) -> FileBytes:
-    """A model's file, see `read_once`; what was read already as it is. entry: as in FileBytes."""
+def read_model(path: "str | Path | FileBytes", kind: str = "checkpoint", entry: str | None = None,
+               rename: str | Path | None = None) -> FileBytes:
+    """A model's file, see `read_once`; what was read already as it is. entry: as in FileBytes. rename: the file of its map of names.
+    Raises UserError for a map that is none."""
     if isinstance(path, FileBytes):
         return path
-    return replace(read_once(path, MAX_MODEL, f"no such {kind}; give the path of an existing file"), entry=entry)
+    names = None if rename is None else read_once(rename, MAX_NAMES, "no such map of names; see --rename")
+    parse_names(names)
+    return replace(read_once(path, MAX_MODEL, f"no such {kind}; give the path of an existing file"), entry=entry, names=names)
+
+
+def parse_names(file: FileBytes | None) -> dict[str, str]:
+    """Layer's name in a model's file -> the network's: a JSON object of texts, each network's name once; empty for None. Raises
+    UserError for anything else."""
+    if file is None:
+        return {}
+    try:
+        if len(file.raw) > MAX_NAMES:
+            raise ValueError(f"larger than {MAX_NAMES} bytes")
+        names = parse_json(file.raw)
+    except ValueError as error:
+        raise UserError(f"--rename {file}: not a JSON file that can be read ({error})") from None
+    if not isinstance(names, dict) or not names or not all(isinstance(ours, str) and ours and theirs for theirs, ours in names.items()):
+        raise UserError(f"--rename {file}: must be a JSON object, of each layer the name in the file and the network's: "
+                        '{"features.0": "conv1", "linear": "fc"}')
+    theirs = {ours: name for name, ours in names.items()}
+    twice = [ours for name, ours in names.items() if theirs[ours] != name]
+    if twice:
+        raise UserError(f"--rename {file}: calls two layers {shortened(twice[0])}")
+    return names
 
 
 def read_once(path: str | Path, limit: int, missing: str = "no such file; give the path of an existing file") -> FileBytes:

@@ -488,7 +488,7 @@ def add_suspect_flags(parser: ArgumentParser, *file_flags: str, holds: str, clai
     """
     group = parser.add_argument_group(f"the suspect: one of {file_flags[0]}, --predictions, --endpoint")
     group.add_argument(*file_flags, type=path, default=None, metavar="FILE", help=f"its {holds}")
-    add_entry_flag(group)
+    add_reading_flags(group)
     group.add_argument("--mean", type=listed(non_negative_float), default=None, metavar="R,G,B",
                        help="of its training pictures, on the scale 0 to 1, where the file does not say, or says what may be wrong: then "
                             "both are tried, and counted (for V3)")
@@ -503,11 +503,14 @@ def add_suspect_flags(parser: ArgumentParser, *file_flags: str, holds: str, clai
     return group
 
 
-def add_entry_flag(group: argparse._ArgumentGroup | ArgumentParser) -> None:
-    """Which of several networks in a suspect's file is meant; see `pruner.derivation`."""
+def add_reading_flags(group: argparse._ArgumentGroup | ArgumentParser) -> None:
+    """Which of several networks in a suspect's file is meant, and what its layers are; see `pruner.derivation`."""
     group.add_argument("--entry", type=text, default=None, metavar="NAME",
                        help="where in that file the weights are, if it holds several networks: an entry (state_dict_ema) or what "
                             "its names begin with (teacher)")
+    group.add_argument("--rename", type=path, default=None, metavar="FILE",
+                       help="what layers of that file are, where order and shape do not tell: JSON, "
+                            '{"name in the file": "name in the network"} (docs/extending.md)')
 
 
 def add_timestamp_flags(parser: ArgumentParser) -> None:

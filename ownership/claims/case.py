@@ -44,7 +44,7 @@ class Given:
     """What there is to judge one claim by. Names of files and folders, None for what was not given.
 
     suspect, predictions, endpoint: the suspect's file, its answers on the trigger set, or its address; one of them. mean, std: of
-    the suspect's training pictures, per channel on the scale 0 to 1, where its file does not say. dataset, data: a name of the
+    the suspect's training pictures, per channel on the scale 0 to 1, where its file does not say or may say it wrongly. dataset, data: a name of the
     registry, and its folder. no_pictures: why the accuracy is not measured, where the data set is not meant for this claim.
     aligned_to: the owner's files of another numbering of channels. suspect_dated: when others could first see the suspect, on
     the arbiter's word. priors: models that are said to be older than the claim.
@@ -68,6 +68,11 @@ class Given:
     proofs: Mapping[str, Any] = field(default_factory=dict)
     suspect_flag: str = SUSPECT_FLAG
     expected: Expected | None = None
+
+    @property
+    def normalisations(self) -> tuple[classifier.Normalisation, ...]:
+        """Those by which the suspect's file answers: as it was given, and the file's own. Each is a try."""
+        return tuple(dict.fromkeys(((self.mean, self.std), (None, None))))
 
 
 @dataclass(frozen=True)
@@ -99,9 +104,9 @@ class Files:
     rows: (flag, name, SHA-256) for the verdict, each once. derivations: how models were read, by their files' names.
     """
 
-    def __init__(self, entries: Mapping[str, str] | None = None):
-        """entries: for models' files the container or prefix of names that is meant, where somebody has said so."""
-        self.entries, self.derivations = entries or {}, {}
+    def __init__(self, how: Mapping[str | None, Mapping[str, str | None]] | None = None):
+        """how: of models' files, what somebody has said of reading them (`utils.checkpoint.read_model`)."""
+        self.how, self.derivations = how or {}, {}
         self.rows: list[tuple[str, str, str]] = []
         self._read: dict[tuple, Any] = {}
 
@@ -110,7 +115,7 @@ class Files:
         rows = [(name, digest)]
         if digest is None:
             file = self._read["bytes", name]
-            rows = [(one.path, one.sha256) for one in (file, *file.parts.values())]
+            rows = [(one.path, one.sha256) for one in (file, file.names, *file.parts.values()) if one is not None]
         self.rows += [(flag, *row) for row in rows if (flag, *row) not in self.rows]
 
     def once(self, what: tuple, read: Callable[[], Any]) -> Any:
@@ -122,7 +127,7 @@ class Files:
     def bytes_of(self, path: str, limit: int | None = None) -> FileBytes:
         """A file as it was when it was first asked for, so that all checks judge the same bytes, and the verdict has their
         SHA-256. limit: as far as it is read; None for a model's. Raises UserError as `utils.checkpoint.read_once`."""
-        return self.once(("bytes", path), lambda: checkpoint.read_model(path, entry=self.entries.get(path)) if limit is None else
+        return self.once(("bytes", path), lambda: checkpoint.read_model(path, **self.how.get(path, {})) if limit is None else
                          checkpoint.read_once(path, limit))
 
     def suspect(self, path: str, arch: str, expected: Expected | None = None) -> Suspect:
@@ -144,19 +149,21 @@ class Files:
 
         return self.once(("pictures", dataset, folder, image_size), read)
 
-    def accuracy(self, path: str, arch: str, data: Dataset, digest: str, device: str) -> float:
-        """Percent of the test pictures, whose SHA-256 is `digest`, that the model in a file has right. Raises NotRun for a file
-        that holds no trained model for their classes, and UserError for a device that this machine lacks."""
+    def accuracy(self, path: str, arch: str, data: Dataset, digest: str, given: Given) -> float:
+        """Percent of the test pictures, whose SHA-256 is `digest`, that the model in a file has right; of the suspect, by the
+        normalisation by which it is most. Raises NotRun for a file that holds no trained model for their classes, and UserError for
+        a device that this machine lacks."""
+        normalisations = given.normalisations if path == given.suspect else ((None, None),)
 
         def measure():
             try:
-                model = classifier.load_trained(self.bytes_of(path), arch, data.num_classes, data.mean, data.std,
-                                                expected_by(arch))
+                models = [classifier.load_trained(self.bytes_of(path), arch, data, normalisation, expected_by(arch))
+                          for normalisation in normalisations]
             except UserError as error:
                 raise NotRun(str(error)) from None
-            return classifier.accuracy_of(model, data.test, device)
+            return max(classifier.accuracy_of(model, data.test, given.device) for model in models)
 
-        return self.once(("accuracy", path, arch, digest), measure)
+        return self.once(("accuracy", path, arch, digest, normalisations), measure)
 
 
 @dataclass(frozen=True)
@@ -197,7 +204,7 @@ class Case:
         try:
             return self.files.suspect(path, self.claim.arch, self.expected)
         except UserError as error:
-            if flag != SUSPECT_FLAG:
+            if flag != SUSPECT_FLAG or str(error).startswith("--rename"):  # a wrong map is no fault of the file
                 raise
             raise Unreadable(str(error)) from None
 
@@ -255,8 +262,7 @@ class Case:
             return Check("F", NOT_RUN, self.given.no_pictures or "needs --dataset")
         claimed = self.claim.fidelity
         try:
-            return fidelity(claimed, self.files.accuracy(path, self.claim.arch, self.pictures, claimed.test_sha256,
-                                                         self.given.device))
+            return fidelity(claimed, self.files.accuracy(path, self.claim.arch, self.pictures, claimed.test_sha256, self.given))
         except NotRun as error:
             return Check("F", NOT_RUN, str(error))
 

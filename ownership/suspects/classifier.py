@@ -3,9 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from datasets.pictures import Pictures
+from datasets.pictures import Dataset, Pictures
 from models import build_model
 from models.fitting import fitted
 from pruner import tickets
@@ -13,23 +14,27 @@ from utils.checkpoint import FileBytes
 from utils.engine import Engine, resolve_device
 from utils.errors import UserError
 
+Normalisation = tuple[tuple[float, ...] | None, tuple[float, ...] | None]  # mean and standard deviation, None for the file's own
 
-def load_trained(path: str | Path | FileBytes, arch: str, num_classes: int, mean: tuple[float, ...], std: tuple[float, ...],
+
+def load_trained(path: str | Path | FileBytes, arch: str, data: Dataset, normalisation: Normalisation = (None, None),
                  expected: tickets.Expected = tickets.Expected()) -> nn.Module:
     """A trained model from its file.
 
     Args:
-        mean, std: normalisation of its pictures, per channel on the scale 0 to 1, where the file does not say.
+        data: whose classes it must know, and whose normalisation is taken where neither the file nor `normalisation` says.
+        normalisation: per channel on the scale 0 to 1, instead of the file's own.
         expected: which network, for messages.
     Raises:
         UserError: as `pruner.tickets.read_model_file`; no trained weights.
     """
-    model = build_model(arch, num_classes, mean, std)
-    expected = replace(expected, classes=f"the test pictures have {num_classes}")
+    model = build_model(arch, data.num_classes, data.mean, data.std)
+    expected = replace(expected, classes=f"the test pictures have {data.num_classes}")
     weights = tickets.read_model_file(path, model, expected=expected, any_width=True).weights
     if weights is None:
         raise UserError(f"{path}: holds no trained weights; it is a ticket or mask file")
-    return fitted(model, weights)
+    instead = {f"normalize.{name}": torch.tensor(values) for name, values in zip(("mean", "std"), normalisation) if values}
+    return fitted(model, weights | instead)
 
 
 def accuracy_of(model: nn.Module, pictures: Pictures, device: str) -> float:

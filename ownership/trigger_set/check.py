@@ -79,7 +79,7 @@ def predict(case: Case, shown: TriggerSet) -> list[np.ndarray]:
     """int64 [pictures] each: the answers of the suspect's file, by the normalisation that is given, and by its own where it has
     another. Raises UserError as `ownership.trigger_set.evidence.predict`."""
     given, file, answers = case.given, case.files.bytes_of(case.given.suspect), []
-    for mean, std in dict.fromkeys(((given.mean, given.std), (None, None))):
+    for mean, std in given.normalisations:
         try:
             answers.append(black_box.predict(file, case.claim.arch, shown.num_classes, shown.pictures, mean, std, case.expected))
         except UserError:

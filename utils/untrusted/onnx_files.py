@@ -1,10 +1,11 @@
-"""Strangers' ONNX files: the weights of convolutions, batch norms and linear layers, in the order of the graph.
+"""Strangers' ONNX files: the weights of convolutions, batch norms and linear layers in the order of the graph, and what the picture
+is normalised by.
 
 Nothing of the graph is run, and no file beside it is opened. What is not numbers is bounded before the library sees it, since its
 objects take many times the bytes that describe them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from utils.checkpoint import FileBytes, shortened
@@ -14,6 +15,11 @@ MAX_DESCRIPTION = 1 << 22  # bytes beside the numbers; a ResNet-50 has 1/40 of t
 GRAPH, INITIALIZER, NUMBERS = 7, 5, {4, 5, 7, 9, 10, 11}  # fields of a model, of a graph, of a tensor
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # kinds of fields
 FIRST_FIELDS = b"\x12\x1a\x22\x28\x32\x3a\x42"  # that may follow the version at the beginning
+CHANNELS = 3
+# what becomes of scale and shift of a picture when numbers are added to it, or it is multiplied by them
+ARITHMETIC: dict[str, Callable[[Any, Any, Any], tuple[Any, Any]]] = {
+    "Add": lambda scale, shift, by: (scale, shift + by), "Sub": lambda scale, shift, by: (scale, shift - by),
+    "Mul": lambda scale, shift, by: (scale * by, shift * by), "Div": lambda scale, shift, by: (scale / by, shift / by)}
 DAMAGED = "not a usable checkpoint: it is cut off or no ONNX file"
 
 
@@ -28,7 +34,8 @@ def is_one(raw: bytes) -> bool:
 
 def load(file: FileBytes) -> dict[str, Any]:
     """Tensors by name, layer after layer: X.weight and X.bias of convolutions and linear layers, and of batch norms the running
-    statistics too. X is the exporter's name for the layer where it kept one. Raises UserError for a file that is damaged, has its
+    statistics too; normalize.mean and normalize.std where the graph begins with that. X is the exporter's name for the layer where it
+    kept one. Raises UserError for a file that is damaged, has its
     weights elsewhere, or no such layers."""
     from onnx import ModelProto
 
@@ -92,13 +99,19 @@ def _tensors(graph: Any) -> Iterator[tuple[str, Any]]:
     for node in graph.node:
         if node.op_type == "Constant":
             constants |= {node.output[0]: attribute.t for attribute in node.attribute if attribute.name == "value" and node.output}
+        elif node.op_type == "Identity" and node.input[0] in constants:  # what is there twice, exporters write once
+            constants[node.output[0]] = constants[node.input[0]]
+    biases = {name: node for node in graph.node if node.op_type == "Add" for name in node.input}
     names: set[str] = set()
+    arrays: dict[int, Any] = {}  # one for all layers that share a constant: thousands may name one
 
     def read(name: str) -> Any:
         tensor = constants[name]
+        if id(tensor) in arrays:
+            return arrays[id(tensor)]
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
             raise _Unfit("its weights lie in other files; save it with them inside")
-        return torch.from_numpy(numpy_helper.to_array(tensor).copy())
+        return arrays.setdefault(id(tensor), torch.from_numpy(numpy_helper.to_array(tensor).copy()))
 
     def layer_of(weight: str) -> str:
         layer = weight.removesuffix(".weight") if weight.endswith(".weight") else f"layer_{len(names):05d}"
@@ -107,6 +120,7 @@ def _tensors(graph: Any) -> Iterator[tuple[str, Any]]:
         names.add(layer)
         return layer
 
+    yield from _normalisation(graph, constants, read)
     for node in graph.node:
         given = [name for name in node.input[1:] if name in constants]
         if node.op_type in ("Conv", "Gemm") and given[:1] == list(node.input[1:2]):
@@ -122,10 +136,35 @@ def _tensors(graph: Any) -> Iterator[tuple[str, Any]]:
         elif node.op_type == "MatMul" and len(given) == 1:
             layer = layer_of(given[0])
             yield f"{layer}.weight", read(given[0]).T
-            for after in graph.node:
-                bias = [name for name in after.input if name in constants] if after.op_type == "Add" and node.output[0] in after.input else []
-                if bias:
-                    yield f"{layer}.bias", read(bias[0])
+            bias = [name for name in biases[node.output[0]].input if name in constants] if node.output[0] in biases else []
+            if bias:
+                yield f"{layer}.bias", read(bias[0])
         elif node.op_type == "BatchNormalization" and len(given) == 4:
             layer = layer_of(given[0])
             yield from zip((f"{layer}.{kind}" for kind in ("weight", "bias", "running_mean", "running_var")), map(read, given))
+
+
+def _normalisation(graph: Any, constants: Mapping[str, Any], read: Callable[[str], Any]) -> Iterator[tuple[str, Any]]:
+    """normalize.mean and normalize.std, float32 [3], of a graph that first adds numbers to the picture's channels, or multiplies them:
+    what becomes of a picture is (picture - mean) / std."""
+    import torch
+
+    flat: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type in ("Unsqueeze", "Reshape"):
+            flat[node.output[0]] = flat.get(node.input[0], node.input[0])
+    picture = next((one.name for one in graph.input if one.name not in constants), None)
+    scale, shift = torch.ones(CHANNELS, dtype=torch.float64), torch.zeros(CHANNELS, dtype=torch.float64)
+    done = False
+    for node in graph.node:
+        if node.op_type not in ARITHMETIC or picture not in node.input:
+            continue
+        name = next((flat.get(name, name) for name in node.input if name != picture), None)
+        values = read(name).double().flatten() if name in constants else None
+        if values is None or values.numel() not in (1, CHANNELS) or node.op_type in ("Sub", "Div") and node.input[0] != picture:
+            return
+        scale, shift = ARITHMETIC[node.op_type](scale, shift, values)
+        picture, done = node.output[0], True
+    if done:
+        yield "normalize.mean", (-shift / scale).float()
+        yield "normalize.std", (1 / scale).float()
