@@ -29,7 +29,7 @@ WRITES = {ExtractionFiles("").keyed.name: rb'\{\s*"shown": '}
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--checkpoint", type=cli.path, required=True, metavar="FILE", help="the suspect's model, or a mask file")
-    cli.add_entry_flag(parser)
+    cli.add_reading_flags(parser)
     parser.add_argument("--key", type=cli.path, required=True, metavar="FILE", help="the key that embed_keyed.py or main_imp.py wrote")
     parser.add_argument("--aligned_to", type=cli.path, default=None, metavar="FILE",
                         help="undo a renumbering of the suspect's channels, by what agrees with this file in kernels without signs; "
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     part = read_key(args.key)
     claim = OwnerClaim(part.owner_name, part.owner_key, part.arch, parts={"V4": part})
     standing = Standing.COMMITTED if args.committed else Standing.NONE
-    files = Files({args.checkpoint: args.entry} if args.entry else None)
+    files = Files({args.checkpoint: {"entry": args.entry, "rename": args.rename}})
     given = Given(args.checkpoint, aligned_to=(args.aligned_to,) if args.aligned_to else (), max_false=args.max_false,
                   suspect_flag="--checkpoint")
     check = checks_of(claim)[0].check(Case(claim, args.key, standing, given, files))

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -67,9 +68,9 @@ def extended(documented_entries, monkeypatch, tmp_path):
 # --- the pipeline -----------------------------------------------------------------------------------------------------
 
 
-def commands() -> list[list[str]]:
-    """The commands of "Through the whole pipeline"."""
-    block = re.search(r"^## Through the whole pipeline\n+```bash\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)[1]
+def commands(heading: str = "Through the whole pipeline") -> list[list[str]]:
+    """The commands of the first block of commands under a heading."""
+    block = re.search(rf"^## {heading}\n.*?```bash\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)[1]
     lines = block.replace("\\\n", " ").splitlines()
     return [shlex.split(line)[1:] for line in lines if line.startswith("python ")]
 
@@ -125,6 +126,29 @@ def test_the_commands_as_they_stand(extended, run_main, monkeypatch, tmp_path):
     assert locked["split"] == "betweenness" and locked["key_nonzeros"] == round(0.05 * kept)
     claim = json.loads((run / "claim/claim.json").read_text())
     assert "Fashion-MNIST" not in json.dumps(claim) and '"fashion"' in json.dumps(claim)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_ones_own_there_and_back(owner, run_main, monkeypatch, tmp_path):
+    """The commands as they stand, on a model whose code calls two layers otherwise."""
+    monkeypatch.chdir(tmp_path)
+    names = re.search(r"^cat names.json   # (.*)$", TEXT, re.MULTILINE)[1]
+    called = {ours: theirs for theirs, ours in json.loads(names).items()}
+    weights = tickets.read_model_file(owner / "own.pth.tar", build_model("res20s", 10)).weights
+    theirs = {f"{called.get(name.rpartition('.')[0], name.rpartition('.')[0])}.{name.rpartition('.')[2]}": tensor
+              for name, tensor in weights.items() if not name.startswith("normalize.")}
+    torch.save({"state_dict": theirs}, "their_model.pth")
+    Path("names.json").write_text(names)
+    Path("runs/signed").mkdir(parents=True)
+    shutil.copy(owner / "own.pth.tar", "runs/signed/model_best.pth.tar")
+    shutil.copy(owner / "v2.json", "code.claim.json")
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    for script, *words in commands("From a checkpoint of your own"):
+        done = run_main(script.removeprefix("scripts/"), *words)
+        assert done.returncode == 0 and done.stderr == "", (script, done.stdout, done.stderr)
+    assert json.loads(Path("runs/read/extraction.json").read_text())["derivation"]["chosen"] == json.loads(names)
+    back = torch.load("own_names.pth", weights_only=True)
+    assert back.keys() == theirs.keys() and all(torch.equal(back[name], tensor) for name, tensor in theirs.items())
 
 
 @pytest.mark.slow

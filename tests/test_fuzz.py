@@ -1182,7 +1182,7 @@ def test_nothing_of_a_refused_file_is_left(folder, model, templates):
 def test_layers_of_a_graph_that_share_a_constant_take_it_once(folder, model):
     """Each made a copy of it, and looked through the whole graph for its bias."""
     large = onnx.numpy_helper.from_array(np.ones((512, 512), np.float32), "large")
-    nodes = [onnx.NodeProto(op_type="MatMul", input=[f"{number}", "large"], output=[f"{number + 1}"]) for number in range(20_000)]
+    nodes = [onnx.NodeProto(op_type="MatMul", input=[f"{number}", "large"], output=[f"{number + 1}"]) for number in range(8_000)]
     content = onnx.ModelProto(ir_version=8, producer_name="x", graph=onnx.GraphProto(node=nodes, initializer=[large]))
     assert "unknown key 'layer_00000.weight'" in refused_model(folder / "shared.onnx", content.SerializeToString(), model)
 

@@ -440,6 +440,7 @@ def test_a_normalisation_that_hides_the_triggers_can_be_overridden(verify, owner
     assert "normalisations" not in choices[0] and choices[1]["normalisations"] == 1
 
 
+@pytest.mark.slow
 def test_a_suspect_whose_names_tell_nothing_is_read_by_a_map(verify, owner, tmp_path):
     content = checkpoint.load(owner / "own.pth.tar")
     names = {f"block_{number}": layer for number, layer in enumerate(dict.fromkeys(
@@ -450,7 +451,7 @@ def test_a_suspect_whose_names_tell_nothing_is_read_by_a_map(verify, owner, tmp_
     (tmp_path / "names.json").write_text(json.dumps(names))
     words = "--suspect", tmp_path / "renamed.pth.tar", "--trigger_key", owner / "trigger.key", "--json", tmp_path / "v.json"
     done = verify(*words)
-    assert "own" not in done.stdout.partition("\n")[0], "by order and shape, the layers are others"
+    assert done.returncode == 1, "by order and shape, the layers are others"
     done = verify(*words, "--rename", tmp_path / "names.json")
     assert results(done.stdout) == {"F": "not run", "V1": "not run", "V2": "shown", "V3": "shown"}, done.stdout + done.stderr
     verdict = json.loads((tmp_path / "v.json").read_text())
