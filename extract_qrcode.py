@@ -23,7 +23,7 @@ r"""Read the signature back out of a suspect model's sparsity pattern (scheme V2
         --aligned_to runs/digits_signed/model_best.pth.tar
 
 Of a code the occupied kernels are the dark modules (embed_qrcode.py), or the light ones (the original's files): without a claim, which
-says so, both are read, and counted in what is corrected for. The function patterns that were never embedded (finder,
+says so, both are read, and counted in what is corrected for. So are masks with and without what was filled into pruned entries. The function patterns that were never embedded (finder,
 timing, alignment, format, version) are put back from the QR standard; data modules are shown as they are found. ZXing and zbar read independently; ordered statistics reads what they
 can't, and is believed only where chance is excluded (--max_false). With a signature, an exact test says how improbable
 the agreement is (p-value), with or without correction for all places where a code could lie. Takes a second; up to half a

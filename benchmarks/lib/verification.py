@@ -20,6 +20,8 @@ import main_verify
 import make_claim
 from attacks.permute import permute
 from attacks.prune import prune
+from attacks.transform import transform
+from benchmarks.lib import transforms
 from benchmarks.lib.simulated_tickets import network
 from datasets import load_dataset, trigger
 from models import ARCHITECTURES, build_model
@@ -28,9 +30,9 @@ from ownership.suspects.alignment import align
 from ownership.qr_code.check import code
 from ownership.qr_code.claim import MAX_COPIES, MAX_VERSION, CodeClaim, read_claim, write_claim
 from ownership.qr_code.window import region_kernels
-from ownership.suspects.reading import Suspect
+from ownership.suspects.reading import Suspect, of_state, read_suspect
 from pruner import tickets
-from pruner.channel_groups import channel_groups
+from pruner.channel_groups import FIXED, ChannelGroups, channel_groups
 from pruner.qr_code.derived_text import length_for
 from pruner.qr_code.embedding import PREFERRED_VERSION, Region, embed, find_region
 from pruner.masks import Mask
@@ -41,6 +43,7 @@ SIGNATURE, TRIGGERS = "signature", 100
 DENSITY = {"res20s": 0.26, "res18": 0.015, "res50": 0.1}
 OTHER_DENSITY = 0.1  # of a network that was added
 PRUNED = 0.2  # share of the stolen model's weights
+WIDE, WIDE_LEVEL, WIDE_DENSITY = ("dead", "duplicate", "fill", "split", "permute", "scale", "sign"), 0.02, 0.1  # canonical
 
 
 # --- a whole verdict --------------------------------------------------------------------------------------------------
@@ -173,6 +176,42 @@ def signed_ticket(arch: str, random: np.random.Generator) -> tuple[Mask, dict[st
 
 def layers_of(mask: Mask, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: state[f"{name}.weight"] for name in mask}
+
+
+# --- canonical form ---------------------------------------------------------------------------------------------------
+
+
+def canonical(args) -> Iterator[dict[str, Any]]:
+    """A copy with more channels, renumbered, scaled, turned and filled: read in canonical form, and put in order."""
+    for arch in tqdm(args.arch, desc="networks", disable=None):
+        model = transforms.network(arch, np.random.default_rng(1))
+        groups, mask = channel_groups(model), transforms.by_magnitude(model, WIDE_DENSITY)
+        state = transforms.with_mask(model, mask)
+        made, wide = transform(mask, state, model, WIDE, WIDE_LEVEL, seed=1)
+        with tempfile.TemporaryDirectory() as folder:
+            tickets.write_weights(path := Path(folder) / "wide.pth.tar", wide, {}, made)
+            reading = timed(lambda: read_suspect(path, model))
+        ordering = timed(lambda: align(of_state(mask, state), reading[2], groups, {}))
+        wrong, at_work = wrong_entries(ordering[2].suspect.mask, mask, state, groups)
+        title = ARCHITECTURES[arch].title
+        yield row(f"canonical form, {title} at {100 * WIDE_DENSITY:g}%", [(*reading[:2], "; ".join(reading[2].undone))])
+        yield row("... and its channels in order", [(*ordering[:2], f"{wrong} of {mask.nonzeros} entries wrong, {at_work} of them between "
+                                                     "channels that see something and are read")])
+
+
+def wrong_entries(shown: Mask, mask: Mask, state: dict[str, torch.Tensor], groups: ChannelGroups) -> tuple[int, int]:
+    """How many entries differ from the true mask, and how many of these lie between channels that see something and are read."""
+    sides = np.zeros((2, len(groups.group) + 1), dtype=bool)  # the last one stands for what is fixed
+    sides[:, FIXED] = True
+    for (key, side), channels in groups.axes.items():
+        if state[key].dim() > 1:
+            sides[side, channels] |= (state[key] != 0).transpose(0, side).flatten(1).any(1).numpy()
+    at_work, wrong, wrong_at_work = sides.all(0), 0, 0
+    for name, kept in mask.items():
+        differ = (shown[name] != kept).flatten(2).sum(2).numpy()
+        ends = [at_work[groups.axes.get((f"{name}.weight", side), np.full(differ.shape[side], FIXED))] for side in (0, 1)]
+        wrong, wrong_at_work = wrong + int(differ.sum()), wrong_at_work + int(differ[np.ix_(*ends)].sum())
+    return wrong, wrong_at_work
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
