@@ -8,7 +8,7 @@ r"""Run a plan of commands: as many at a time as wanted, each after those whose 
     # on a cluster, job arrays through submitit (pip install -r requirements-slurm.txt)
     python scripts/launch.py plan.txt --launch slurm --jobs 20 --partition gpu --minutes 720 --logs runs/paper/logs
 
-A command that names a path in another one's --save_dir (or its --new_key) waits for it; if that one fails, it is left out,
+A command that names a path in another one's --save_dir (or a key that it makes) waits for it; if that one fails, it is left out,
 and all the rest goes on. Each command has LOGS/<its folder>.log and, when it has ended, LOGS/<its folder>.json. The same
 plan again runs what is missing: a command that ended well is not run twice, unless one that it depends on was.
 Exit code 0: all done, 1: something failed or was left out, 2: bad input.

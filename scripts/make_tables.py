@@ -24,6 +24,7 @@ if __name__ == "__main__":  # a fault before main() must not end with 1, which i
     import utils  # noqa: F401  refuses a Python that is too old
 
 from scripts.lib.figures import FIGURES
+from scripts.lib.passport_tables import PASSPORT_TABLES
 from scripts.lib.runs import COLUMNS, aligned, rows_of
 from scripts.lib.sweep_results import Sweep, cell_titles
 from scripts.lib.tables import TABLES, markdown
@@ -32,6 +33,7 @@ from utils.errors import UserError
 
 PAPER = Path(__file__).with_name("paper_numbers.json")
 SESSION = ("git", "torch", "machine")  # of a run.json
+ALONE = {**TABLES, **PASSPORT_TABLES}  # those that can be asked for; the paper's are shown together
 NOTE = ("Ours are means over the seeds that were run, +- their standard deviation where there are several, with their number "
         "n; differences are ours minus the paper's, in percentage points. What is empty nobody ran, or the paper does not have it.")
 RUNS = "runs"  # the table of all that was run, of whatever kind
@@ -42,12 +44,12 @@ TABLE_BEGINS, FIGURE_DATA_BEGINS = rb"(\| )?(network|model|score|attack)\b|Not r
 def parse_args(argv: Sequence[str] | None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--runs", type=cli.path, required=True, metavar="DIR", help="the sweep, e.g. runs/smoke")
-    writes = {"results.md": rb"# Results in ", **{f"{name}.{ending}": TABLE_BEGINS for name in TABLES for ending in ("csv", "md")},
+    writes = {"results.md": rb"# Results in ", **{f"{name}.{ending}": TABLE_BEGINS for name in ALONE for ending in ("csv", "md")},
               **{f"{name}_*.csv": FIGURE_DATA_BEGINS for name in FIGURES}, **{f"{name}_*.png": cli.PNG_OF_A_PLOT for name in FIGURES},
               f"{RUNS}.csv": rb"folder,script,", f"{RUNS}.md": rb"\| folder "}
     parser.add_argument("--out", type=cli.Output(files=writes), required=True, metavar="DIR", help="where tables and figures go")
     parser.add_argument("--only", type=cli.text, default="all", metavar="NAME",
-                        help=f"one table or figure ({', '.join((*TABLES, *FIGURES))}); with any other name a table of all that was run")
+                        help=f"one table or figure ({', '.join((*ALONE, *FIGURES))}); with any other name a table of all that was run")
     parser.add_argument("--all_rows", action="store_true", help="also what only the paper has, behind what was run")
     return parser.parse_args(argv)
 
@@ -61,10 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sweep.seeds():
         raise UserError(f"--runs {args.runs}: holds no runs (NETWORK/DATASET/seedN/STAGE); scripts/table1.sh and the others "
                         "make them")
-    if args.only not in ("all", *TABLES, *FIGURES):
+    if args.only not in ("all", *ALONE, *FIGURES):
         return all_runs(args, out)
     text = [f"# Results in {args.runs}", "", NOTE, "", *(circumstances(sweep) if args.only == "all" else [])]
-    for name, make in TABLES.items():
+    for name, make in (TABLES if args.only == "all" else ALONE).items():
         if args.only in ("all", name):
             table = make(sweep, paper[name])
             rows = table.columns(texts=False)
@@ -85,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.only == "all":
         checkpoint.save_text("\n".join(text) + "\n", out / "results.md")
         print(out / "results.md")
-    elif args.only in TABLES:
+    elif args.only in ALONE:
         columns, rows = table.shown(args.all_rows)
         print(f"{table.title}\n\n{aligned(columns, rows) if rows else in_markdown}\n\n"
               f"test pictures: {', '.join(map(str, sweep.test_pictures())) or 'not recorded'}\ntable: {out / args.only}.md\n"

@@ -4,7 +4,9 @@ import contextlib
 import csv
 import importlib
 import json
+import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -82,6 +84,29 @@ def test_printed_plans_parse_and_are_in_an_order_that_works(script, profile):
         assert all(any(path == other.output or path.startswith(f"{other.output}/") for other in jobs
                        if other.name in job.needs) for path in read)
         assert bool(job.needs) == ("main_imp.py" not in job.command and "make_triggers.py" not in job.command)
+
+
+@pytest.mark.parametrize("profile", ["short", "smoke"])
+def test_all_schemes_meet_the_same_attacks(profile):
+    from launch import read_plan
+
+    plan = plan_of("passports", PROFILE=profile, RUNS="runs/never there", TRAINING="--limit 500")
+    jobs = read_plan(plan.splitlines(), Path("runs/never there/logs"))
+    assert len(jobs) == len(commands(plan)) and all(job.needs or "main_imp.py" in job.command or "--new_" in job.command for job in jobs)
+    attacks = [args for name, args in map(parsed, commands(plan)) if name == "main_attack.py"]
+    removal = {}
+    for args in attacks:
+        removal.setdefault(Path(args.save_dir).parent.name, set()).add((args.attack, args.sweep, args.epochs, args.lr))
+        trains = args.attack in ("finetune", "passport_fake2", "passport_fake3", "passport_block")
+        assert args.limit == (500 if trains else None)
+    assert list(removal) == ["whole", "locked", "signed_trained", "triggered", "deepipr1", "deepipr2", "deepipr3", "pan"]
+    assert all(removal["whole"] == attack if scheme in ("locked", "signed_trained", "triggered") else removal["whole"] < attack
+               for scheme, attack in removal.items() if scheme != "whole")
+    owners = [args for name, args in map(parsed, commands(plan)) if name == "main_passport.py"]
+    assert [args.scheme for args in owners] == ["deepipr1", "deepipr2", "deepipr3", "pan"] and len({args.mask_dir for args in owners}) == 1
+    assert [bool(args.trigger_set) for args in owners] == [False, False, True, False]
+    known = {str(Path(args.passports).parent) == str(Path(args.checkpoint).parent) for args in attacks if args.passports}
+    assert known == {True} and {args.passports is not None for args in attacks if "passport_" in args.attack} == {True}
 
 
 def test_the_papers_protocol():
@@ -1211,6 +1236,68 @@ def test_the_smallest_profile_from_end_to_end(tmp_path):
     row, = [row for row in csv.DictReader((tables / "table1.csv").open(newline="")) if row["data"] == "digits"]
     assert float(row["ticket accuracy, mean"]) > 90 and float(row["remaining, mean"]) == pytest.approx(25, abs=0.01)
     assert bash("tables", **settings).stdout.startswith("0 done, ")
+
+
+@pytest.fixture(scope="module")
+def passports(tmp_path_factory):
+    """Results as scripts/passports.sh leaves them, of two seeds."""
+    runs = tmp_path_factory.mktemp("passports")
+    for seed, more in ((1, 0), (2, 1)):
+        for stage, content in {
+                "whole": {"test_acc": 90.0, "seconds": 10.0}, "robbed/whole/finetune": {"test_acc": 89.0},
+                "passports/pan": {"test_acc": 80.0 + more, "seconds": 21.0 + more, "bits": 64},
+                "robbed/pan/prune/level_0.5": {"test_acc": 70.0, "signature_right": 60, "signature_bits": 64},
+                "robbed/pan/permute": {"test_acc": 80.0, "signature_right": 30, "signature_bits": 64},
+                "robbed/signed_trained/permute": {"test_acc": 88.0, "p_corrected": 1.0},
+                "robbed/triggered/finetune": {"test_acc": 87.0, "trigger_p": 2e-30},
+                "robbed/pan/passport_fake2/level_0.5": {"test_acc": 60.0, "forged_acc": 50.0 + more},
+                "robbed/deepipr1/passport_block/level_0.1": {"test_acc": 77.0 + more, "forged_acc": 40.0},
+                "robbed/pan/solve": {"signature_right": 64, "signature_bits": 64}}.items():
+            path = runs / f"res18/cifar10/seed{seed}" / stage / "result.json"
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps(content))
+    return runs
+
+
+def test_the_table_of_all_schemes(passports, run_main, tmp_path):
+    done = run_main("make_tables.py", "--runs", passports, "--out", tmp_path, "--only", "passports")
+    assert done.returncode == 0, done.stderr
+    rows = {row["what"]: {column.partition(":")[0]: value for column, value in row.items()
+                          if not column.endswith((", n", ", paper"))} for row in csv.DictReader((tmp_path / "passports.csv").open(newline=""))}
+    assert rows["test accuracy"]["PaN"] == "80.00%; 81.00%" and rows["training, x plain"]["PaN"] == "2.10; 2.20"
+    p = 2**40 * sum(math.comb(64, count) for count in range(60, 65)) / 2**64
+    accuracy, right, shown = rows["50% pruned"]["PaN"].split("; ")[0].split(" / ")
+    assert (accuracy, right) == ("70.00%", "60 of 64 bits") and float(shown.removeprefix("p ")) == pytest.approx(p, rel=0.1)
+    assert rows["renumbered"]["PaN"].startswith("80.00% / 30 of 64 bits / p 1; ")
+    assert rows["renumbered"]["V2 code"].startswith("88.00% / p 1e+00")
+    assert rows["fine-tuned"]["V3 triggers"].startswith("87.00% / p 2e-30")
+    assert rows["fake2, half of the signs"]["PaN"] == "60.00% / 50.0% of the owner's signs; 60.00% / 51.0% of the owner's signs"
+    assert rows["solved for"]["PaN"] == "64 of 64 bits; 64 of 64 bits" and rows["fine-tuned"]["V1 key mask"] == ""
+
+
+def test_published_numbers_of_passports_stand_beside_ours(passports, run_main, tmp_path):
+    done = run_main("make_tables.py", "--runs", passports, "--out", tmp_path, "--only", "passports_published", "--all_rows")
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in csv.DictReader((tmp_path / "passports_published.csv").open(newline="")) if row["data"] == "CIFAR-10"]
+    of = {(row["attack"], row["network"]): row for row in rows}
+    own = of["CERB", "ResNet-18"]
+    assert (own["accuracy, mean"], own["bits unlike the owner's, mean"], own["accuracy, paper"]) == ("77.5", "60.0", "")
+    theirs = of["10 layers, CERB", "ResNet-18"]
+    assert (theirs["accuracy, paper"], theirs["bits unlike the owner's, paper"], theirs["accuracy, mean"]) == ("92.87", "38.55", "")
+    assert of["fake2", "ResNet-18"]["accuracy, paper"] == "70.0" and of["fake2", "ResNet-18"]["accuracy, mean"] == ""
+
+
+@pytest.mark.nightly
+def test_passports_from_end_to_end(tmp_path):
+    settings = {"PROFILE": "smoke", "RUNS": str(tmp_path / "runs"), "JOBS": str(min(2, len(os.sched_getaffinity(0))))}
+    done = bash("passports", **settings)
+    assert done.returncode == 0 and "0 failed, 0 left out" in done.stdout, done.stdout + done.stderr
+    rows = {row["what"]: row for row in csv.DictReader((tmp_path / "runs/tables/passports.csv").open(newline=""))}
+    schemes = [column for column in rows["undamaged"] if ": a network" in column]
+    for column in schemes[3:]:
+        assert "10^-" in rows["undamaged"][column]
+        assert re.search(r"^(\d+) of \1 bits", rows["solved for"][column])
+    assert bash("passports", **settings).stdout.startswith("0 done, ")
 
 
 @pytest.mark.nightly

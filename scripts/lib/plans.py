@@ -15,7 +15,7 @@ from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STAGE = "# stage:"
-OUTPUTS = ("--save_dir", "--save-dir", "--new_key", "--new-key")
+OUTPUTS = ("--save_dir", "--save-dir", "--new_key", "--new-key", "--new_owner_key", "--new-owner-key")
 # roughly how long scripts take, to each other: a search is a dozen trainings
 WEIGHTS = {"main_imp.py": 60, "main_eval_all.py": 5, "main_eval_trigger.py": 5, "main_attack.py finetune": 5}
 OTHER_WEIGHT = 1

@@ -1,6 +1,6 @@
 # Sourced by sweep.sh: one function per stage of the paper's experiments, each a plain command of this project. CELL is
 # NETWORK/DATASET; a stage's folder is $RUNS/CELL/seedSEED/STAGE, which make_tables.py reads.
-# shellcheck disable=SC2086,SC2154  # EPOCHS, TICKET, TRAINING and FINETUNING are lists of words; sweep.sh sets them
+# shellcheck disable=SC2086,SC2154  # EPOCHS, TICKET, TRAINING, FINETUNING and PASSPORTS are lists of words; sweep.sh sets them
 
 ticket() { # ticket CELL SEED: the winning ticket (Table 1); all other stages start from it
     task "${1#*/}"
@@ -122,3 +122,41 @@ tuned() { # tuned CELL SEED DATASET [FLAG...]: the same model trained on with ot
 }
 
 tuned_free() { tuned "$1" "$2" "$3" --free_mask; } # tuned_free CELL SEED DATASET: and pruned weights may grow back
+
+# --- passports, and all schemes beside each other ----------------------------------------------------------------------
+
+owner_key() { # owner_key NAME: somebody's private key, made once
+    if [ ! -e "$RUNS/$1.key" ]; then cmd python make_claim.py --new_owner_key "$RUNS/$1.key"; fi
+}
+
+passported() { # passported CELL SEED SCHEME: the ticket retrained with passports
+    local with=()
+    task "${1#*/}"
+    triggers
+    if [ "$3" = deepipr3 ]; then with=("${TRIGGERS[@]}" --trigger_per_batch "$TRIGGERS_PER_BATCH"); fi
+    cmd python main_passport.py --scheme "$3" --arch "${1%/*}" "${TASK[@]}" --seed "$2" --epochs $EPOCHS $PASSPORTS $TRAINING \
+        "${with[@]}" --mask_dir "$(at $1 $2)/ticket/ticket.pth.tar" --owner "$RUNS/owner.key" --owner_name "Jane Doe" \
+        --save_dir "$(at $1 $2)/passports/$3"
+}
+
+robbed() { # robbed CELL SEED MODEL ATTACK [FLAG...]: one of main_attack.py's attacks on a stage's model, or a passport scheme's
+    local file=$3/model_best.pth.tar mark=() at
+    at=$(at $1 $2)
+    task "${1#*/}"
+    triggers
+    case $3 in
+    whole) ;;
+    locked) file=locked/omp_0.05/model_best.pth.tar ;;
+    signed_trained) mark=(--claim "$at/signed/*.claim.json") ;;
+    triggered) mark=("${TRIGGERS[@]}") ;;
+    *) file=passports/$3/released.pth.tar mark=(--passports "$at/passports/$3/passports.pt") ;;
+    esac
+    if [ "$3" = deepipr3 ]; then mark+=("${TRIGGERS[@]}"); fi
+    cmd python main_attack.py "$4" --arch "${1%/*}" "${TASK[@]}" --seed "$2" "${@:5}" "${mark[@]}" --checkpoint "$at/$file" \
+        --save_dir "$at/robbed/$3/$4"
+}
+
+solved() { # solved CELL SEED SCHEME: passports in closed form for what is handed out
+    cmd python main_attack.py forge --by solve --arch "${1%/*}" --seed "$2" --no_accuracy --signature thief --owner "$RUNS/thief.key" \
+        --owner_name thief --checkpoint "$(at $1 $2)/passports/$3/released.pth.tar" --save_dir "$(at $1 $2)/robbed/$3/solve"
+}

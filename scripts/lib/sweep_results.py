@@ -12,7 +12,7 @@ from utils.errors import UserError
 from utils.results import READ_BY
 
 SOFT = "ordered statistics"
-NUMBERS = ("dense_acc", "ticket_acc", "test_acc", "trigger_acc", "density")  # columns of results
+NUMBERS = ("dense_acc", "ticket_acc", "test_acc", "trigger_acc", "density", "forged_acc")  # columns of results
 SEED = re.compile("seed(0|[1-9][0-9]*)")  # a backup beside it is none
 
 
