@@ -147,7 +147,8 @@ def conclude(sides: Sequence[Side]) -> tuple[int | None, str]:
 
 def needs_date(side: Side) -> bool:
     """Whether all that shows of a claim would make an owner by a verified date alone, and there is none."""
-    return side.opened.dated is None and all(SCHEMES[check.name].needs_date for check in side.verdict.checks if check.result == SHOWN)
+    shown = [SCHEMES[check.name] for check in side.verdict.checks if check.result == SHOWN]
+    return side.opened.dated is None and bool(shown) and all(one.needs_date for one in shown)
 
 
 def refusals_in_words(sides: Sequence[Side]) -> str:
