@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
           f"model: {files.best}\nplot:  {files.curve}")
     if args.split != "identity":
         print(f"key:   {files.key}\nlock:  {files.locked}")
-    print(f"to hand out: {f'{files.locked} or ' if args.split != 'identity' else ''}{files.best}, nothing else of {files.folder}")
+    print(f"to hand out: what scripts/hand_out.py makes of {f'{files.locked} or ' if args.split != 'identity' else ''}{files.best}, nothing else of {files.folder}")
     return cli.EXIT_OK
 
 

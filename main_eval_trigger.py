@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
           f"{trained.best_epoch}, the best on validation with {trained.val_acc:.2f}%); {trained.test_acc_last:.2f}% and "
           f"{figures['trigger_acc_last']:.2f}% after the last epoch\nmodel: {files.best}\nplot:  {files.curve}\n"
           f"set:   {files.triggers} (keep it secret: make_claim.py --v3 claims it)\n"
-          f"to hand out: {files.best}, nothing else of {files.folder}")
+          f"to hand out: what scripts/hand_out.py makes of {files.best}, nothing else of {files.folder}")
     return cli.EXIT_OK
 
 
