@@ -36,6 +36,9 @@ r"""What a thief does to a stolen model: remove its signature, or contradict it.
     python main_attack.py permute --checkpoint runs/digits_signed/model_best.pth.tar --save_dir runs/permuted
     # and with other weights, other numbers of them and no batch norms, all of which compute the same
     python main_attack.py transform --checkpoint runs/digits_signed/model_best.pth.tar --level 1e-7 --save_dir runs/transformed
+    # the same, as a file of another form
+    python main_attack.py transform --checkpoint runs/digits_signed/model_best.pth.tar --level 1e-7 --save_as onnx \
+        --save_dir runs/exported
 
     # passports (docs/passports.md), after main_passport.py's first example: what the owner's still show, at several levels
     python main_attack.py flip --checkpoint runs/passports/released.pth.tar --passports runs/passports/passports.pt \
@@ -186,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     attacking.refuse_impossible(args, max(levels), thief)
     run = RunDir(args.save_dir)  # locked for as long as it is there
     run.open("main_attack.py", attacking.recorded(args, thief))
-    whole = AttackFiles(args.save_dir)
+    whole = AttackFiles(args.save_dir, args.save_as)
     for level in levels:
         files = whole if args.sweep is None else whole.level(level)
         if not attacking.is_done(files, has_picture):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from utils import cli
+from utils.run_dir import COPIES
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +173,8 @@ BY = Flag("by", "; ".join(f"{name}: {forgery.help}" for name, forgery in FORGERI
 KINDS = "scale", "sign", "dead", "duplicate", "split", "permute", "fill", "fold", "dtype"
 TRANSFORMS = Flag("kinds", "what is done, in this order, out of " + ", ".join(KINDS),
                   dict(type=cli.names_of(KINDS), default=KINDS, metavar="NAME,NAME"))
+SAVE_AS = Flag("save_as", "form of the file: torch's; safetensors, plain weights; or ONNX, which an exporter writes without batch norms",
+               dict(choices=tuple(COPIES), default="pth"))
 ADDON = Attack("attacks.addon", "add_on", "opens a share of the pruned entries with noise weights (Table 8)", (NOISE, SHARE_OF),
                level="share of the pruned entries that is opened (see --share_of)", levels=(0.0, 0.005, 0.01, 0.02, 0.05, 0.1))
 
@@ -199,7 +202,7 @@ ATTACKS: dict[str, Attack] = {
     "permute": Attack("attacks.permute", "permute", "renumbers the channels, which changes no output and scatters the code",
                       needs_model=True),
     "transform": Attack("attacks.transform", "transform", "other weights, and other numbers of them, that compute the same (see --kinds)",
-                        (TRANSFORMS,), needs_model=True, levels=(0.0, 1e-7, 0.1),
+                        (TRANSFORMS, SAVE_AS), needs_model=True, levels=(0.0, 1e-7, 0.1),
                         level="share of the channels that are added, and size of what fills pruned entries against the weights"),
     # on released nets, by somebody who knows which layers have passports; of the lottery's schemes fake1 to fake3 are above
     "flip": Attack("attacks.flip", "flip", "turns scales over behind layers with passports (DeepIPR's flip_attack.py)", needs_model=True,

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from attacks import ATTACKS, FORGERIES, FORMAT, PLACE, Entry
+from attacks.exports import EXPORTS
 from attacks.locate import locate
 from attacks.noise import NewWeights
 from attacks.forgeries.second_claim import SecondClaim
@@ -178,6 +179,7 @@ def values_of(entry: Entry, args: argparse.Namespace) -> dict[str, Any]:
     of a key the public half."""
     values = {flag.name: getattr(args, flag.name) for flag in entry.flags}
     values.pop("no_fc", None)  # `read_thief` has seen to it
+    values.pop("save_as", None)  # `write` will
     if "version" in values:
         values = {name: value for name, value in values.items() if name not in WISHED} | {"wish": wish_of(args)}
     if "weights_per_kernel" in values:
@@ -349,7 +351,10 @@ def is_done(files: AttackFiles, has_picture: bool) -> bool:
 def write(args: argparse.Namespace, level: float | None, victim: Victim, attacked: Attacked, columns: Mapping[str, Any],
           reading: Sequence[Remains], files: AttackFiles) -> None:
     """Write the model, what the owner sees of the mark, and last the result with its `columns`, which says that all is done."""
-    write_model(args, victim, attacked, files.model, args.attack, {} if level is None else {"level": level})
+    if args.save_as in EXPORTS:
+        EXPORTS[args.save_as](files.model, args.arch, attacked.weights)
+    else:
+        write_model(args, victim, attacked, files.model, args.attack, {} if level is None else {"level": level})
     for one in reading:
         if one.draw:
             one.draw(files.code)

@@ -161,16 +161,16 @@ def unfold_norms(entries: dict[str, Any], known: Mapping[str, torch.Tensor]) -> 
     return result, folded
 
 
-def match_layers(entries: Mapping[str, Any], known: Mapping[str, torch.Tensor]) -> dict[str, str]:
+def match_layers(entries: Mapping[str, Any], known: Mapping[str, torch.Tensor], any_width: bool = False) -> dict[str, str]:
     """Layer's name in a file -> the network's, for layers that have other names there: of those that are alike in all shapes the first
     is the first, the second the second, and so on, if there are as many. Batch norms that were folded away follow their convolutions
     in the network's order. The classifier is the linear layer that reads as much, of whatever classes.
 
     Args:
         entries: the file's, without what stands before all names, in the order in which layers follow each other.
-        known: the network's state_dict.
+        known: the network's state_dict. any_width: whether layers are alike whatever their numbers of channels.
     """
-    theirs, ours = _shapes(entries), _shapes(known)
+    theirs, ours = _shapes(entries, any_width), _shapes(known, any_width)
     unknown = [name for name in theirs if name not in ours]
     missing = [name for name in ours if name not in theirs]
     found: dict[str, str] = {}
@@ -199,13 +199,13 @@ def _by_shapes(layers: Mapping[str, Mapping[str, tuple[int, ...]]], names: Itera
     return groups
 
 
-def _shapes(entries: Mapping[str, Any]) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Layer -> what its parameters are called -> their shapes."""
+def _shapes(entries: Mapping[str, Any], any_width: bool) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Layer -> what its parameters are called -> their shapes, or what is not channels of them."""
     layers: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, value in entries.items():
         layer, _, kind = parameter_of(name).rpartition(".")
         if kind in OF_LAYERS and isinstance(value, torch.Tensor) and len(name) <= LONGEST_NAME:
-            layers.setdefault(layer, {})[kind] = tuple(value.shape)
+            layers.setdefault(layer, {})[kind] = tuple(value.shape)[2:] if any_width else tuple(value.shape)
     return layers
 
 

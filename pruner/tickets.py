@@ -105,7 +105,7 @@ def read_model_file(path: str | Path | FileBytes, model: nn.Module, head: bool =
         tensors = {}
     facts = {key: value for key, value in content.items() if (container or has_initial) and isinstance(value, FACTS)}
     if any_width:
-        model = like_file(model, _named(path, tensors, model)[2], any_head=not head)
+        model = like_file(model, _in_any_width(_named(path, tensors, model)[2], model), any_head=not head)
     masks, weights, derivation = _separate(path, tensors, model, head, expected)
     beside = [name for name, value in content.items() if name not in (*container[:1], *others, INITIAL)
               and not isinstance(value, FACTS)] if container else []
@@ -159,6 +159,18 @@ def _named(path: FileBytes, entries: Mapping[Any, Any],
         if ours not in names and any(key.startswith(f"{prefix}{ours}.") for key in entries if isinstance(key, str)):
             raise UserError(f"--rename {path.names}: {path} has a layer {shortened(ours)} already; say what that one is")
     return named, chosen, *unfold_norms({name: entries[key] for key, name in named.items()}, model.state_dict()), prefix
+
+
+def _in_any_width(entries: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """A file's entries by the network's names. Where convolutions are missing that shapes do not tell, as there are other numbers of
+    channels too, by the order alone."""
+    known = model.state_dict()
+    for any_width in (False, True):
+        renamed = match_layers(entries, known, any_width)
+        layers = {name: parameter_of(name).rpartition(".")[0] for name in entries}
+        if prunable_layers(model, stem=True).keys() <= {renamed.get(layer, layer) for layer in layers.values()}:
+            break
+    return {f"{renamed.get(layer, layer)}{name[len(layer):]}": entries[name] for name, layer in layers.items()}
 
 
 def _separate(path: FileBytes, entries: Mapping[Any, Any], model: nn.Module, head: bool,

@@ -23,6 +23,10 @@ RUN_ONLY_FLAGS = frozenset({"save_dir", "device", "compile", "ignored", "data", 
                             "sign_keyed"})
 
 
+# what a stolen model's copy is called, by the form in which it is written
+COPIES = {"pth": "attacked.pth.tar", "safetensors": "attacked.safetensors", "onnx": "attacked.onnx"}
+
+
 class TrainingFiles:
     """Names of what one training leaves in its folder."""
 
@@ -181,11 +185,12 @@ class ExtractionFiles:
 
 
 class AttackFiles(TrainingFiles):
-    """Names of what one attack leaves in its folder; fine-tuning leaves a training's files too."""
+    """Names of what one attack leaves in its folder, its model in a form of COPIES; fine-tuning leaves a training's files too."""
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, form: str = "pth"):
         super().__init__(folder)
-        self.model = self.folder / "attacked.pth.tar"
+        self.form = form
+        self.model = self.folder / COPIES[form]
         self.table = self.folder / "attack.csv"  # of a sweep: one row per level
         self.plot = self.folder / "attack.png"
         self.code = self.folder / "code.png"  # as the owner's claim finds it
@@ -194,7 +199,7 @@ class AttackFiles(TrainingFiles):
 
     def level(self, level: float) -> "AttackFiles":
         """Files of one level of a sweep."""
-        return AttackFiles(self.folder / f"level_{level:.15g}")
+        return AttackFiles(self.folder / f"level_{level:.15g}", self.form)
 
     def levels(self) -> list[float]:
         """Levels of a sweep that are done, in their order. Folders that are named in another way, such as backups, are none."""
@@ -210,7 +215,7 @@ def names_in_runs() -> set[str]:
     """Patterns of the names of all that runs leave in their folder, whichever script's."""
     named = (path.name for files in (RunDir("run"), AttackFiles("run")) for path in vars(files).values()
              if isinstance(path, Path) and path != files.folder)
-    return {*named, "round_*", "level_*", "epoch_*.pth.tar"}
+    return {*named, *COPIES.values(), "round_*", "level_*", "epoch_*.pth.tar"}
 
 
 def versions() -> dict[str, str]:
