@@ -26,7 +26,8 @@ from ownership.claims.arbiter import run_checks
 from ownership.claims.case import Case, Files, Given, suspects_of, tried
 from ownership.claims.owner_claim import OwnerClaim
 from ownership.claims.verdict import Standing
-from ownership.qr_code.extraction import extract_claimed
+from ownership.qr_code.evidence import agreement
+from ownership.qr_code.window import window_of
 from pruner import tickets
 from pruner.magnitude import prune_smallest
 from pruner.masks import Mask, prunable_layers
@@ -115,8 +116,8 @@ def drawn_kinds(random: np.random.Generator) -> tuple[list[str], float]:
 
 
 def judged(mask: Mask, weights: Weights, kinds: Sequence[str], how: tuple[float, int], accused: Accused, args) -> dict[str, Any]:
-    """Transform, write, read and judge, as a row. how: the transforms' level and seed. Places in other numberings and masks are tries,
-    of which each has its p-value at the claimed place."""
+    """Transform, write, read and judge, as a row, with p of agreement at the claimed place, uncorrected, in the suspect's numbering and
+    mask and in the owner's. how: the transforms' level and seed."""
     row = {"kinds": "+".join(kinds), "strength": how[0]}
     no_tries = {"p own": "", "p aligned": ""}
     try:
@@ -131,7 +132,8 @@ def judged(mask: Mask, weights: Weights, kinds: Sequence[str], how: tuple[float,
         found = verdict.decide(accused.claim, run_checks(case), Standing.COMMITTED, True, args.level)
         seconds = time.perf_counter() - start
     part, tries = accused.claim.parts["V2"], tried(case.suspect, case.aligned)
-    p_values = [extract_claimed(suspect, part, args.level, 0).evidence.p_value for suspect in suspects_of(tries)]
+    p_values = [agreement([window_of(suspect, place, part.version) for place in part.places], part.signature, part.code_format).p_value
+                for suspect in suspects_of(tries)]
     return row | {"verdict": found.verdict, "p": float(found.p), "p own": p_values[0], "p aligned": p_values[-1],
                   "read": "; ".join(case.suspect.undone), "seconds": seconds}
 
