@@ -6,8 +6,9 @@ set -euo pipefail
 CELLS=${CELLS:-res20s/cifar10} # network/dataset
 SCHEMES=${SCHEMES:-deepipr1 deepipr2 deepipr3 pan}
 SEEDS=${SEEDS:-1}
-PASSPORTS=${PASSPORTS:---lr 0.01}                # more flags for trainings with passports; 0.1 is too much for deepipr1
-ATTACKING=${ATTACKING:---epochs 10 --lr 0.01}    # of attacks that train
+# flags of trainings with passports, for which 0.1 is too much in one branch; of attacks that train
+PASSPORTS=${PASSPORTS:---lr 0.01 --passport_config scripts/lib/passport_layers.json}
+ATTACKING=${ATTACKING:---epochs 5 --lr 0.01}
 
 source "$(dirname "$0")/lib/sweep.sh"
 
