@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pruner import tickets
     from pruner.qr_code import geometry as qr_code
     from pruner.qr_code.embedding import Wish, embed, find_copies, find_region, occupancy
-    from pruner.qr_code.placement import best_place
+    from pruner.qr_code.placement import best_place, weights_per_kernel
     from utils import plots
     from utils.errors import UserError
 
@@ -156,8 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_claim(files.claim, claim)
     tickets.write_masks(files.masks, signed)
     write_code(qr_code.encode(signature, replace(code_format, light=False)), files.code)
-    plots.mask_before_and_after(mask[region.layer].flatten(2).sum(2).numpy(),
-                                signed[region.layer].flatten(2).sum(2).numpy(), region.layer,
+    plots.mask_before_and_after(weights_per_kernel(mask[region.layer]),
+                                weights_per_kernel(signed[region.layer]), region.layer,
                                 (region.start_x, region.start_y, code_format.size), files.before_and_after)
 
     initial = initial_weights_of(args.mask_dir) if args.owner else None

@@ -193,12 +193,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def split(args, experiment, mask):
     """(key, locked) of the mask, by the score and budget in the flags; the model holds the ticket's weights."""
-    from datasets.pictures import as_float
     from pruner.key_mask import split as key_masks
     from pruner.key_mask.scores import PATH_SCORES, SCORES, WALKS, Scoring
 
     sample = experiment.data.limited(min(args.score_pictures, len(experiment.data.train)), args.seed).train
-    scoring = Scoring(experiment.engine.model, mask, as_float(sample.images), sample.labels, args.seed, args.num_paths or 1000,
+    scoring = Scoring(experiment.engine.model, mask, sample.floats(), sample.labels, args.seed, args.num_paths or 1000,
                       args.betweenness_samples, args.key_ratio and key_masks.key_size(mask, args.key_ratio))
     walks = args.select == "walks"
     if args.key_ratio is None:

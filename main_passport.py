@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     private = {"private": PrivateBranch(data.test)} | ({"private_trigger": PrivateBranch(data.probes["trigger"])} if triggers else {})
     data = replace(data, probes={**data.probes, **(private if passports.scheme.public else {}), "signature": Signature()})
 
-    bits = sum(model.get_submodule(layer).out_channels for layer in draw.texts)
+    bits = sum(len(model.get_submodule(layer).weight) for layer in draw.texts)
     print(f"passports: {args.scheme}, {args.key_type}, {len(draw.texts)} layers, {bits} bits", flush=True)
     files = RunDir(args.save_dir)
     files.open("main_passport.py", {**vars(args), **inputs})

@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if accuracy is not None and accuracy < target - args.tolerance:
             raise UserError(f"--fidelity {target:g}: --checkpoint has {accuracy:.2f}%, more than --tolerance {args.tolerance:g} "
                             "below")
-        fidelity = owner_claim.Fidelity(args.dataset, args.image_size, fingerprint((data.test.images, data.test.labels)), target,
+        fidelity = owner_claim.Fidelity(args.dataset, args.image_size, fingerprint((data.test.inputs, data.test.labels)), target,
                                         args.tolerance)
 
     public = None if owner_key is None else owner_key.public_key().public_bytes_raw().hex()

@@ -8,7 +8,7 @@ import torch
 from attacks.noise import NewWeights, add_noise_weights, draw_in_kernels, keep_only
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import Wish, find_region, occupancy
-from pruner.masks import Mask
+from pruner.masks import Mask, kernels
 from utils.errors import UserError
 
 
@@ -46,7 +46,7 @@ def replace_code(mask: Mask, weights: Mapping[str, torch.Tensor], signature: str
     region = find_region(mask, signature, wish, low_level=False)  # only checks, where all is wished for
     code, is_data = qr_code.encode(signature, region.code_format), qr_code.data_modules(region.code_format.version)
     layer, window = mask[region.layer], region.square(region.code_format.size)
-    occupied, before = occupancy(layer)[window], layer[window].flatten(2).numpy()
+    occupied, before = occupancy(layer)[window], kernels(layer)[window].numpy()
     each = new.each(region.layer, before.sum(2)[is_data & occupied], before.shape[2])
 
     rewritten = is_data & (occupied != code) if insider else is_data

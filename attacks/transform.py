@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from models import STEM
 from models.fitting import fitted
 from pruner.channel_groups import FIXED, ChannelGroups, channel_groups
 from pruner.masks import Mask
@@ -71,10 +72,11 @@ def transform(mask: Mask, weights: Mapping[str, torch.Tensor], model: nn.Module,
 
 
 def logits(model: nn.Module) -> torch.Tensor:
-    """float32 [8, classes], of pictures of noise, as who has the file in single precision computes them."""
-    pictures = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    """float32 [8, classes], of noise, as who has the file in single precision computes them."""
+    points = isinstance(model.get_submodule(STEM), nn.Conv1d)
+    noise = torch.rand(8, 3, *((64,) if points else (8, 8)), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return model.float()(pictures)
+        return model.float()(noise)
 
 
 def check_same(kind: str, before: torch.Tensor, after: torch.Tensor) -> None:
@@ -122,8 +124,9 @@ def fill(state: State, network: Network) -> State:
         sizes, there = weight.square(), weight != 0
         if there.all() or not there.any():
             continue
+        inside = range(2, weight.dim())
         rows, columns, whole = (sizes.sum(axes, keepdim=True) / there.sum(axes, keepdim=True).clamp_min(1)
-                                for axes in ((1, 2, 3), (0, 2, 3), (0, 1, 2, 3)))
+                                for axes in ((1, *inside), (0, *inside), (0, 1, *inside)))
         # an empty row is filled as a usual one
         rows, columns = (torch.where(each > 0, each, whole) for each in (rows, columns))
         noise = np.abs(network.random.normal(size=weight.shape)) if network.random.random() < 0.5 else np.ones(weight.shape)

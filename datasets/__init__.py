@@ -1,4 +1,4 @@
-"""Pictures in memory. To add a data set: write a loader as in `datasets/digits.py`, then one entry in DATASETS
+"""Pictures and point clouds in memory. To add a data set: write a loader as in `datasets/digits.py`, then one entry in DATASETS
 (docs/extending.md)."""
 
 import argparse
@@ -11,8 +11,6 @@ from utils.errors import UserError
 if TYPE_CHECKING:
     from datasets.pictures import Dataset
     from datasets.trigger import TriggerSet
-
-MIN_SIDE = 8  # pixels; the networks halve a picture up to three times
 
 
 class ImageSizeError(UserError):
@@ -32,12 +30,14 @@ class Source:
     """One data set of the registry.
 
     module, loader: where it is; the function takes the folder and the size that `--data` and `--image_size` give, or None for
-    its own defaults, and returns a Dataset. title: as tables and figures call it.
+    its own defaults, and returns a Dataset. title: as tables and figures call it. kind: of its examples, which a network must
+    take (`models.Architecture`).
     """
 
     module: str
     loader: str
     title: str
+    kind: str = "pictures"
 
 
 # the modules are imported when asked for, since torch takes seconds to load
@@ -46,6 +46,8 @@ DATASETS: dict[str, Source] = {
     "cifar100": Source("datasets.cifar", "load_cifar100", "CIFAR-100"),
     "digits": Source("datasets.digits", "load_digits", "digits"),
     "imagefolder": Source("datasets.imagefolder", "load_imagefolder", "image folder"),
+    "digit_points": Source("datasets.digits", "load_digit_points", "digits as points", kind="points"),
+    "modelnet": Source("datasets.modelnet", "load_modelnet", "ModelNet", kind="points"),
 }
 
 
@@ -107,15 +109,13 @@ def check_dataset(name: str, dataset: "Dataset") -> None:
         raise unmet(f"names {dataset.num_classes} classes, and needs 2")
     if len(dataset.mean) != 3 or len(dataset.std) != 3 or min(dataset.std) <= 0:
         raise unmet("mean and std must be three numbers each, std above 0")
-    side = dataset.train.images.shape[1] if dataset.train.images.dim() == 4 else 0
     for part in ("train", "val", "test"):
-        pictures = getattr(dataset, part)
-        images, labels = pictures.images, pictures.labels
-        if images.dtype != torch.uint8 or images.shape[1:] != (side, side, 3) or side < MIN_SIDE:
-            raise unmet(f"{part} images must be uint8 [N, S, S, 3], of one S >= {MIN_SIDE} in all parts, and are "
-                        f"{images.dtype} {list(images.shape)}")
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1] or not len(labels):
-            raise unmet(f"{part} labels must be int64 [N], one per picture and at least one, and are {labels.dtype} "
+        examples = getattr(dataset, part)
+        labels = examples.labels
+        if fault := examples.fault(dataset.train):
+            raise unmet(f"{part} {fault}")
+        if labels.dtype != torch.int64 or labels.shape != examples.inputs.shape[:1] or not len(labels):
+            raise unmet(f"{part} labels must be int64 [N], one per example and at least one, and are {labels.dtype} "
                         f"{list(labels.shape)}")
         if labels.min() < 0 or labels.max() >= dataset.num_classes:
             raise unmet(f"{part} labels must be from 0 to {dataset.num_classes - 1}, and run from {labels.min()} to "

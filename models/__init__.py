@@ -1,4 +1,4 @@
-"""Networks with CIFAR stems. To add one: write its module, then one entry in ARCHITECTURES (docs/extending.md)."""
+"""Networks with CIFAR stems, and networks of point clouds. To add one: write its module, then one entry in ARCHITECTURES (docs/extending.md)."""
 
 import importlib
 from dataclasses import dataclass
@@ -18,14 +18,16 @@ class Architecture:
     """One network of the registry.
 
     module, builder: where it is; the function takes the number of classes and the pictures' mean and standard deviation (see
-    `build_model`). title: as tables and figures call it. weight_decay: of SGD, where --weight_decay does not say (paper,
-    section 4, General Settings).
+    `build_model`). title: as tables and figures call it. weight_decay: where --weight_decay does not say (paper, section 4,
+    General Settings). kind: of the examples that it takes (`datasets.Source`). optimizer: of `utils.engine.OPTIMIZERS`.
     """
 
     module: str
     builder: str
     title: str
     weight_decay: float = 1e-4
+    kind: str = "pictures"
+    optimizer: str = "sgd"
 
 
 # the modules are imported when asked for, since torch takes seconds to load
@@ -37,6 +39,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "res18_gn": Architecture("models.resnet", "resnet18_gn", "ResNet-18, group norm"),
     "alexnet": Architecture("models.alexnet", "alexnet", "AlexNet"),
     "alexnet_gn": Architecture("models.alexnet", "alexnet_gn", "AlexNet, group norm"),
+    "pointnet": Architecture("models.pointnet", "pointnet", "PointNet", kind="points", optimizer="adam"),
+    "pointnet_plain": Architecture("models.pointnet", "pointnet_plain", "PointNet, no T-Nets", kind="points", optimizer="adam"),
+    "pointnet_s": Architecture("models.pointnet", "pointnet_s", "PointNet, small", kind="points", optimizer="adam"),
 }
 
 
@@ -50,8 +55,8 @@ def build_model(arch: str, num_classes: int, mean: tuple[float, ...] = (0.0, 0.0
         mean, std: per-channel statistics of the pictures on the scale 0 to 1; the network normalises its input
             itself (buffers `normalize.mean` and `normalize.std`), so a saved model is complete.
 
-    The network takes float pictures [N, 3, H, W] on the scale 0 to 1, H and W at least 8, and gives logits
-    [N, num_classes].
+    The network takes float pictures [N, 3, H, W] on the scale 0 to 1, H and W at least 8, or clouds [N, 3, P], which it does not
+    normalise, and gives logits [N, num_classes].
 
     Raises:
         UserError: the network lacks what masks, files and attacks rely on (`check_network`).
@@ -68,18 +73,19 @@ def check_network(arch: str, model: "nn.Module", num_classes: int) -> None:
 
     from models.normalize import Normalize
 
+    pictures = ARCHITECTURES[arch].kind == "pictures"
     modules, keys = dict(model.named_modules()), model.state_dict().keys()
-    stem, head = modules.get(STEM), modules.get(HEAD)
-    convolutions = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
+    stem, head, convolution = modules.get(STEM), modules.get(HEAD), nn.Conv2d if pictures else nn.Conv1d
+    convolutions = [name for name, module in modules.items() if isinstance(module, convolution)]
     unmet = None
-    if not isinstance(modules.get("normalize"), Normalize):
+    if pictures and not isinstance(modules.get("normalize"), Normalize):
         unmet = "no models.normalize.Normalize called `normalize`"
-    elif not isinstance(stem, nn.Conv2d) or stem.in_channels != 3:
-        unmet = f"no Conv2d of 3 input channels called `{STEM}`"
+    elif not isinstance(stem, convolution) or stem.in_channels != 3:
+        unmet = f"no {convolution.__name__} of 3 input channels called `{STEM}`"
     elif not isinstance(head, nn.Linear) or head.out_features != num_classes:
         unmet = f"no Linear of {num_classes} outputs, its number of classes, called `{HEAD}`"
     elif convolutions == [STEM]:
-        unmet = f"no Conv2d to prune beside `{STEM}`"
+        unmet = f"no {convolution.__name__} to prune beside `{STEM}`"
     else:
         unmet = next((f"no plain parameter `{name}.weight` (is the layer parametrized?)" for name in (*convolutions, HEAD)
                       if f"{name}.weight" not in keys), None)

@@ -19,7 +19,7 @@ def fitted(model: nn.Module, state: Mapping[str, torch.Tensor]) -> nn.Module:
     result = copy.deepcopy(model, own).eval()  # but for the tensors, most of which are replaced
     modules = dict(result.named_modules())
     for name, module in modules.items():
-        if isinstance(module, nn.BatchNorm2d) and f"{name}.weight" not in state:
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and f"{name}.weight" not in state:
             parent, _, own = name.rpartition(".")
             setattr(modules[parent], own, nn.Identity())
     for key, tensor in state.items():

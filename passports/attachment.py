@@ -19,15 +19,16 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 class LayerPassport(nn.Module):
     """Of one layer. Vectors and bits are not in the state_dict: they are the owner's, and made again when a training resumes."""
 
-    def __init__(self, layer: nn.Conv2d, norm_name: str, norm: nn.Module, scheme: str, vectors: torch.Tensor, bits: torch.Tensor):
+    def __init__(self, layer: nn.Module, norm_name: str, norm: nn.Module, scheme: str, vectors: torch.Tensor, bits: torch.Tensor):
         super().__init__()
         self.layer, self.norm_name = (layer,), norm_name  # in a tuple: it is the network's, not registered here as well
         self.register_buffer("vectors", vectors, persistent=False)
         self.register_buffer("bits", bits.float(), persistent=False)
-        hidden = max(1, layer.out_channels // 4)
-        self.mlp = nn.Sequential(nn.Linear(layer.out_channels, hidden, bias=False), nn.LeakyReLU(0.01),
-                                 nn.Linear(hidden, layer.out_channels, bias=False)) if SCHEMES[scheme].mlp else None
-        self.statistics = STATISTICS if SCHEMES[scheme].own_statistics and isinstance(norm, nn.BatchNorm2d) else ()
+        channels = len(layer.weight)
+        hidden = max(1, channels // 4)
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden, bias=False), nn.LeakyReLU(0.01),
+                                 nn.Linear(hidden, channels, bias=False)) if SCHEMES[scheme].mlp else None
+        self.statistics = STATISTICS if SCHEMES[scheme].own_statistics and isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) else ()
         for name in self.statistics:
             self.register_buffer(name, getattr(norm, name).clone())
 
@@ -56,7 +57,7 @@ class Passports(nn.Module):
         self.layers = nn.ModuleDict()
         for name in draw.texts:
             layer, norm = model.get_submodule(name), model.get_submodule(norms[name])
-            bits = torch.from_numpy(draw.bits(name, layer.out_channels))
+            bits = torch.from_numpy(draw.bits(name, len(layer.weight)))
             self.layers[name.replace(".", "/")] = LayerPassport(layer, norms[name], norm, scheme, vectors[name], bits)
 
     def products(self) -> list[torch.Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from models.layers import carriers
 from passports.layers import normed_layers
 from utils import checkpoint
 from utils.errors import UserError
@@ -28,7 +29,7 @@ def read_config(path: str | Path, model: nn.Module) -> dict[str, str]:
             fit (8 bits a byte of UTF-8, as many as the layer has channels), or no layer at all.
     """
     content, layers = checkpoint.load_json(path), normed_layers(model)
-    convolutions = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    convolutions = carriers(model)
     if not isinstance(content, dict):
         raise UserError(f"{FLAG} {path}: must be a table of layers' names")
     entries, values = dict(_flat(path, content)), {}
@@ -50,13 +51,13 @@ def read_config(path: str | Path, model: nn.Module) -> dict[str, str]:
     return texts
 
 
-def check_texts(where: str, texts: Mapping[str, str], layers: Mapping[str, nn.Conv2d]) -> None:
+def check_texts(where: str, texts: Mapping[str, str], layers: Mapping[str, nn.Module]) -> None:
     """Raise UserError, naming `where`, for a text of more bits than its layer has output channels."""
     for layer, text in texts.items():
-        size, room = len(text.encode("utf-8")), layers[layer].out_channels // 8
-        if size > room:
-            raise UserError(f"{where}: the text of layer {layer} has {size} bytes, and its {layers[layer].out_channels} channels "
-                            f"hold {room}")
+        size, channels = len(text.encode("utf-8")), len(layers[layer].weight)
+        if size > channels // 8:
+            raise UserError(f"{where}: the text of layer {layer} has {size} bytes, and its {channels} channels hold "
+                            f"{channels // 8}")
 
 
 def _flat(path: str | Path, content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from torch import fx, nn
 
+from models.layers import carriers
 from models.norms import norm_behind
 from utils.errors import UserError
 
@@ -9,7 +10,8 @@ from utils.errors import UserError
 def normed_layers(model: nn.Module) -> dict[str, str]:
     """Layer -> its norm, in the order of computation.
 
-    A layer is a Conv2d without groups that is called once; between it and its norm, which scales and shifts, there may be dropout.
+    A layer is one of `models.layers.carriers`, without groups, that is called once; between it and its norm, which scales and shifts,
+    there may be dropout.
 
     Raises:
         UserError: the network can't be traced.
@@ -19,9 +21,10 @@ def normed_layers(model: nn.Module) -> dict[str, str]:
     except Exception as error:  # fx fails in many ways on code that depends on data
         raise UserError(f"the network can't be traced for layers with norms ({error})") from None
     modules, pairs, calls = dict(model.named_modules()), {}, [node.target for node in nodes if node.op == "call_module"]
+    layers = {name: layer for name, layer in carriers(model).items() if isinstance(layer, nn.Linear)
+              or layer.groups == 1 and not isinstance(layer.padding, str) and layer.padding_mode == "zeros"}
     for node in nodes:
-        layer = modules.get(node.target) if node.op == "call_module" else None
-        if not isinstance(layer, nn.Conv2d) or layer.groups > 1 or isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+        if node.op != "call_module" or node.target not in layers:
             continue
         norm = norm_behind(node, modules)
         if norm is not None and modules[norm].weight is not None and calls.count(node.target) == calls.count(norm) == 1:

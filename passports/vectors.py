@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from datasets.pictures import Pictures, as_float
+from datasets.pictures import Examples
 from passports import VECTOR
 from passports.draw import Draw
 
@@ -19,13 +19,18 @@ KINDS = ("scale", "shift")  # the two passports of a layer
 PICTURES = {"image": 1, "shuffle": 20}  # pictures for each passport
 
 
-def mean_patch(layer: nn.Conv2d, passport: torch.Tensor) -> torch.Tensor:
-    """float64 [in * height * width] of a passport [1, in, H, W], zeros around it as the layer pads."""
-    patches = F.unfold(passport.double(), layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-    return patches.mean(2)[0]
+def mean_patch(layer: nn.Module, passport: torch.Tensor) -> torch.Tensor:
+    """float64 [in * height * width] of a passport [1, in, H, W], zeros around it as the layer pads; of [1, in, P] for a Conv1d, [1, in]
+    for a Linear, which are convolutions over pictures of width 1, and of one pixel."""
+    if isinstance(layer, nn.Linear):
+        return passport[0].double()
+    sides = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    if isinstance(layer, nn.Conv1d):
+        passport, sides = passport[..., None], [(*side, width) for side, width in zip(sides, (1, 1, 0, 1))]
+    return F.unfold(passport.double(), *sides).mean(2)[0]
 
 
-def make_vectors(key_type: str, draw: Draw, model: nn.Module, pictures: Pictures,
+def make_vectors(key_type: str, draw: Draw, model: nn.Module, pictures: Examples,
                  density: Mapping[str, float]) -> dict[str, torch.Tensor]:
     """Layer -> float32 [in * height * width, 2], m of the scale's and of the shift's passport.
 
@@ -45,7 +50,7 @@ def make_vectors(key_type: str, draw: Draw, model: nn.Module, pictures: Pictures
     passports: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
     for _ in KINDS:
         shown = pictures[torch.from_numpy(random.choice(len(pictures), PICTURES.get(key_type, 1), replace=False))]
-        for name, entering in inputs_of(model, layers, as_float(shown.images)).items():
+        for name, entering in inputs_of(model, layers, shown.floats()).items():
             if key_type == "random":
                 passport = torch.from_numpy(random.uniform(-1, 1, entering[:1].shape))
             else:
@@ -54,12 +59,12 @@ def make_vectors(key_type: str, draw: Draw, model: nn.Module, pictures: Pictures
     return {name: torch.stack(pair, 1).float() for name, pair in passports.items()}
 
 
-def _length(layer: nn.Conv2d, density: float) -> float:
+def _length(layer: nn.Module, density: float) -> float:
     return float(np.sqrt(layer.weight[:, 0].numel() / 2 / density))
 
 
 def mixed(pictures: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
-    """[1, in, H, W]: each channel out of another picture in turn, one that was not taken yet. pictures: [N, in, H, W]."""
+    """[1, in, ...]: each channel out of another picture in turn, one that was not taken yet. pictures: [N, in, ...]."""
     count, channels = pictures.shape[:2]
     orders = [random.permutation(channels) for _ in range(count)]
     return torch.stack([pictures[channel % count, orders[channel % count][channel // count]] for channel in range(channels)])[None]
@@ -67,7 +72,7 @@ def mixed(pictures: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
 
 @torch.no_grad()
 def inputs_of(model: nn.Module, layers: Iterable[str], pictures: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Layer -> [N, in, H, W], on the CPU, what enters it when the network classifies. Leaves the model's mode as it was."""
+    """Layer -> [N, in, ...], on the CPU, what enters it when the network classifies. Leaves the model's mode as it was."""
     entering: dict[str, torch.Tensor] = {}
 
     def note(name: str):

@@ -69,12 +69,13 @@ class _Value:
 
 
 # what works on each channel by itself: one entry makes a further kind of layer known
-_PASSING_MODULES = (nn.BatchNorm2d, Normalize, nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.ZeroPad2d,
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+_PASSING_MODULES = (nn.BatchNorm1d, nn.BatchNorm2d, Normalize, nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.ZeroPad2d,
                     nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.MaxPool2d,
                     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh)
 _PASSING_FUNCTIONS = (torch.flatten, F.dropout, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, F.max_pool2d,
                       F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.hardswish, torch.sigmoid, torch.tanh)
-_PASSING_METHODS = ("mean", "relu", "flatten", "contiguous")
+_PASSING_METHODS = ("mean", "amax", "relu", "flatten", "contiguous")
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 
 
@@ -114,7 +115,7 @@ class _Builder:
         inputs = outputs = None
         for node in graph.nodes:
             if node.op == "placeholder" and inputs is None:
-                first = next(m for m in self.modules.values() if isinstance(m, (nn.Conv2d, nn.Linear)))
+                first = next(m for m in self.modules.values() if isinstance(m, (*_CONVOLUTIONS, nn.Linear)))
                 inputs = self.new_nodes(first.weight.shape[1] * getattr(first, "groups", 1))
                 values[node] = _Value(inputs)
             elif node.op == "output":
@@ -134,11 +135,11 @@ class _Builder:
 
     def follow(self, node: fx.Node, operands: list[_Value]) -> _Value:
         module = self.modules.get(node.target) if node.op == "call_module" else None
-        if isinstance(module, nn.Conv2d) and (norm := norm_behind(node, self.modules)):
+        if isinstance(module, _CONVOLUTIONS) and (norm := norm_behind(node, self.modules)):
             self.normed[node.target] = norm
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
+        if isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
             return self.read(node.target, module, operands[0].channels)
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             self.norms.append((node.target, operands[0].channels))
         if isinstance(module, _PASSING_MODULES) or node.target in _PASSING_FUNCTIONS \
                 or (node.op == "call_method" and node.target in _PASSING_METHODS):
@@ -157,13 +158,13 @@ class _Builder:
             what = f"the layer {node.target}, a {type(module).__name__}"
         raise UserError(f"the channel graph can't follow {what}; see the tables in pruner/channel_graph.py")
 
-    def read(self, layer: str, module: nn.Conv2d | nn.Linear, sources: np.ndarray) -> _Value:
+    def read(self, layer: str, module: nn.Conv1d | nn.Conv2d | nn.Linear, sources: np.ndarray) -> _Value:
         if any(step.layer == layer for step in self.steps):
             raise UserError(f"the channel graph can't follow the network: {layer} is used more than once")
         groups = getattr(module, "groups", 1)
         inputs = module.weight.shape[1] * groups
         # a linear layer may read a flattened picture, channel by channel
-        if inputs != len(sources) and (isinstance(module, nn.Conv2d) or inputs % len(sources)):
+        if inputs != len(sources) and (isinstance(module, _CONVOLUTIONS) or inputs % len(sources)):
             raise UserError(f"the channel graph can't follow the network: {layer} reads {inputs} inputs of {len(sources)} "
                             "channels")
         targets = self.new_nodes(module.weight.shape[0])

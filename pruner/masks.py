@@ -6,17 +6,22 @@ import torch
 from torch import nn
 
 from models import STEM
+from models.layers import carriers
 from utils.errors import UserError
 
 
-def prunable_layers(model: nn.Module, stem: bool = False) -> dict[str, nn.Conv2d]:
-    """The layers masks are defined on: every Conv2d but the stem `conv1` (with `stem`, that one too), in order."""
-    return {name: module for name, module in model.named_modules()
-            if isinstance(module, nn.Conv2d) and (stem or name != STEM)}
+def prunable_layers(model: nn.Module, stem: bool = False) -> dict[str, nn.Module]:
+    """The layers masks are defined on: all of `models.layers.carriers` but the stem `conv1` (with `stem`, that one too), in order."""
+    return {name: layer for name, layer in carriers(model).items() if stem or name != STEM}
+
+
+def kernels(layer: torch.Tensor) -> torch.Tensor:
+    """[out, in, entries of a kernel] of a layer's weights or mask [out, in, ...]; a linear layer's kernels have one entry."""
+    return layer.reshape(*layer.shape[:2], -1)
 
 
 class Mask(dict[str, torch.Tensor]):
-    """Layer name -> bool tensor of the weight's shape [out, in, height, width], on the CPU.
+    """Layer name -> bool tensor of the weight's shape, [out, in, height, width] of a Conv2d, on the CPU.
 
     Built from tensors of any dtype that hold zeros and ones only. Raises UserError for anything else.
     """

@@ -373,14 +373,14 @@ def changed(part: str, **values):
 
 
 @pytest.mark.parametrize("change, named", [
-    (changed("train", images=lambda images: images.float()), "train images must be uint8"),
-    (changed("train", images=lambda images: images[..., :1]), "train images must be uint8"),
-    (changed("val", images=lambda images: images[:, :7]), "val images must be uint8"),
-    (changed("test", images=lambda images: images[:, 1:, 1:]), "test images must be uint8"),
+    (changed("train", inputs=lambda images: images.float()), "train images must be uint8"),
+    (changed("train", inputs=lambda images: images[..., :1]), "train images must be uint8"),
+    (changed("val", inputs=lambda images: images[:, :7]), "val images must be uint8"),
+    (changed("test", inputs=lambda images: images[:, 1:, 1:]), "test images must be uint8"),
     (changed("test", labels=lambda labels: labels.int()), "test labels must be int64"),
     (changed("val", labels=lambda labels: labels[1:]), "val labels must be int64"),
     (changed("train", labels=lambda labels: labels + 1), "train labels must be from 0 to 2, and run from 1 to 3"),
-    (changed("val", labels=lambda labels: labels[:0], images=lambda images: images[:0]), "at least one"),
+    (changed("val", labels=lambda labels: labels[:0], inputs=lambda images: images[:0]), "at least one"),
     (lambda made: replace(made, mean=(0.5,)), "mean and std must be three numbers"),
     (lambda made: replace(made, std=(0.5, 0.0, 0.5)), "mean and std must be three numbers")])
 def test_a_data_set_that_is_not_what_training_relies_on_is_refused(monkeypatch, make_dataset, change, named):

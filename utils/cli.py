@@ -388,9 +388,10 @@ def add_model_and_data_flags(parser: ArgumentParser, architectures: Iterable[str
     group = parser.add_argument_group("model and data")
     group.add_argument("--arch", choices=sorted(architectures), default="res20s", help="network")
     group.add_argument("--dataset", choices=sorted(datasets), default="digits",
-                       help="digits comes with scikit-learn, imagefolder reads train/<class>/ and test/<class>/")
+                       help="digits and digit_points come with scikit-learn, imagefolder reads train/<class>/ and test/<class>/, modelnet "
+                            "see docs/points.md")
     group.add_argument("--data", type=path, default=None, metavar="DIR",
-                       help="folder of the data set (not needed for digits; cifar10/100 default to datasets/<name>)")
+                       help="folder of the data set (not needed for digits and digit_points; cifar10/100 default to datasets/<name>)")
     group.add_argument("--image_size", type=positive_int, default=None, metavar="N",
                        help="imagefolder: resize and centre-crop to NxN (default: the pictures' own size, if all alike)")
     group.add_argument("--limit", type=several, default=None, metavar="N",
@@ -402,14 +403,15 @@ def add_training_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=positive_int, default=182, help="epochs of every training")
     group.add_argument("--batch_size", type=several, default=128, help="pictures per step, at least 2 (batch norm)")
-    group.add_argument("--lr", type=positive_float, default=0.1, help="initial learning rate of SGD")
+    group.add_argument("--lr", type=positive_float, default=None, help="initial learning rate (default: 0.1 of SGD, 0.001 of Adam, which "
+                       "networks of points take)")
     group.add_argument("--decreasing_lr", type=listed(positive_int), default=None, metavar="E,E",
                        help="epochs after which the rate is multiplied by 0.1 "
                             "(default: at 1/2 and 3/4 of --epochs, so 91,136 of 182)")
     group.add_argument("--warmup", type=natural, default=0, metavar="STEPS", help="steps of linear warm-up")
-    group.add_argument("--momentum", type=momentum, default=0.9, help="SGD momentum")
+    group.add_argument("--momentum", type=momentum, default=0.9, help="SGD momentum, and Adam's first beta")
     group.add_argument("--weight_decay", type=non_negative_float, default=None,
-                       help="SGD weight decay (default: the network's, which its entry in models/__init__.py says: 5e-4 for "
+                       help="weight decay (default: the network's, which its entry in models/__init__.py says: 5e-4 for "
                             "res50 and 1e-4 for the others, as in the paper)")
     group.add_argument("--seed", type=seed_int, default=1, help="seed of initial weights, batches and augmentation")
 

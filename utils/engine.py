@@ -58,7 +58,7 @@ class Batches(Protocol):
 class TrainingProtocol:
     """How one training goes (paper, section 4, General Settings).
 
-    The rate rises linearly over `warmup` steps, and is multiplied by 0.1 after each epoch in `milestones`.
+    The rate rises linearly over `warmup` steps, and is multiplied by 0.1 after each epoch in `milestones`. optimizer: of OPTIMIZERS.
     """
 
     epochs: int
@@ -68,6 +68,7 @@ class TrainingProtocol:
     momentum: float
     weight_decay: float
     warmup: int = 0
+    optimizer: str = "sgd"
 
     def lasting(self, epochs: int, milestones: tuple[int, ...] | None) -> "TrainingProtocol":
         """This protocol over another number of epochs; milestones None is the usual ones of that number."""
@@ -246,9 +247,25 @@ class Record:
         checkpoint.save({**self.facts, **self.best, "state_dict": state}, self.files.best)
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], protocol: TrainingProtocol) -> torch.optim.SGD:
-    """The protocol's SGD, one fused call for all parameters."""
-    return torch.optim.SGD(parameters, protocol.lr, protocol.momentum, weight_decay=protocol.weight_decay, fused=True)
+@dataclass(frozen=True)
+class Optimizer:
+    """make: from parameters and a protocol. lr: the usual rate."""
+
+    make: Callable[..., torch.optim.Optimizer]
+    lr: float
+
+
+OPTIMIZERS = {
+    "sgd": Optimizer(lambda parameters, protocol: torch.optim.SGD(
+        parameters, protocol.lr, protocol.momentum, weight_decay=protocol.weight_decay, fused=True), lr=0.1),
+    "adam": Optimizer(lambda parameters, protocol: torch.optim.Adam(
+        parameters, protocol.lr, (protocol.momentum, 0.999), weight_decay=protocol.weight_decay, fused=True), lr=1e-3),
+}
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], protocol: TrainingProtocol) -> torch.optim.Optimizer:
+    """The protocol's, one fused call for all parameters."""
+    return OPTIMIZERS[protocol.optimizer].make(parameters, protocol)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, protocol: TrainingProtocol) -> torch.optim.lr_scheduler.MultiStepLR:

@@ -19,7 +19,7 @@ from passports.attachment import Passports
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import (PREFERRED_VERSION, Place, PlacedCode, Region, Wish, choose_version, embed,
                                           find_region)
-from pruner.masks import Mask
+from pruner.masks import Mask, kernels
 from pruner.qr_code.placement import weights_per_kernel as counts_of
 from pruner.qr_code.geometry import CodeFormat
 from utils.errors import UserError
@@ -107,7 +107,7 @@ def by_adding(mask: Mask, weights: Mapping[str, torch.Tensor], signature: str, w
     code = max(possible, key=merit)
     layer, count = mask[code.place.layer], counts[code.place.layer]
     each = new.each(code.place.layer, count[count > 0], layer[0, 0].numel())
-    held, count = layer[code.square].flatten(2).numpy(), count[code.square]
+    held, count = kernels(layer)[code.square].numpy(), count[code.square]
     filled = code.encode() & is_data & (top_up | (count == 0))
     # the first few of each kernel's free entries in random order: those that are held come last
     rank = np.where(held, np.inf, random.random(held.shape)).argsort(2).argsort(2)

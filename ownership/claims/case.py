@@ -145,7 +145,7 @@ class Files:
 
         def read():
             data = datasets.load_dataset(dataset, folder, image_size)
-            return data, fingerprint((data.test.images, data.test.labels))
+            return data, fingerprint((data.test.inputs, data.test.labels))
 
         return self.once(("pictures", dataset, folder, image_size), read)
 

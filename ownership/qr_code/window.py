@@ -11,7 +11,7 @@ from ownership.qr_code.claim import CodeClaim
 from ownership.suspects.alignment import Alignment, align
 from ownership.suspects.reading import Suspect
 from pruner.channel_groups import channel_groups
-from pruner.masks import Mask
+from pruner.masks import Mask, kernels
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import Place, named_layer
 from pruner.qr_code.placement import weights_per_kernel
@@ -45,7 +45,7 @@ def window_of(suspect: Suspect, place: Place, version: int) -> Window:
     largest = None
     if suspect.weights is not None:
         magnitudes = suspect.weights[place.layer].abs() * suspect.mask[place.layer]
-        largest = magnitudes.flatten(2).amax(2).double().numpy()[square]
+        largest = kernels(magnitudes).amax(2).double().numpy()[square]
     return Window(counts[square], largest)
 
 

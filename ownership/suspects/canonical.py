@@ -11,7 +11,7 @@ from torch import nn
 
 from models.fitting import fitted
 from pruner.channel_groups import ChannelGroups, channel_groups
-from pruner.masks import Mask
+from pruner.masks import Mask, kernels
 from utils.errors import UserError
 
 ROUNDS = 6  # of fitting rows and columns to the modes, and the modes to what is left
@@ -44,19 +44,19 @@ def magnitudes(mask: Mask, weights: Mapping[str, torch.Tensor]) -> dict[str, tor
     sizes = {}
     for name, kept in mask.items():
         weight = weights[name].double() * kept
-        squares = weight.square().flatten(2).sum(2)
+        squares = kernels(weight.square()).sum(2)
         columns = torch.ones_like(squares[0])
         for _ in range(ROUNDS):
             rows = 1 / (squares @ columns).clamp_min(1e-300)
             columns = 1 / (rows @ squares).clamp_min(1e-300)
-        sizes[name] = weight.abs() * (len(rows) * torch.outer(rows, columns)).sqrt()[..., None, None]
+        sizes[name] = weight.abs() * (len(rows) * torch.outer(rows, columns)).sqrt().reshape(*squares.shape, *[1] * (weight.dim() - 2))
     return sizes
 
 
 def _upper(weight: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """bool like the weight [out, in, height, width], True in the upper of two modes; everywhere, where there is one."""
     everywhere = torch.ones_like(kept)
-    logs, there = torch.where(kept, weight.abs(), 1.0).log().flatten(2), kept.flatten(2).float()
+    logs, there = kernels(torch.where(kept, weight.abs(), 1.0).log()), kernels(kept).float()
     if there.sum() < FEWEST:
         return everywhere
     step = 1 + logs.numel() // COUNTED

@@ -24,6 +24,7 @@ from datasets.pictures import Pictures
 from models import build_model
 from models.fitting import fitted
 from ownership.claims.p_values import SMALLEST, by_chance, log10
+from ownership.suspects.classifier import check_takes
 from pruner import tickets
 from utils import checkpoint
 from utils.checkpoint import FileBytes
@@ -205,12 +206,13 @@ def predict(path: str | Path | FileBytes, arch: str, num_classes: int, pictures:
     Raises:
         UserError: as `pruner.tickets.read_model_file`; no trained weights; pictures too small; normalisation unknown.
     """
+    unknown = (math.nan,) * 3  # unless the file says it
+    model = build_model(arch, num_classes, unknown, unknown)
+    check_takes(model, pictures)
     height, width = pictures.images.shape[1:3]
     if min(height, width) < MIN_SIDE:
         raise UserError(f"{arch}: takes pictures of at least {MIN_SIDE}x{MIN_SIDE} pixels, the triggers have "
                         f"{width}x{height}")
-    unknown = (math.nan,) * 3  # unless the file says it
-    model = build_model(arch, num_classes, unknown, unknown)
     expected = replace(expected, classes=f"the trigger set has {num_classes}")
     weights = tickets.read_model_file(path, model, expected=expected, any_width=True).weights
     if weights is None:

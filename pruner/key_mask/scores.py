@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pruner.channel_graph import (NOTHING, PARALLEL_EDGES, ChannelGraph, Edges, Step, channel_graph, kernel_strengths,
                                   per_kernel, surviving_edges)
-from pruner.masks import Mask
+from pruner.masks import Mask, kernels
 from utils.errors import UserError
 
 Scores = dict[str, torch.Tensor]
@@ -33,7 +33,7 @@ class Scoring:
     """What a score function may look at.
 
     model: its weights are those of the ticket, W0; what the mask prunes is taken as zero. mask: the ticket's.
-    pictures, labels: float [N, 3, H, W] on the scale 0 to 1 and int64 [N], for the data-driven scores only.
+    pictures, labels: what the network takes, float [N, 3, ...], and int64 [N], for the data-driven scores only.
     seed: of everything random. num_paths: how many paths the path scores draw. betweenness_samples: source channels
     that betweenness is estimated from, None for all (exact). key_nonzeros: how many weights the key is to hold, where that is
     decided: paths are then drawn on until they run through as many.
@@ -58,7 +58,7 @@ class Scoring:
         return weight * self.mask[layer] if layer in self.mask else weight
 
     def groups(self, layer: str) -> int:
-        return self._layers[layer].groups
+        return getattr(self._layers[layer], "groups", 1)
 
     def graph(self) -> tuple[ChannelGraph, dict[str, np.ndarray]]:
         """The network's channel graph and its kernels' strengths, float64 [out, in / groups] per layer."""
@@ -71,7 +71,7 @@ class Scoring:
 
     @cached_property
     def _kernel_sizes(self) -> dict[str, np.ndarray]:
-        return {name: kept.flatten(2).sum(2).numpy() for name, kept in self.mask.items()}
+        return {name: kernels(kept).sum(2).numpy() for name, kept in self.mask.items()}
 
     def fill_up(self, kernels: Mapping[str, np.ndarray], generator: np.random.Generator) -> Scores:
         """`spread` of numbers that are 0 for kernels on no drawn path: these get negative ones, at random, so that a key for
@@ -86,10 +86,10 @@ class Scoring:
         """Float64 scores of the masked layers, -inf where pruned."""
         return {name: torch.where(kept, scores[name].double(), -torch.inf) for name, kept in self.mask.items()}
 
-    def spread(self, kernels: Mapping[str, np.ndarray]) -> Scores:
+    def spread(self, by_kernel: Mapping[str, np.ndarray]) -> Scores:
         """Scores [out, in / groups] of kernels given to all their weights."""
-        return self.finish({name: torch.from_numpy(np.ascontiguousarray(kernels[name]))[:, :, None, None]
-                            .expand(self.mask[name].shape) for name in self.mask})
+        return self.finish({name: torch.from_numpy(np.ascontiguousarray(by_kernel[name])).reshape(*kept.shape[:2], *[1] * (kept.dim() - 2))
+                            .expand(kept.shape) for name, kept in self.mask.items()})
 
 
 def omp(scoring: Scoring) -> Scores:
@@ -242,7 +242,7 @@ def _walk(scoring: Scoring, chance: Callable[[np.ndarray], np.ndarray]) -> Score
         chance: of strengths [out, in / groups] of a layer's kernels, how likely each is to be taken, but for a factor.
     """
     generator = np.random.default_rng(scoring.seed)
-    layers = {name: _Hop(chance(scoring.weight(name).double().abs().flatten(2).sum(2).numpy()), scoring.groups(name))
+    layers = {name: _Hop(chance(kernels(scoring.weight(name).double().abs()).sum(2).numpy()), scoring.groups(name))
               for name in scoring.mask}
     scores = {name: np.zeros(hop.shape) for name, hop in layers.items()}
     if not any(len(hop.open) for hop in layers.values()):

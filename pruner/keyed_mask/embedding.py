@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pruner.keyed_mask.pattern import (WHOLE, Agreement, Key, in_all, place_agreement, residual_agreement, weights_per_kernel)
-from pruner.masks import Mask
+from pruner.masks import Mask, kernels
 from utils.errors import UserError
 
 SPARE = 4  # times z^2, weights of the ticket in kernels that carry signs of places: with fewer, partners run out
@@ -167,7 +167,7 @@ class _Moves:
         signed = {}
         for name, kept in mask.items():
             row, loses, leaving, gets, coming = map(torch.from_numpy, self._of_layer(name))
-            flat = kept.flatten(2).clone()
+            flat = kernels(kept).clone()
             flat[row, loses, leaving], flat[row, gets, coming] = False, True
             signed[name] = flat.view_as(kept)
         return Mask(signed)
@@ -186,7 +186,7 @@ def _worth(key: Key, name: str, kept: torch.Tensor, weight: torch.Tensor | None)
 def _cheapest_moves(kept: torch.Tensor, signs: np.ndarray, worth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of one layer, what each costs and its places (see `_Moves`): in each output channel the kernel of sign -1 with the weight of the
     least worth gives to the kernel of sign 1 with the entry of the most, the second to the second, and so on."""
-    there = kept.flatten(2).numpy()
+    there = kernels(kept).numpy()
     lost, got = np.where(there, worth, np.inf), np.where(there, -np.inf, worth)
     leaving, coming = lost.argmin(2), got.argmax(2)
     lost, got = np.where(signs < 0, lost.min(2), np.inf), np.where(signs > 0, got.max(2), -np.inf)

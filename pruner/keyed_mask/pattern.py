@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
-from pruner.masks import Mask
+from pruner.masks import Mask, kernels
 from utils.digests import sha256_of_parts
 
 LABEL = "lottery-verification/keyed-mask/1"  # no digest that was made for another purpose can be taken for one of these
@@ -121,7 +121,7 @@ def count_agreement(key: Key, mask: Mask) -> dict[str, Agreement]:
 
 def weights_per_kernel(mask: Mask, layer: str) -> np.ndarray:
     """int64 [out, in]."""
-    return mask[layer].flatten(2).sum(2).numpy()
+    return kernels(mask[layer]).sum(2).numpy()
 
 
 def residual_agreement(held: np.ndarray, signs: np.ndarray) -> Agreement:

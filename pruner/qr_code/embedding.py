@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from pruner.qr_code import geometry as qr_code
-from pruner.masks import Mask
+from pruner.masks import Mask, kernels
 from pruner.qr_code.geometry import CodeFormat
 from utils.errors import UserError
 from utils.randomness import draw_positions
@@ -92,7 +92,7 @@ class Wish:
 
 def occupancy(layer: torch.Tensor) -> np.ndarray:
     """Squeeze a layer to two dimensions: bool [out, in], True where a kernel [height, width] has any weight."""
-    return layer.flatten(2).ne(0).any(2).cpu().numpy()
+    return kernels(layer).ne(0).any(2).cpu().numpy()
 
 
 def find_region(mask: Mask, signature: str, wish: Wish = Wish(), low_level: bool = True,
@@ -242,7 +242,7 @@ def _embed_in_layer(kept: torch.Tensor, signature: str, regions: Sequence[Region
                     random: np.random.Generator) -> tuple[torch.Tensor, int]:
     """A layer with the code in the regions, and how many weights it then lacks (negative: has too many)."""
     shape = kept.shape
-    layer = kept.flatten(2).numpy().copy()
+    layer = kernels(kept).numpy().copy()
     target = layer.sum()
 
     inside = np.zeros((3, *shape[:2]), dtype=bool)  # data modules, ones, zeros

@@ -18,6 +18,7 @@ def figure1(sweep: Sweep, out: Path) -> dict[str, Path]:
     from models import build_model
     from ownership.qr_code.claim import read_claim
     from pruner import tickets
+    from pruner.qr_code.placement import weights_per_kernel
     from utils import plots
 
     made = {}
@@ -32,9 +33,9 @@ def figure1(sweep: Sweep, out: Path) -> dict[str, Path]:
         claim, model = sweep.read(read_claim, signed), build_model(network, num_classes=2)
         files = (signed.parent.parent / "ticket/ticket.pth.tar",
                  signed.with_name(signed.name.replace(".claim.json", ".weight_mask.pth.tar")))
-        before, after = (
-            sweep.read(lambda path: tickets.read_model_file(path, model, head=False).need_mask("--runs", model), file)
-            [claim.layer].flatten(2).sum(2).numpy() for file in files)
+        before, after = (weights_per_kernel(
+            sweep.read(lambda path: tickets.read_model_file(path, model, head=False).need_mask("--runs", model), file)[claim.layer])
+            for file in files)
         png = figure_file(out, "fig1", cell)
         plots.mask_before_and_after(before, after, claim.layer, (claim.start_x, claim.start_y, claim.code_format.size), png)
         write_csv(png, [{"output channel": row, "input channel": column, "before": int(before[row, column]),
