@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from models import STEM
 from models.fitting import fitted
+from models.layers import noise_for
 from pruner.channel_groups import FIXED, ChannelGroups, channel_groups
 from pruner.masks import Mask
 from utils.errors import UserError
@@ -73,10 +73,8 @@ def transform(mask: Mask, weights: Mapping[str, torch.Tensor], model: nn.Module,
 
 def logits(model: nn.Module) -> torch.Tensor:
     """float32 [8, classes], of noise, as who has the file in single precision computes them."""
-    points = isinstance(model.get_submodule(STEM), nn.Conv1d)
-    noise = torch.rand(8, 3, *((64,) if points else (8, 8)), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return model.float()(noise)
+        return model.float()(noise_for(model, 8, 8))
 
 
 def check_same(kind: str, before: torch.Tensor, after: torch.Tensor) -> None:

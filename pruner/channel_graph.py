@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from models.layers import carriers
 from models.normalize import Normalize
 from models.norms import norm_behind
 from utils.errors import UserError
@@ -95,12 +96,12 @@ def channel_graph(model: nn.Module) -> ChannelGraph:
         traced = _Tracer().trace(model)
     except Exception as error:  # fx fails in many ways on code that depends on data
         raise UserError(f"the network can't be traced for its channel graph ({error})") from None
-    return _Builder(dict(model.named_modules())).build(traced)
+    return _Builder(dict(model.named_modules()), carriers(model)).build(traced)
 
 
 class _Builder:
-    def __init__(self, modules: dict[str, nn.Module]):
-        self.modules = modules
+    def __init__(self, modules: dict[str, nn.Module], carriers: Mapping[str, nn.Module]):
+        self.modules, self.carriers = modules, carriers
         self.steps: list[Step] = []
         self.norms: list[tuple[str, np.ndarray]] = []
         self.normed: dict[str, str] = {}
@@ -135,7 +136,7 @@ class _Builder:
 
     def follow(self, node: fx.Node, operands: list[_Value]) -> _Value:
         module = self.modules.get(node.target) if node.op == "call_module" else None
-        if isinstance(module, _CONVOLUTIONS) and (norm := norm_behind(node, self.modules)):
+        if node.target in self.carriers and (norm := norm_behind(node, self.modules)):
             self.normed[node.target] = norm
         if isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
             return self.read(node.target, module, operands[0].channels)

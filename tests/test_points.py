@@ -345,14 +345,15 @@ def test_a_ticket_of_points_is_signed_claimed_attacked_and_proved(signed, run_ma
     done = run_main("make_claim.py", "--arch", "pointnet_s", "--owner", "Jane Doe", "--sign", signed / "owner.key", "--v2",
                     *(signed / "signed").glob("*.claim.json"), "--dataset", "digit_points", "--checkpoint", model, "--save_dir", claim)
     assert done.returncode == 0, done.stderr
+    ticket = signed / "ticket/ticket.pth.tar"
     proofs = ("--claim", claim / "claim.json", "--commitment", claim / "commitment.json", "--dataset", "digit_points")
-    for attack, *flags in (("prune", "--level", 0.05), ("permute",), ("transform", "--level", 1e-7, "--no_accuracy")):
+    for attack, *flags in (("prune", "--level", 0.05), ("permute",), ("transform", "--kinds", "scale,sign,permute", "--level", 1e-7, "--no_accuracy")):
         done = run_main("main_attack.py", attack, *RUN[:4], "--checkpoint", model, *flags, "--save_dir", tmp_path / attack)
         assert done.returncode == 0, done.stderr
     for suspect, flags, owned in ((model, (), 0), (tmp_path / "prune/attacked.pth.tar", (), 0),
                                   (tmp_path / "permute/attacked.pth.tar", (), 1),
-                                  (tmp_path / "permute/attacked.pth.tar", ("--aligned_to", model), 0),
-                                  (tmp_path / "transform/attacked.pth.tar", ("--aligned_to", model), 0)):
+                                  (tmp_path / "permute/attacked.pth.tar", ("--aligned_to", ticket), 0),
+                                  (tmp_path / "transform/attacked.pth.tar", ("--aligned_to", ticket), 0)):
         done = run_main("main_verify.py", *proofs, "--suspect", suspect, *flags)
         assert done.returncode == owned, (suspect, done.stdout, done.stderr)
 

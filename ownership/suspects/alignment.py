@@ -26,6 +26,7 @@ from torch import nn
 from ownership.suspects.reading import Suspect, of_state
 from pruner import tickets
 from pruner.channel_groups import ChannelGroups
+from pruner.masks import kernels
 from utils.checkpoint import FileBytes
 
 PASSES = 6  # over all groups; a stolen model takes 2, and an innocent one finds no end
@@ -156,7 +157,7 @@ class _Layer:
     def spreads(self, dimension: int) -> tuple[np.ndarray, np.ndarray]:
         """Owner's and suspect's float64 [channels, sums]: the features of each channel summed over the other dimension, for
         each position of the kernel, standardised over the channels."""
-        own, theirs = (torch.cat([f[side].sum(1 - dimension, dtype=torch.float32).flatten(1) for f in self.features], 1)
+        own, theirs = (torch.cat([kernels(f[side]).sum(1 - dimension, dtype=torch.float32) for f in self.features], 1)
                        for side in (1, 2))
         return _standardised(own), _standardised(theirs)
 

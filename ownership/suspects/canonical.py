@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from models.fitting import fitted
+from models.layers import noise_for
 from pruner.channel_groups import ChannelGroups, channel_groups
 from pruner.masks import Mask, kernels
 from utils.errors import UserError
@@ -25,7 +26,7 @@ FEWEST = 1000  # entries of a layer, with which there is something to tell apart
 UNLIKE = 0.1  # share of a channel's square that is left by another one's multiple, above which they are two
 MULTIPLE = 1e-6  # the same of its variance, up to which it is the other one's multiple
 ROUNDING = 1e-4
-PROBES = 16, 3, 16, 16  # pictures of noise, on which channels are compared
+PROBES, SIDE = 16, 16  # pictures of noise, on which channels are compared
 
 
 def cut(mask: Mask, weights: Mapping[str, torch.Tensor]) -> Mask:
@@ -152,7 +153,7 @@ def _activations(network: nn.Module, state: Mapping[str, torch.Tensor], groups: 
             lambda _, given, out, name=name: seen.update({name: out.transpose(0, 1).flatten(1).double()}))
     if wanted:
         with torch.no_grad():
-            probe(torch.rand(PROBES, generator=torch.Generator().manual_seed(0)))
+            probe(noise_for(probe, PROBES, SIDE))
     found = {}
     for number in wanted:
         members = groups.members()[number]

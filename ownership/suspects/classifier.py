@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from datasets.pictures import Dataset, Examples
-from models import STEM, build_model
+from datasets.points import Clouds
+from models import build_model
 from models.fitting import fitted
+from models.layers import takes_points
 from pruner import tickets
 from utils.checkpoint import FileBytes
 from utils.engine import Engine, resolve_device
@@ -42,7 +44,7 @@ def load_trained(path: str | Path | FileBytes, arch: str, data: Dataset, normali
 
 def check_takes(model: nn.Module, examples: Examples) -> None:
     """Raise UserError for a network of pictures and points for it, or the other way round."""
-    if model.get_submodule(STEM).weight.dim() != examples[:1].floats().dim():
+    if takes_points(model) != isinstance(examples, Clouds):
         raise UserError(f"the network takes no {type(examples).__name__.lower()}; see --arch and --dataset")
 
 

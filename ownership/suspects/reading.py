@@ -54,7 +54,7 @@ class Suspect:
             return self
         turned = {layer: 1 - 2 * (self.norms[norm] < 0).int() for layer, norm in groups.normed.items()
                   if norm in self.norms and layer in self.weights}
-        return replace(self, norms={}, weights={name: weight * turned[name].view(-1, 1, 1, 1) if name in turned else weight
+        return replace(self, norms={}, weights={name: weight * turned[name].view(-1, *[1] * (weight.dim() - 1)) if name in turned else weight
                                                 for name, weight in self.weights.items()})
 
     def cleaned(self, threshold: float) -> "Suspect":
