@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from attacks.fake1 import forge_key
     from models import STEM
     from pruner.key_mask import split as key_masks
-    from pruner.experiment import prepare
+    from pruner.experiment import draw_clouds, prepare
     from pruner.masks import MaskedWeights
     from utils import checkpoint
     from utils.errors import UserError
@@ -180,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                               {**experiment.facts, "split": ticket.split}, drawn)
     trained = engine.fit(data, experiment.protocol, files, args.seed, masked, facts={**experiment.facts, **mask.size},
                          title=f"ticket at {100 * mask.density:.2f}%")
+    draw_clouds(engine, data, files)
     checkpoint.save_json({**trained.in_columns(), **mask.size, **parts, "merged": args.key is not None, "forged": args.add_back,
                           "arch": args.arch, "dataset": args.dataset, "seed": args.seed, "model": str(files.best)}, files.result)
     print(f"\ntest accuracy: {trained.test_acc:.2f}% (epoch {trained.best_epoch}, the best on validation with "

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     engine, data = experiment.engine, experiment.data
 
     # D = {x, y} with T = {Tx, Ty}, and the ticket (paper, section 3.2: the weight embedding process WE)
-    triggers = load_triggers(args, data.num_classes, data.train.images.shape[1])
+    triggers = load_triggers(args, data.num_classes, data.train.side)
     data = with_triggers(data, triggers, args.trigger_per_batch)
     ticket = load_ticket(args.mask_dir, None, args.pretrained, engine.model, head=args.fc)
     engine.model.load_state_dict(ticket.weights)

@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from passports.files import write_passports
     from passports.training import PassportEngine, PrivateBranch, Signature
     from pruner import tickets
-    from pruner.experiment import prepare
+    from pruner.experiment import draw_clouds, prepare
     from pruner.masks import MaskedWeights
     from utils import checkpoint
     from utils.run_dir import RunDir
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # what nobody chose, or what is secret at least; then the network is whatever it was, with a private branch
     draw, vectors = draw_passports(args, experiment, mask)
-    triggers = load_triggers(args, data.num_classes, data.train.images.shape[1]) if args.trigger_set else None
+    triggers = load_triggers(args, data.num_classes, data.train.side) if args.trigger_set else None
     if triggers:
         data = with_triggers(data, triggers, args.trigger_per_batch)
     inputs = {**replace(experiment, data=data).fingerprints(), "owner (public key)": draw.owner_key.hex(), "texts": dict(draw.texts)}
@@ -129,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # the best epoch in two files: the owner's, and what is handed out
     best = checkpoint.load(files.best)["state_dict"]
     model.load_state_dict(masked.unpack(best) if masked else best)
+    draw_clouds(engine, data, files)
     if not files.passports.exists():
         write_passports(files.passports, args.scheme, args.key_type, passports)
     tickets.write_weights(files.released, released(model), experiment.facts, mask)

@@ -116,7 +116,7 @@ def read_thief(args: argparse.Namespace) -> Thief:
         own_head = False
     triggers = None
     if args.trigger_set:
-        triggers = load_triggers(args, classes or experiment.data.num_classes, experiment.data.train.images.shape[1])
+        triggers = load_triggers(args, classes or experiment.data.num_classes, experiment.data.train.side)
         if own_head:
             experiment = replace(experiment, data=following(experiment.data, triggers))
     needs_weights = experiment is not None or (args.attack == "prune" and args.how == "magnitude") \

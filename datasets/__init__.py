@@ -122,14 +122,16 @@ def check_dataset(name: str, dataset: "Dataset") -> None:
                         f"{labels.max()}")
 
 
-def load_triggers(args: argparse.Namespace, num_classes: int, size: int) -> "TriggerSet":
+def load_triggers(args: argparse.Namespace, num_classes: int, side: int | None) -> "TriggerSet":
     """The trigger set of the registry that flags name.
 
     Args:
         args: has the flags of `utils.cli.add_trigger_flags`.
         num_classes: of the task.
-        size: pixels per side of the task's pictures.
+        side: pixels per side of the task's pictures, None of points.
     Raises:
-        UserError: the set can't be had, or not for this task.
+        UserError: the set can't be had, or not for this task; there is none for points.
     """
-    return importlib.import_module(TRIGGER_SETS[args.trigger_set].module).by_flags(args, num_classes, size)
+    if side is None:
+        raise UserError(f"--trigger_set {args.trigger_set}: is of pictures, and the task's data are points; leave the flag out")
+    return importlib.import_module(TRIGGER_SETS[args.trigger_set].module).by_flags(args, num_classes, side)

@@ -19,12 +19,13 @@ class Examples:
     """Labelled inputs of one kind. inputs: [N, ...] as they are kept in memory; labels: int64 [N].
 
     A kind of data says what networks get of it (`floats`), how it is varied in training (`augmentation`), and what a loader must
-    give (`fault`). usual: numbers of an input that `batches` counts as one.
+    give (`fault`). usual: numbers of an input that `batches` counts as one. side: pixels per side of a picture.
     """
 
     inputs: torch.Tensor
     labels: torch.Tensor
     usual: ClassVar[int]
+    side: ClassVar[int | None] = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -72,6 +73,10 @@ class Pictures(Examples):
     @property
     def images(self) -> torch.Tensor:
         return self.inputs
+
+    @property
+    def side(self) -> int:
+        return self.images.shape[1]
 
     def floats(self) -> torch.Tensor:
         return as_float(self.images)

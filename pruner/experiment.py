@@ -4,12 +4,16 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from datasets import DATASETS, load_dataset
 from datasets.pictures import Dataset, fingerprint
+from datasets.points import Clouds
 from models import ARCHITECTURES, build_model
-from utils import randomness
+from utils import plots, randomness
 from utils.engine import OPTIMIZERS, Engine, TrainingProtocol, resolve_device, usual_milestones
 from utils.errors import UserError
+from utils.run_dir import RunDir
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,18 @@ class Experiment:
         an accuracy is of."""
         return {"pictures (sha256)": self.data.fingerprint(), "test pictures": len(self.data.test),
                 "weights (sha256)": fingerprint(self.engine.model.state_dict().values())}
+
+
+def draw_clouds(engine: Engine, data: Dataset, files: RunDir) -> None:
+    """Of a data set of points: a picture of eight test clouds, evenly over the split, and of what the model calls them now."""
+    if not isinstance(data.test, Clouds):
+        return
+    shown = data.test[torch.linspace(0, len(data.test) - 1, 8, device=data.test.labels.device).long()]
+    engine.model.eval()
+    with torch.no_grad():
+        predictions = engine.predict(shown.floats()).argmax(1)
+    plots.clouds(shown.points.cpu().numpy(), *([data.classes[label] for label in labels.tolist()] for labels in (shown.labels, predictions)),
+                 files.clouds)
 
 
 def prepare(args: argparse.Namespace) -> Experiment:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 from datasets import ImageSizeError, load_dataset
@@ -160,6 +161,11 @@ def test_what_means_nothing_to_points_is_refused(run_main, refused, tmp_path):
     for arch, dataset, other in (("pointnet_s", "digits", "digit_points"), ("res20s", "digit_points", "cifar10")):
         message = refused(run_main("main_imp.py", "--arch", arch, "--dataset", dataset, "--save_dir", tmp_path / "run"))
         assert re.search(f"--arch {arch}: takes .*, and --dataset {dataset} has .*{other}", message)
+    (tmp_path / "trigger.key").write_bytes(b"0123456789abcdef")
+    message = refused(run_main("main_eval_trigger.py", "--arch", "pointnet_s", "--dataset", "digit_points", "--trigger_set", "keyed",
+                               "--trigger_key", tmp_path / "trigger.key", "--mask_dir", tmp_path / "trigger.key", "--save_dir",
+                               tmp_path / "run"))
+    assert "--trigger_set keyed: is of pictures, and the task's data are points" in message
     assert not (tmp_path / "run").exists()
 
 
@@ -378,6 +384,7 @@ def test_passports_on_points(signed, run_main, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "passports: pan, vector, 3 layers, 256 bits" in done.stdout  # 64 + 128 + 64: the stem has none
     result = json.loads((tmp_path / "run/result.json").read_text())
+    assert Image.open(tmp_path / "run/clouds.png").size > (500, 300)
     assert result["signature_acc"] == 100 and result["layers"] == ["feat.conv2", "feat.conv3", "fc1"]
     done = run_main("main_passport.py", *RUN[:4], "--evaluate", "--pretrained", tmp_path / "run/released.pth.tar", "--passports",
                     tmp_path / "run/passports.pt")

@@ -152,3 +152,16 @@ def row_of_pictures(pictures: Sequence[str | Path], titles: Sequence[str], path:
         axes.set_title(title, fontsize=9)
         axes.axis("off")
     _save(figure, path)
+
+
+def clouds(points: np.ndarray, labels: Sequence[str], predictions: Sequence[str], path: str | Path) -> None:
+    """Point clouds [N, P, 3], up to eight, each under its label; under a wrong prediction too, which is red."""
+    figure, panels = _figure(9, 5, nrows=2, ncols=4, subplot_kw={"projection": "3d"})
+    for axes in panels.flat:
+        axes.axis("off")
+    for axes, cloud, label, prediction in zip(panels.flat, points, labels, predictions):
+        axes.scatter(*cloud.T, s=3, c=cloud[:, 2])
+        axes.set_aspect("equal")
+        axes.set_title(label if label == prediction else f"{label}, called {prediction}", fontsize=9,
+                       color="black" if label == prediction else "tab:red")
+    _save(figure, path)

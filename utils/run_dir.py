@@ -52,6 +52,7 @@ class RunDir(TrainingFiles):
         self.log = self.folder / "log.txt"  # what its commands printed
         self.rounds = self.folder / "rounds.csv"
         self.rounds_plot = self.folder / "accuracy_density.png"
+        self.clouds = self.folder / "clouds.png"  # of points: some, and what the model calls them
         self.ticket = self.folder / "ticket.pth.tar"
         self.key = self.folder / "key.pth.tar"
         self.locked = self.folder / "locked.pth.tar"

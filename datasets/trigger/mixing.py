@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from datasets.pictures import Dataset, as_float
+from datasets.pictures import Dataset
 from datasets.trigger.trigger_set import TriggerSet
 from utils.errors import UserError
 
@@ -31,7 +31,7 @@ class WithTriggers(Dataset):
         order = order.to(triggers.labels.device)
         for step, (images, labels) in enumerate(super().train_batches(size - self.per_batch, generator)):
             shown = triggers[order[step * self.per_batch:(step + 1) * self.per_batch]]
-            yield torch.cat((images, as_float(shown.images))), torch.cat((labels, shown.labels))
+            yield torch.cat((images, shown.floats())), torch.cat((labels, shown.labels))
 
 
 def with_triggers(data: Dataset, triggers: TriggerSet, per_batch: int) -> WithTriggers:
