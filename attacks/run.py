@@ -19,7 +19,6 @@ from attacks.private_branch import private_branch
 from attacks.victim import Training, Victim, class_count, read_victim
 from datasets import DATASETS, load_triggers
 from datasets.decoding import read_rgb
-from datasets.pictures import as_float
 from datasets.trigger import TriggerSet, following
 from models import ARCHITECTURES, build_model
 from models.fitting import fitted
@@ -268,12 +267,12 @@ def passports_left(thief: Thief, weights: Mapping[str, torch.Tensor]) -> dict[st
         return columns
     engine = PassportEngine(branch.network[0], thief.experiment.engine.device, branch, 0, amp=thief.experiment.engine.amp)
     for module in engine.model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.momentum = 1.0  # the statistics of one batch
     data = thief.experiment.data
     engine.model.train()
     with torch.no_grad():
-        branch.call(branch.products(), as_float(data.train.images[:FOR_STATISTICS]))
+        branch.call(branch.products(), data.train[:FOR_STATISTICS].floats())
     return {**columns, "private_acc": engine.evaluate(data.test)[1]}
 
 
