@@ -142,7 +142,7 @@ def test_unknown_and_abbreviated_flags_are_refused(script, parse, refused):
     ("main_imp.py", "--savedir x", "unrecognized arguments: --savedir; did you mean --save_dir?"),
     ("main_imp.py", "--save-dir x --epoch=3", "unrecognized arguments: --epoch=3; did you mean --epochs?"),
     ("main_imp.py", "--save_dir x --dataset CIFAR10", "(docs/extending.md tells how to add one); did you mean cifar10?"),
-    ("main_attack.py", "prun --checkpoint x --save_dir y", "'transform'); did you mean prune?"),
+    ("main_attack.py", "prun --checkpoint x --save_dir y", "'unswap'); did you mean prune?"),
     ("main_attack.py", "prune --checkpoint x --save_dir y --sweep 0 0.1 0.2",
      "unrecognized arguments: 0.1 0.2; several values of --sweep are separated by commas"),
     ("extract_qrcode.py", "--checkpoint x --claim=a.claim.json b.claim.json",

@@ -432,7 +432,7 @@ def changed_archive(draw, whole: bytes) -> bytes:
         how = draw(st.sampled_from(("rename", "repeat", "remove", "content", "compress", "bomb", "pickle")))
         if how == "rename":
             name = draw(st.sampled_from((name.upper(), "/" + name, "../" + name, name + "/", name.replace("/", "\\"),
-                                         name.split("/")[-1], "a" * 9999,
+                                         name.split("/")[-1] or "x", "a" * 9999,
                                          "archive/data/0", "archive/data.pkl", "archive/constants.pkl", "archive/.format_version",
                                          "archive/byteorder", "archive/version", "other/data.pkl", "\n", "é/data.pkl")))
             entries[at] = name, content
@@ -603,16 +603,45 @@ def safetensors_file(folder, model, packed):
 
 @pytest.fixture(scope="module")
 def onnx_file(folder, model):
-    """Bytes changed in the description of the graph, or anywhere."""
+    """What is said of nodes and initializers changed, or bytes in the description of the graph, or anywhere."""
     path = folder / "model.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(copy.deepcopy(model).eval(), (torch.zeros(1, 3, 8, 8),), str(path), dynamo=False)
     whole = path.read_bytes()
     near = [0, *(found.start() for found in re.finditer(rb"Conv|Gemm|onnx::|fc\.", whole))]
+    names = [name for name in NAMES if isinstance(name, str) and name != "\ud800"]
+
+    def changed_graph(draw) -> bytes:
+        changed = onnx.ModelProto.FromString(whole)
+        nodes, tensors = changed.graph.node, changed.graph.initializer
+        known = [*names, *(name for node in nodes for name in (*node.input, *node.output))]
+        for _ in range(draw(st.integers(1, 3))):
+            at, tensor = draw(st.integers(0, len(nodes) - 1)), draw(st.sampled_from(tensors))
+            how = draw(st.sampled_from(("input", "operation", "sizes", "type", "elsewhere", "name", "again", "remove", "no numbers")))
+            if how == "input" and nodes[at].input:
+                nodes[at].input[draw(st.integers(0, len(nodes[at].input) - 1))] = draw(st.sampled_from(known))
+            elif how == "operation":
+                nodes[at].op_type = draw(st.sampled_from(("Conv", "Gemm", "MatMul", "BatchNormalization", "Identity", "Constant", "Add", "Sub",
+                                                          "Mul", "Div", "Unsqueeze", "Reshape", "")))
+            elif how == "sizes":
+                tensor.dims[:] = draw(st.lists(st.sampled_from((-1, 0, 1, 3, 16, 64, 1 << 40, 1 << 62)), max_size=5))
+            elif how == "type":
+                tensor.data_type = draw(st.integers(-1, 30))
+            elif how == "elsewhere":
+                tensor.data_location, _ = 1, tensor.external_data.add(key="location", value="/etc/passwd")
+            elif how == "name":
+                tensor.name = draw(st.sampled_from(known))
+            elif how == "again":
+                nodes.append(nodes[at]) if draw(st.booleans()) else tensors.append(tensor)
+            elif how == "remove" and len(nodes) > 1:
+                del nodes[at]
+            else:
+                tensor.raw_data = draw(st.sampled_from((b"", tensor.raw_data[:-1], tensor.raw_data + b"x", tensor.raw_data[::-1])))
+        return changed.SerializeToString()
 
     def check(data) -> None:
-        path.write_bytes(changed_bytes(data.draw, whole, tuple(near)))
+        path.write_bytes(changed_graph(data.draw) if data.draw(st.booleans()) else changed_bytes(data.draw, whole, tuple(near)))
         check_model_file(path, model, data.draw(st.booleans()))
 
     return check
