@@ -49,8 +49,10 @@ from pruner.qr_code.placement import weights_per_kernel
 from pruner.derivation import choose_prefix, match_layers
 from pruner.masks import Mask, pack_state, prunable_layers
 from pruner.tickets import read_model_file
+from utils import checkpoint
 from utils.checkpoint import FileBytes
 from utils.errors import UserError
+from utils.untrusted import model_formats
 from utils.untrusted.salvage import tensors_of
 
 pytestmark = pytest.mark.slow  # hundreds of inputs each
@@ -647,6 +649,39 @@ def onnx_file(folder, model):
     return check
 
 
+@pytest.fixture(scope="module")
+def shards(folder):
+    """The index of two files, changed as JSON."""
+    path = folder / "model.safetensors.index.json"
+    where = {f"layer.{number}.weight": f"part-{number % 2}.safetensors" for number in range(6)}
+    for part in set(where.values()):
+        (folder / part).write_bytes(as_safetensors({name: torch.zeros(2) for name, held_by in where.items() if held_by == part}))
+    text = json.dumps({"metadata": {"total_size": 48}, "weight_map": where}, indent=1).encode()
+
+    def check(data) -> None:
+        path.write_bytes(data.draw(changed_json(text)))
+        found = read_or_refused(lambda: model_formats.load(checkpoint.read_model(path)), path, folder)
+        assert found is None or found.keys() == json.loads(checkpoint.without_mark(path.read_bytes()))["weight_map"].keys()
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def names(folder):
+    """A map of layers' names, likewise."""
+    path = folder / "names.json"
+    text = json.dumps({"features.0": "conv1", "linear": "fc", "a": "layer1.0.conv1"}, indent=1).encode()
+
+    def check(data) -> None:
+        path.write_bytes(data.draw(changed_json(text)))
+        found = read_or_refused(lambda: checkpoint.parse_names(checkpoint.read_once(path, checkpoint.MAX_NAMES)), path)
+        if found is not None:
+            assert found == json.loads(checkpoint.without_mark(path.read_bytes())) and len(set(found.values())) == len(found) > 0
+            assert all(type(text) is str and text for pair in found.items() for text in pair)
+
+    return check
+
+
 def changed_pickle_stream(draw, whole: bytes) -> bytes:
     """A legacy file: five pickles, then the storages."""
     stream, ends = io.BytesIO(whole), []
@@ -978,7 +1013,7 @@ def code_claim(folder, owner):
 
 # --- by the thousand ------------------------------------------------------------------------------------------------------
 
-READERS = ("model_file", "converter", "safetensors_file", "onnx_file", "predictions", "claim_and_commitment", "code_claim")
+READERS = ("model_file", "converter", "safetensors_file", "shards", "onnx_file", "names", "predictions", "claim_and_commitment", "code_claim")
 
 
 def many(check: Callable, examples: int) -> None:

@@ -11,6 +11,7 @@ from utils.checkpoint import FileBytes, shortened
 from utils.errors import UserError
 
 MAX_HEADER, MAX_SHARDS = 1 << 24, 1 << 8  # bytes of JSON; files
+LONGEST_NAME = 255  # letters of a shard's
 DAMAGED = "not a usable checkpoint: it is cut off or no safetensors file"
 
 
@@ -52,7 +53,8 @@ def load_sharded(file: FileBytes) -> dict[str, Any]:
         index = checkpoint.parse_json(file.raw)
         where = index["weight_map"]
         shards = sorted(set(where.values()))
-        fits = len(shards) <= MAX_SHARDS and not any("/" in shard or "\0" in shard or shard in ("", ".", "..") for shard in shards)
+        fits = len(shards) <= MAX_SHARDS and all(shard.isprintable() and len(shard) <= LONGEST_NAME and "/" not in shard
+                                                 and shard not in ("", ".", "..") for shard in shards)
     except (ValueError, TypeError, KeyError, AttributeError):
         fits = False
     if not fits:
