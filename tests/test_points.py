@@ -242,6 +242,7 @@ class Theirs(nn.Module):
         return torch.log_softmax(self.fc3(torch.relu(self.bn2(self.fc2(x)))), 1)
 
 
+@pytest.mark.slow
 def test_files_of_the_well_known_pointnet_are_read(tmp_path):
     torch.manual_seed(0)
     theirs = Theirs(40)
@@ -296,6 +297,7 @@ def test_adam_is_that_of_pytorch():
     assert torch.allclose(*weights)
 
 
+@pytest.mark.slow
 def test_a_training_on_points_resumes_with_the_same_bits(clouds, tmp_path):
     protocol = TrainingProtocol(3, 1e-3, (2,), 64, 0.9, 1e-4, optimizer="adam")
 
@@ -365,7 +367,8 @@ def test_a_ticket_of_points_is_signed_claimed_attacked_and_proved(signed, run_ma
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("score", ["omp", "ewp", "taylor1_abs", "betweenness", "random_path"])
+@pytest.mark.parametrize("score", ["ewp", "taylor1_abs", *(pytest.param(score, marks=pytest.mark.nightly)
+                                                           for score in ("omp", "betweenness", "random_path"))])
 def test_key_masks_split_off_a_ticket_of_points(signed, run_main, tmp_path, score):
     done = run_main("main_eval_all.py", *RUN, "--epochs", 1, "--mask_dir", signed / "ticket/ticket.pth.tar", "--type", score,
                     "--key_ratio", 0.1, "--score_pictures", 50, "--save_dir", tmp_path / "locked")
