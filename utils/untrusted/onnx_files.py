@@ -129,13 +129,13 @@ def _tensors(graph: Any) -> Iterator[tuple[str, Any]]:
             if node.op_type == "Gemm":
                 if any(name in settings and settings[name].f != 1 for name in ("alpha", "beta")):
                     raise _Unfit("a linear layer is multiplied by a factor")
-                weight = weight if "transB" in settings and settings["transB"].i else weight.T
+                weight = weight if "transB" in settings and settings["transB"].i else weight.mT
             yield f"{layer}.weight", weight
             if len(given) > 1:
                 yield f"{layer}.bias", read(given[1])
         elif node.op_type == "MatMul" and len(given) == 1:
             layer = layer_of(given[0])
-            yield f"{layer}.weight", read(given[0]).T
+            yield f"{layer}.weight", read(given[0]).mT
             bias = [name for name in biases[node.output[0]].input if name in constants] if node.output[0] in biases else []
             if bias:
                 yield f"{layer}.bias", read(bias[0])
