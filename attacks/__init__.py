@@ -223,7 +223,7 @@ ATTACKS: dict[str, Attack] = {
     "passport_block": Attack("attacks.passport_block", "block",
                              "knows nothing, and trains scales behind a residual block (Chen et al. 2023)", (BLOCK,),
                              training=TRAINING, needs_pictures=True, needs_passports=True,
-                             level="share of the training pictures that the thief has", levels=(0.02, 0.1)),
+                             level="share of the training pictures that the thief has", levels=(0.0, 0.02, 0.1)),
 }
 
 
