@@ -679,7 +679,7 @@ def test_the_page_names_what_was_refused(run_main, owner, thief, altered, tmp_pa
     (("--claim jane --claim again --trigger_key trigger.key --trigger_key trigger.key",), "the first claim has its own"),
     (("--claim jane --claim again --trigger_dir triggers",), "belongs to neither claim (v3.sha256)"),
     (("--claim jane --claim again --aligned_to text",), "text"),
-    (("--claim jane --claim again" + " --aligned_to own" * 7,), "argument --aligned_to: given 7 times"),
+    (("--claim jane --claim again" + " --aligned_to own" * 9,), "argument --aligned_to: given 9 times"),
     (("--claim jane --claim none",), "no such file"), (("--claim jane --claim again --commitment none",), "no such file")])
 def test_bad_input_is_one_line(run_main, owner, thief, refused, tmp_path, words, message):
     (tmp_path / "copy.json").write_bytes((owner / "claim.json").read_bytes())

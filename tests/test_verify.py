@@ -868,7 +868,7 @@ def test_a_ticket_that_was_signed_and_then_split_is_aligned_by_both_its_files(ve
     done = verify(*words, *files)
     found = results(done.stdout)
     assert done.returncode == 0 and (found["V1"], found["V2"]) == ("shown", "shown"), done.stdout + done.stderr
-    assert verify(*words, *files, *files).returncode == 2
+    assert verify(*words, *files, *files, *files).returncode == 2
 
 
 @pytest.mark.parametrize("name", ["text", "other_network", "missing"])
