@@ -176,8 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_code(args, claim, suspect):
-    """Text, suspect with the mask that shows most, places and reading: where the claim says, or the flags, or else wherever something is. Of a text with several forms in
-    Unicode, which all look alike, the one that is read there, else as it was given."""
+    """Text, suspect with the mask that shows most, places and reading: where the claim says, or the flags, or else wherever something
+    is. Of a text with several forms in Unicode, which all look alike, the one that is read there, else as it was given."""
     from unicodedata import normalize
 
     from ownership.qr_code.evidence import places_for

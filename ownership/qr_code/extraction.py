@@ -156,7 +156,8 @@ def extract_of_masks(suspect: Suspect, read: Callable[[Suspect, float, int], tup
         read: from a suspect, the bound on false texts and the number of restarts to the places and what they show.
     """
     masks = suspect.masks
-    for attempt in dict.fromkeys((0, restarts)):
+    # `read` starts without restarts itself; of two masks neither waits for the other's
+    for attempt in dict.fromkeys((0, restarts) if len(masks) > 1 else (restarts,)):
         shown = [(one, *read(one, max_false / len(masks), attempt)) for one in masks]
         hits = [each for each in shown if (each[2].text is not None if signature is None else each[2].shows(signature))]
         if hits:
