@@ -97,7 +97,7 @@ def test_the_place_by_hand_needs_no_claim(run_main, signed, files):
     assert done.returncode == 0 and repr(SIGNATURE) in done.stdout and "a text was read" in done.stdout
     assert run_main("extract_qrcode.py", "--checkpoint", files / "model.pth.tar", *place, "--signature",
                     SIGNATURE).returncode == 0
-    done = run_main("extract_qrcode.py", "--checkpoint", files / "model.pth.tar", *place, "--signature", "John Doe", "--restarts", 20)
+    done = run_main("extract_qrcode.py", "--checkpoint", files / "model.pth.tar", *place, "--version", 3, "--signature", "John Doe", "--restarts", 20)
     assert done.returncode == 1 and "verdict: no match" in done.stdout
 
 
@@ -111,7 +111,7 @@ def test_an_unsigned_ticket_is_no_match(run_main, signed, files, make_model, tmp
     done = run_main("extract_qrcode.py", "--checkpoint", tmp_path / "other.pth.tar", "--claim", files / "claim.json", "--restarts", 20)
     assert done.returncode == 1
     assert "ZXing:   nothing read" in done.stdout and "verdict: no match" in done.stdout
-    done = run_main("extract_qrcode.py", "--checkpoint", tmp_path / "other.pth.tar", *by_hand(region), "--restarts", 20)
+    done = run_main("extract_qrcode.py", "--checkpoint", tmp_path / "other.pth.tar", *by_hand(region), "--version", 3, "--restarts", 20)
     assert done.returncode == 1 and "verdict: no text was read" in done.stdout
 
 

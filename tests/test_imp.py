@@ -465,7 +465,7 @@ def test_a_ticket_given_as_init_brings_its_initial_weights(tmp_path, run_main, s
     assert_same(states[0], load(ticket)["init_weight"])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_seed_decides_everything(search_run, tmp_path, run_main):
     run = search_run(*TWO_ROUNDS)
     assert run_main("main_imp.py", *SHORT, *TWO_ROUNDS, "--save_dir", tmp_path / "again").returncode == 0

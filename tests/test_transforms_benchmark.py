@@ -31,7 +31,7 @@ def rows_of(path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_transformed_models_of_an_owner_are_owned_and_a_missed_one_is_told(run, tmp_path, monkeypatch):
     words = "--only", "owned", "--count", 0, "--out", tmp_path
     code, printed = run(*words)

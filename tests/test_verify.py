@@ -449,7 +449,7 @@ def test_a_suspect_whose_names_tell_nothing_is_read_by_a_map(verify, owner, tmp_
     state = {f"{called[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": tensor for name, tensor in content["state_dict"].items()}
     torch.save({"state_dict": dict(reversed(state.items()))}, tmp_path / "renamed.pth.tar")  # nor does their order
     (tmp_path / "names.json").write_text(json.dumps(names))
-    words = "--suspect", tmp_path / "renamed.pth.tar", "--trigger_key", owner / "trigger.key", "--json", tmp_path / "v.json"
+    words = "--suspect", tmp_path / "renamed.pth.tar", "--trigger_key", owner / "trigger.key", "--json", tmp_path / "v.json", "--restarts", 0
     done = verify(*words)
     assert done.returncode == 1, "by order and shape, the layers are others"
     done = verify(*words, "--rename", tmp_path / "names.json")
@@ -759,10 +759,9 @@ def test_innocent_models_stay_innocent_when_they_are_aligned(verify, owner, renu
         assert check.result == "not shown"
         p_values += [check.figures["p_alone"]]
     assert min(p_values) > 1e-3, "nothing to be corrected away"
-    for name in ("innocent", "other_owner"):
-        done = verify("--suspect", owner / f"{name}.pth.tar", "--key", owner / "key.pth.tar", "--aligned_to",
-                      owner / "unsigned.pth.tar", "--restarts", 0)
-        assert done.returncode == 1 and set(results(done.stdout).values()) <= {"not shown", "not run"}, done.stderr
+    done = verify("--suspect", owner / "other_owner.pth.tar", "--key", owner / "key.pth.tar", "--aligned_to",
+                  owner / "unsigned.pth.tar", "--restarts", 0)
+    assert done.returncode == 1 and set(results(done.stdout).values()) <= {"not shown", "not run"}, done.stderr
 
 
 @pytest.fixture(scope="module")
