@@ -34,7 +34,7 @@ class FileBytes:
     path: for messages, which it stands for as a text. raw: its bytes; of a larger file than was asked for the first of them, one
     more than that. sha256: of all of it, in hex. entry: where in a model's file the weights are, if its user has said so. names:
     a map of its layers' names to the network's, likewise (see `parse_names`). parts: files beside it that it is made of, by name,
-    as far as they were read.
+    as far as they were read. entries: what `utils.untrusted.model_formats.load` made of it, for all who ask.
     """
 
     path: str
@@ -43,6 +43,7 @@ class FileBytes:
     entry: str | None = None
     names: "FileBytes | None" = None
     parts: dict[str, "FileBytes"] = field(default_factory=dict, repr=False, compare=False)
+    entries: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.path

@@ -27,10 +27,17 @@ TAR_AT = 257  # bytes into a tar archive, where it says so
 
 
 def load(file: FileBytes) -> dict[str, Any]:
-    """The entries of a model's file: tensors by name, and whatever else stands beside them. Nothing of it is executed.
+    """The entries of a model's file: tensors by name, and whatever else stands beside them. Nothing of it is executed. A file is parsed
+    once, so nobody may change a tensor in place.
 
     Raises UserError for a file that is cut off, was changed, or is none of a model; see `utils.checkpoint.load`.
     """
+    if not file.entries:
+        file.entries.update(_load(file))
+    return dict(file.entries)
+
+
+def _load(file: FileBytes) -> dict[str, Any]:
     if len(file.raw) > checkpoint.MAX_MODEL:
         raise UserError(f"{file}: has more than {checkpoint.MAX_MODEL >> 30} GiB, so is no model of a network that is known here")
     begins = file.raw[:512].lstrip().lower()
