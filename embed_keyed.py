@@ -63,13 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
     from models import build_model
-    from ownership.claims.commitment import nonce_of, read_owner_key
-    from ownership.keyed_mask.claim import write_key
+    from ownership.claims.commitment import read_owner_key
+    from ownership.keyed_mask.claim import draw_key, write_key
     from ownership.suspects.alignment import read_reference
     from pruner import tickets
     from pruner.keyed_mask import payload
     from pruner.keyed_mask.embedding import Strength, embed, shares, usual_strength
-    from pruner.keyed_mask.pattern import LABEL, Key, count_agreement, in_all, place_agreement
+    from pruner.keyed_mask.pattern import count_agreement, in_all, place_agreement
     from utils.errors import UserError
 
     model = build_model(args.arch, num_classes=2)
@@ -80,9 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with cli.named("--mask_dir"):
         ticket_sha256 = read_reference(args.mask_dir, model).sha256()
     strength = Strength(*args.strength) if args.strength else usual_strength(mask.nonzeros)
-    salt = nonce_of(owner_key, LABEL, args.owner_name, ticket_sha256)
-    key = Key(owner_key.public_key().public_bytes_raw(), args.owner_name, salt, args.arch, ticket_sha256, *shares(strength, mask),
-              mask.nonzeros, payload.bits_for(args.payload) if args.payload else 0)
+    places, counts = shares(strength, mask)
+    key = draw_key(owner_key, args.owner_name, args.arch, ticket_sha256, places=places, counts=counts, largest=mask.nonzeros,
+                   payload_bits=payload.bits_for(args.payload) if args.payload else 0)
     word = payload.word_of(key, args.payload) if args.payload else None
     initial = ticket.initial and {name: ticket.initial[f"{name}.weight"] for name in mask}
     with cli.named("--strength"):

@@ -114,9 +114,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ownership.qr_code.claim import MAX_VERSION, CodeClaim, read_claim, write_claim
     from ownership.qr_code.readers import write_code
     from pruner import tickets
+    from pruner.masks import weights_per_kernel
     from pruner.qr_code import geometry as qr_code
     from pruner.qr_code.embedding import Wish, embed, find_copies, find_region, occupancy
-    from pruner.qr_code.placement import best_place, weights_per_kernel
+    from pruner.qr_code.placement import best_place
     from utils import plots
     from utils.errors import UserError
 

@@ -169,12 +169,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def signing(args, files, last: int, owner_key):
     """What `pruner.imp.Search.sign` does in a search of `last` rounds: places --sign_at rounds before the last, counts in the last."""
-    from ownership.claims.commitment import nonce_of
-    from ownership.keyed_mask.claim import read_key, write_key
+    from ownership.keyed_mask.claim import draw_key, read_key, write_key
     from pruner import tickets
     from pruner.key_mask.split import fingerprint
     from pruner.keyed_mask.embedding import Strength, early_strength, embed_counts, embed_places, shares, usual_strength
-    from pruner.keyed_mask.pattern import LABEL, Key
     from utils.errors import UserError
 
     @cli.named("--sign_keyed")
@@ -186,8 +184,8 @@ def signing(args, files, last: int, owner_key):
             for _ in range(args.sign_at):
                 largest -= round(args.rate * largest)
             sha256, strength = fingerprint(mask), Strength(early_strength(mask.nonzeros), usual_strength(largest).counts)
-            key = Key(owner_key.public_key().public_bytes_raw(), args.owner_name, nonce_of(owner_key, LABEL, args.owner_name, sha256),
-                      args.arch, sha256, *shares(strength, mask), largest)
+            places, counts = shares(strength, mask)
+            key = draw_key(owner_key, args.owner_name, args.arch, sha256, places=places, counts=counts, largest=largest)
             write_key(files.keyed, key)
             tickets.write_masks(files.unsigned, mask)
             return embed_places(mask, key, strength.places)

@@ -1,6 +1,6 @@
 """Removal by flipping: scales behind layers with passports change their signs (DeepIPR, flip_attack.py)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -33,8 +33,12 @@ def flip(mask: Mask, weights: Mapping[str, torch.Tensor], level: float, passport
     norms, flipped = normed_layers(model), dict(weights)
     names = [f"{norms[layer]}.weight" for layer in passports.draw.texts]
     sizes = [len(weights[name]) for name in names]
-    order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))
-    turns = torch.ones(sum(sizes)).index_fill(0, order[:round(level * sum(sizes))], -1)
-    for name, turn in zip(names, turns.split(sizes)):
+    for name, turn in zip(names, drawn_turns(sizes, level, seed)):
         flipped[name] = weights[name] * turn
     return mask, flipped
+
+
+def drawn_turns(sizes: Sequence[int], level: float, seed: int) -> tuple[torch.Tensor, ...]:
+    """float32 [size] each, -1 at exactly round(level * channels) channels of all layers together, 1 elsewhere."""
+    order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))
+    return torch.ones(sum(sizes)).index_fill(0, order[:round(level * sum(sizes))], -1).split(sizes)

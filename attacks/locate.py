@@ -15,8 +15,8 @@ from scipy.special import xlogy
 
 from attacks.noise import add_noise_weights, draw_in_kernels, keep_only
 from pruner.qr_code import geometry as qr_code
-from pruner.masks import Mask
-from pruner.qr_code.placement import MANY, class_log_probabilities, natural_probabilities, weights_per_kernel
+from pruner.masks import Mask, weights_per_kernel
+from pruner.qr_code.placement import MANY, class_log_probabilities, natural_probabilities
 from utils.errors import UserError
 
 

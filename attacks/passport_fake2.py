@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
+from attacks.flip import drawn_turns
 from attacks.private_branch import TrainedScales, private_branch, train
 from attacks.victim import Training
 from passports.files import PassportFile
@@ -30,8 +31,6 @@ def fake2(mask: Mask, weights: Mapping[str, torch.Tensor], level: float, trainin
     """
     branch = private_branch(training.experiment.engine.model, weights, passports)
     sizes = [len(layer.bits) for layer in branch.layers.values()]
-    order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))
-    turns = torch.ones(sum(sizes)).index_fill(0, order[:round(level * sum(sizes))], -1).split(sizes)
-    for (name, layer), turn in zip(list(branch.layers.items()), turns):
+    for (name, layer), turn in zip(list(branch.layers.items()), drawn_turns(sizes, level, seed)):
         branch.layers[name] = TrainedScales(layer, lambda signs, turn=turn: signs * turn.to(signs.device))
     return mask, *train(training, branch, seed, "scales by reverse engineering")

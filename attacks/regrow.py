@@ -8,7 +8,7 @@ import torch
 
 from attacks.noise import add_noise_weights, keep_only
 from attacks.prune import prune
-from pruner.masks import Mask
+from pruner.masks import Mask, kernels
 
 KERNEL, LAYER = "kernel", "layer"
 
@@ -40,4 +40,4 @@ def regrow(mask: Mask, weights: Mapping[str, torch.Tensor], level: float, how: s
 
 def rows_of(layer: torch.Tensor, within: str) -> torch.Tensor:
     """[rows, entries]: a row for each kernel, or one for all of the layer."""
-    return layer.reshape(layer.shape[0] * layer.shape[1], -1) if within == KERNEL else layer.reshape(1, -1)
+    return kernels(layer).flatten(0, 1) if within == KERNEL else layer.reshape(1, -1)

@@ -69,6 +69,11 @@ class Thief:
     triggers: TriggerSet | None
     passports: PassportFile | None
 
+    def fits(self, weights: Mapping[str, torch.Tensor]) -> bool:
+        """Whether a state_dict is of the network's own names and shapes."""
+        own = self.network.state_dict()
+        return weights.keys() == own.keys() and all(tensor.shape == own[name].shape for name, tensor in weights.items())
+
 
 @dataclass(frozen=True)
 class Attacked:
@@ -252,8 +257,8 @@ def passports_left(thief: Thief, weights: Mapping[str, torch.Tensor]) -> dict[st
     The private branch gets new running statistics first, from FOR_STATISTICS training pictures without labels: others have trained
     or pruned below it.
     """
-    file, own = thief.passports, thief.network.state_dict()
-    if weights.keys() != own.keys() or any(tensor.shape != own[name].shape for name, tensor in weights.items()):
+    file = thief.passports
+    if not thief.fits(weights):
         return {"signature_acc": None, "private_acc": None}
     right, bits = total(read_signature(file.draw, file.vectors, {layer: weights[f"{layer}.weight"].cpu() for layer in file.draw.texts}))
     columns = {"signature_right": right, "signature_bits": bits, "signature_acc": 100 * right / bits}
@@ -281,8 +286,7 @@ def accuracies(thief: Thief, weights: Mapping[str, torch.Tensor]) -> dict[str, f
     if thief.experiment is None:
         return {"val_acc": None, "test_acc": None}
     engine, data = thief.experiment.engine, thief.experiment.data
-    own = thief.network.state_dict()
-    if weights.keys() == own.keys() and all(tensor.shape == own[key].shape for key, tensor in weights.items()):
+    if thief.fits(weights):
         thief.network.load_state_dict(weights)
     else:
         engine = Engine(fitted(thief.network, weights).float(), engine.device, amp=engine.amp)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,6 +19,11 @@ def prunable_layers(model: nn.Module, stem: bool = False) -> dict[str, nn.Module
 def kernels(layer: torch.Tensor) -> torch.Tensor:
     """[out, in, entries of a kernel] of a layer's weights or mask [out, in, ...]; a linear layer's kernels have one entry."""
     return layer.reshape(*layer.shape[:2], -1)
+
+
+def weights_per_kernel(layer: torch.Tensor) -> np.ndarray:
+    """int64 [out, in], how many weights each kernel of a layer's mask [out, in, ...] has."""
+    return kernels(layer).sum(2).cpu().numpy()
 
 
 class Mask(dict[str, torch.Tensor]):

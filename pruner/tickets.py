@@ -122,7 +122,7 @@ def read_model_file(path: str | Path | FileBytes, model: nn.Module, head: bool =
         initial = _checked_weights(path, initial, model, head, expected)
     absent = [name for name in checkpoint.parse_names(path.names) if name not in chosen]
     if absent:
-        raise UserError(f"--rename {path.names}: {path} has no layer {shortened(absent[0])}" + (
+        raise checkpoint.NamesError(f"--rename {path.names}: {path} has no layer {shortened(absent[0])}" + (
             f" behind {shortened(derivation.prefix)}" if derivation.prefix else ""))
     try:
         mask = Mask(masks)
@@ -155,9 +155,9 @@ def _named(path: FileBytes, entries: Mapping[Any, Any],
     known = {name.rpartition(".")[0] for name in model.state_dict()}
     for theirs, ours in chosen.items():
         if ours not in known:
-            raise UserError(f"--rename {path.names}: the network has no layer {shortened(ours)}; it has {listed(sorted(known))}")
+            raise checkpoint.NamesError(f"--rename {path.names}: the network has no layer {shortened(ours)}; it has {listed(sorted(known))}")
         if ours not in names and any(key.startswith(f"{prefix}{ours}.") for key in entries if isinstance(key, str)):
-            raise UserError(f"--rename {path.names}: {path} has a layer {shortened(ours)} already; say what that one is")
+            raise checkpoint.NamesError(f"--rename {path.names}: {path} has a layer {shortened(ours)} already; say what that one is")
     return named, chosen, *unfold_norms({name: entries[key] for key, name in named.items()}, model.state_dict()), prefix
 
 
@@ -188,7 +188,7 @@ def _separate(path: FileBytes, entries: Mapping[Any, Any], model: nn.Module, hea
     for theirs, layer in chosen.items():
         weight, own = inside.get(f"{layer}.weight"), known.get(f"{layer}.weight")
         if isinstance(weight, torch.Tensor) and own is not None and weight.shape != own.shape and layer != HEAD:
-            raise UserError(f"--rename {path.names}: {shortened(theirs)} has shape {tuple(weight.shape)}, {layer} {tuple(own.shape)}")
+            raise checkpoint.NamesError(f"--rename {path.names}: {shortened(theirs)} has shape {tuple(weight.shape)}, {layer} {tuple(own.shape)}")
     for name, value in inside.items():
         if parameter_of(name) in known and not is_plain(value):
             raise UserError(f"{path}: {shortened(name)} is not a plain tensor; is it a model's file?")

@@ -95,7 +95,7 @@ def run_main():
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings_on_stderr():
                 try:
-                    cli.run(importlib.import_module(name.removesuffix(".py")).main)
+                    cli.run(importlib.import_module(name.removesuffix(".py").replace("/", ".")).main)
                 except SystemExit as end:
                     code = end.code
         finally:

@@ -45,9 +45,8 @@ from ownership.qr_code.window import window_of
 from ownership.suspects.reading import read_suspect
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import Place
-from pruner.qr_code.placement import weights_per_kernel
 from pruner.derivation import choose_prefix, match_layers
-from pruner.masks import Mask, pack_state, prunable_layers
+from pruner.masks import Mask, pack_state, prunable_layers, weights_per_kernel
 from pruner.tickets import read_model_file
 from utils import checkpoint
 from utils.checkpoint import FileBytes

@@ -32,6 +32,7 @@ from pruner.keyed_mask.embedding import Strength, embed, shares, usual_strength
 from pruner.keyed_mask.pattern import Key
 from pruner.key_mask.split import fingerprint
 from pruner.masks import Mask, prunable_layers
+from utils.errors import UserError
 
 OWNER = OWNER_KEY.public_key().public_bytes_raw()
 
@@ -203,6 +204,8 @@ def test_a_key_file_that_lacks_something_or_is_something_else_is_refused(run_mai
     content = json.loads(path.read_text())
     path.write_text(json.dumps({name: value for name, value in content.items() if name != "salt"}))
     assert "lacks 'salt'" in refused(run_main("extract_keyed.py", "--checkpoint", path, "--key", path))
+    with pytest.raises(UserError, match="lacks 'salt'"):  # as a claim too, and not that it is no code's
+        owner_claim.read(str(path))
     for text in ("[]", "{", '{"format": "lottery-verification-claim/4"}'):
         path.write_text(text)
         refused(run_main("extract_keyed.py", "--checkpoint", path, "--key", path))

@@ -12,8 +12,8 @@ from stand_ins import layer_shapes, overlap, real_looking_mask, small_mask
 from attacks.locate import locate
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import Wish, embed, find_region, occupancy
-from pruner.masks import Mask
-from pruner.qr_code.placement import best_place, natural_probabilities, score_places, weights_per_kernel, window_sums
+from pruner.masks import Mask, weights_per_kernel
+from pruner.qr_code.placement import best_place, natural_probabilities, score_places, window_sums
 from pruner.qr_code.geometry import CodeFormat
 from utils.errors import UserError
 

@@ -1,27 +1,20 @@
 """The benchmark of transforms: what it makes up is owned and innocent as it says, and it sees a bar that is missed."""
 
 import csv
-import sys
 
 import pytest
 
-from utils import cli
-
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(run_main, monkeypatch):
     """run(*words) -> (exit code, what was printed); two kinds of transforms and no more."""
-    from benchmarks import transforms
-    from benchmarks.lib import transforms as measured
+    from benchmarks.lib import transforms
 
-    monkeypatch.setattr(measured, "KINDS", ("sign", "permute"))
+    monkeypatch.setattr(transforms, "KINDS", ("sign", "permute"))
 
     def call(*words) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["transforms.py", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            cli.run(transforms.main)
-        printed = capsys.readouterr()
-        return end.value.code, printed.out + printed.err.rpartition("error: ")[2]
+        done = run_main("benchmarks/transforms.py", *words)
+        return done.returncode, done.stdout + done.stderr.rpartition("error: ")[2]
 
     return call
 

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import shutil
-import sys
 from argparse import Namespace
 from fractions import Fraction
 from pathlib import Path
@@ -24,7 +23,6 @@ from pruner import tickets
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import embed, find_region
 from pruner.masks import Mask, prunable_layers
-from utils import cli
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +49,12 @@ def setting(owner) -> Namespace:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(run_main):
     """run(*words) -> (exit code, what was printed)."""
-    from benchmarks import verdicts
 
     def call(*words) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["verdicts.py", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            cli.run(verdicts.main)
-        printed = capsys.readouterr()
-        return end.value.code, printed.out + printed.err.rpartition("error: ")[2]
+        done = run_main("benchmarks/verdicts.py", *words)
+        return done.returncode, done.stdout + done.stderr.rpartition("error: ")[2]
 
     return call
 

@@ -27,6 +27,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what systems say of a disk, 
 TEMPORARY = ".tmp"  # ends the names of files that were being written when their process was killed
 
 
+class NamesError(UserError):
+    """What is wrong with a map of layers' names, and not with the model's file that it is for."""
+
+
 @dataclass(frozen=True)
 class FileBytes:
     """A file as it was read, once, whatever becomes of it afterwards. To be given instead of its path to what reads it.
@@ -76,14 +80,14 @@ def parse_names(file: FileBytes | None) -> dict[str, str]:
             raise ValueError(f"larger than {MAX_NAMES} bytes")
         names = parse_json(file.raw)
     except ValueError as error:
-        raise UserError(f"--rename {file}: not a JSON file that can be read ({error})") from None
+        raise NamesError(f"--rename {file}: not a JSON file that can be read ({error})") from None
     if not isinstance(names, dict) or not names or not all(isinstance(ours, str) and ours and theirs for theirs, ours in names.items()):
-        raise UserError(f"--rename {file}: must be a JSON object, of each layer the name in the file and the network's: "
+        raise NamesError(f"--rename {file}: must be a JSON object, of each layer the name in the file and the network's: "
                         '{"features.0": "conv1", "linear": "fc"}')
     theirs = {ours: name for name, ours in names.items()}
     twice = [ours for name, ours in names.items() if theirs[ours] != name]
     if twice:
-        raise UserError(f"--rename {file}: calls two layers {shortened(twice[0])}")
+        raise NamesError(f"--rename {file}: calls two layers {shortened(twice[0])}")
     return names
 
 

@@ -13,9 +13,8 @@ from tqdm import tqdm
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import Place
 from pruner.qr_code.linear_code import LinearCode, linear_code
-from pruner.masks import Mask
+from pruner.masks import Mask, weights_per_kernel
 from pruner.qr_code.ordered_statistics import decode
-from pruner.qr_code.placement import weights_per_kernel
 from pruner.qr_code.geometry import CodeFormat
 from utils.errors import UserError
 

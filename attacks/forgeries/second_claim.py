@@ -19,8 +19,7 @@ from passports.attachment import Passports
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import (PREFERRED_VERSION, Place, PlacedCode, Region, Wish, choose_version, embed,
                                           find_region)
-from pruner.masks import Mask, kernels
-from pruner.qr_code.placement import weights_per_kernel as counts_of
+from pruner.masks import Mask, kernels, weights_per_kernel as counts_of
 from pruner.qr_code.geometry import CodeFormat
 from utils.errors import UserError
 

@@ -3,7 +3,7 @@
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from attacks.prune import prune
 from attacks.transform import transform
 from benchmarks.lib.simulated_owners import Owner, Weights, a_code, random_text
 from benchmarks.lib.simulated_tickets import STRUCTURED
-from benchmarks.lib.verdicts import RARE, earlier_rows, kept
+from benchmarks.lib.verdicts import RARE, rows_of
 from models import build_model
 from ownership.claims import owner_claim, verdict
 from ownership.claims.arbiter import run_checks
@@ -192,7 +192,8 @@ def owned_bar(args) -> bool:
     """Whether every transformed copy is owned. Raises UserError for files that can't be read."""
     args.network = build_model(args.arch, CLASSES)
     count = (len(KINDS) + args.count) * (1 + len(args.model) if args.model else 3)
-    rows = rows_of(args, owned, count, {"claim": args.claim, "ticket": args.ticket, "model": args.model})
+    settings = {"arch": args.arch, "level": args.level, "seed": args.seed, "claim": args.claim, "ticket": args.ticket, "model": args.model}
+    rows = rows_of(args, owned, f"owned.{args.arch}.csv", settings, count)
     print(f"\n{'model':<48}{'transforms':<12}{'judged':>8}{'missed':>8}{'largest p':>11}")
     for name in dict.fromkeys(row["model"] for row in rows):
         for what, several in (("alone", False), ("compositions", True)):
@@ -242,7 +243,8 @@ def innocent(args, done: int) -> Iterator[dict[str, Any]]:
 def innocent_bar(args) -> bool:
     """Whether no innocent model is owned, and p-values are no smaller than chance has them."""
     args.network = build_model(args.arch, CLASSES)
-    rows = rows_of(args, innocent, args.count, {"owners": args.owners})
+    settings = {"arch": args.arch, "level": args.level, "seed": args.seed, "owners": args.owners}
+    rows = rows_of(args, innocent, f"innocent.{args.arch}.csv", settings, args.count)
     judged_ones = [row for row in rows if row["verdict"] != IMPOSSIBLE]
     print(f"\n{'innocent models':<34}{'judged':>8}{'owned':>7}{'smallest p':>12}")
     for kind in INNOCENT:
@@ -260,11 +262,3 @@ def innocent_bar(args) -> bool:
     owned_ones = sum(row["verdict"] == verdict.OWNED for row in judged_ones)
     print(f"owned: {owned_ones} of {len(judged_ones)} at level {args.level:g}, {len(rows) - len(judged_ones)} more can't be made; the bar is 0")
     return not owned_ones and valid
-
-
-def rows_of(args, measure: Callable[..., Iterator[dict[str, Any]]], count: int, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """So many, those of earlier runs and new ones, which are kept as they come."""
-    path = Path(args.out) / f"{args.only}.{args.arch}.csv"
-    settings = {"arch": args.arch, "level": args.level, "seed": args.seed, **settings}
-    rows = earlier_rows(path, settings, count, 1)
-    return rows + list(kept(measure(args, len(rows)), path, list(rows), settings))

@@ -363,20 +363,14 @@ def report_attacked(rows: list[dict[str, Any]], args) -> bool:
 
 def innocent_bar(args) -> bool:
     """Whether no innocent model is owned. Raises UserError for files that can't be read."""
-    path = Path(args.out) / "innocent.csv" if args.out else None
     settings = {name: getattr(args, name) for name in ("arch", "owners", "ticket", "level", "seed")}
-    rows = earlier_rows(path, settings, args.count + args.count % 2, 2) if path else []
-    rows += kept(innocent(args, len(rows)), path, list(rows), settings)
-    return report_innocent(rows, args)
+    return report_innocent(rows_of(args, innocent, "innocent.csv", settings, args.count + args.count % 2, together=2), args)
 
 
 def dishonest_bar(args) -> bool:
     """Whether no dishonest claimant owns any innocent model."""
-    path = Path(args.out) / "dishonest.csv" if args.out else None
     settings, together = {name: getattr(args, name) for name in ("arch", "level", "seed")}, len(dishonest_claimants.CLAIMANTS)
-    rows = earlier_rows(path, settings, args.count * together, together) if path else []
-    rows += kept(dishonest(args, len(rows)), path, list(rows), settings)
-    return report_dishonest(rows, args)
+    return report_dishonest(rows_of(args, dishonest, "dishonest.csv", settings, args.count * together, together), args)
 
 
 def attacked_bar(args) -> bool:
@@ -386,6 +380,15 @@ def attacked_bar(args) -> bool:
     if not rows:
         raise UserError(f"RUNS: hold no model that lost at most --max_loss, {args.max_loss:g} points")
     return report_attacked(rows, args)
+
+
+def rows_of(args, measure: Callable[..., Iterator[dict[str, Any]]], name: str, settings: dict[str, Any], count: int,
+            together: int = 1) -> list[dict[str, Any]]:
+    """So many rows: those of earlier runs in the file of this name in --out, if that is given, and new ones of `measure`, which are kept
+    there as they come. Raises UserError as `earlier_rows`."""
+    path = Path(args.out) / name if args.out else None
+    rows = earlier_rows(path, settings, count, together) if path else []
+    return rows + list(kept(measure(args, len(rows)), path, list(rows), settings))
 
 
 def earlier_rows(path: Path, settings: dict[str, Any], count: int, together: int) -> list[dict[str, Any]]:

@@ -204,7 +204,7 @@ class Case:
         try:
             return self.files.suspect(path, self.claim.arch, self.expected)
         except UserError as error:
-            if flag != SUSPECT_FLAG or str(error).startswith("--rename"):  # a wrong map is no fault of the file
+            if flag != SUSPECT_FLAG or isinstance(error, checkpoint.NamesError):
                 raise
             raise Unreadable(str(error)) from None
 

@@ -6,7 +6,10 @@ grow: a further field names the format that has it first (`since`), and needs a 
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+from utils import cli
+from utils.errors import UserError
 
 MAX_TEXT = 1000  # letters of a name
 
@@ -36,6 +39,32 @@ class ClaimPart:
     def from_file(cls, path: str) -> Self | None:
         """From a file that holds this part alone; None where there are none such. Raises UserError for any other file."""
         return None
+
+
+class DrawnPart(ClaimPart):
+    """What a scheme drew by a hash of the owner's public key, `owner_key` in hex, and of `owner_name`, for the network `arch`."""
+
+    def is_for(self, owner: str, owner_key: str | None) -> bool:
+        return (self.owner_name, self.owner_key) == (owner, owner_key)
+
+    def about(self, arch: str, where: str, prefix: str) -> Self:
+        """It, where it is about the network that the claim is about. Raises UserError."""
+        if self.arch != arch:
+            raise UserError(f"{where}: field '{prefix}.arch' is another network than 'arch'")
+        return self
+
+
+Drawn = TypeVar("Drawn", bound=DrawnPart)
+
+
+def of_flag(args, flag: str, read: Callable[[str], Drawn]) -> Drawn:
+    """What `read` makes of the file in a flag. Raises UserError as it does, or for one about another network than --arch."""
+    path = getattr(args, flag)
+    with cli.named(f"--{flag}"):
+        part = read(path)
+    if part.arch != args.arch:
+        raise UserError(f"--{flag} {path}: is about {part.arch}, not {args.arch}; see --arch")
+    return part
 
 
 def is_text(value: Any) -> bool:

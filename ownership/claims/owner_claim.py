@@ -145,8 +145,8 @@ def read(path: str) -> OwnerClaim:
         try:
             part = scheme.claim.Part.from_file(path)
         except UserError as error:
-            errors.append(error)  # another scheme may know it
+            errors.append(error)  # another scheme may know it, and better
             continue
         if part is not None:
             return OwnerClaim("", None, part.arch, parts={name: part})
-    raise errors[0]
+    raise errors[-1]

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from models import ARCHITECTURES
-from ownership.claims.fields import ClaimPart, field, is_digest, is_text, whole
-from pruner.keyed_mask.pattern import WHOLE, Key
+from ownership.claims.commitment import nonce_of
+from ownership.claims.fields import DrawnPart, field, is_digest, is_text, of_flag, whole
+from pruner.keyed_mask.pattern import LABEL, WHOLE, Key
 from pruner.keyed_mask.payload import MODULES
-from utils import checkpoint, cli
+from utils import checkpoint
 from utils.digests import NONCE_BYTES
 from utils.errors import UserError
 
@@ -18,7 +19,7 @@ CHECK_BYTES = 8  # of the key file's checksum
 
 
 @dataclass(frozen=True)
-class KeyedMask(ClaimPart):
+class KeyedMask(DrawnPart):
     """As `pruner.keyed_mask.pattern.Key`, keys and digests in hex."""
 
     owner_key: str = field(is_digest)
@@ -40,15 +41,10 @@ class KeyedMask(ClaimPart):
     def of(cls, key: Key) -> Self:
         return cls(**asdict(key) | {"owner_key": key.owner_key.hex(), "salt": key.salt.hex()})
 
-    def is_for(self, owner: str, owner_key: str | None) -> bool:
-        return (self.owner_name, self.owner_key) == (owner, owner_key)
-
     @classmethod
     def opened(cls, content: dict[str, Any], arch: str, where: str, prefix: str) -> Self:
         """Raises UserError for another network than the claim is about."""
-        if content["arch"] != arch:
-            raise UserError(f"{where}: field '{prefix}.arch' is another network than 'arch'")
-        return cls(**content)
+        return cls(**content).about(arch, where, prefix)
 
     @classmethod
     def from_file(cls, path: str) -> Self | None:
@@ -62,11 +58,13 @@ Part = KeyedMask
 
 def make(args) -> KeyedMask:
     """From a key's file. Raises UserError for anything else, or for one about another network."""
-    with cli.named("--v4"):
-        part = read_key(args.v4)
-    if part.arch != args.arch:
-        raise UserError(f"--v4 {args.v4}: is about {part.arch}, not {args.arch}; see --arch")
-    return part
+    return of_flag(args, "v4", read_key)
+
+
+def draw_key(owner_key, owner_name: str, arch: str, ticket_sha256: str, **how: int) -> Key:
+    """The owner's key for a ticket, which the same private key draws again. how: the other fields of `Key`."""
+    salt = nonce_of(owner_key, LABEL, owner_name, ticket_sha256)
+    return Key(owner_key.public_key().public_bytes_raw(), owner_name, salt, arch, ticket_sha256, **how)
 
 
 def write_key(path: str | Path, key: Key) -> None:

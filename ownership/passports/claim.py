@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 
 from models import build_model
-from ownership.claims.fields import ClaimPart, field, is_digest, is_text
+from ownership.claims.fields import DrawnPart, field, is_digest, is_text
 from passports import KEY_TYPES, SCHEMES, VECTOR
 from passports.config import check_texts
 from passports.draw import Draw, as_text
@@ -23,7 +23,7 @@ LONGEST = 1 << 16  # letters of all layers' names and texts
 
 
 @dataclass(frozen=True)
-class ClaimedPassports(ClaimPart):
+class ClaimedPassports(DrawnPart):
     """scheme, key_type: in `passports`. texts: layers with their texts, as `passports.draw.as_text`. file_sha256: of the owner's
     passports.pt. The others as `passports.draw.Draw`, in hex; arch is the claim's."""
 
@@ -49,9 +49,6 @@ class ClaimedPassports(ClaimPart):
         if not all(isinstance(word, str) for words in texts.items() for word in words) or as_text(texts) != self.texts:
             raise ValueError("texts")
         return Draw(bytes.fromhex(self.owner_key), self.owner_name, bytes.fromhex(self.nonce), self.arch, self.ticket_sha256, texts)
-
-    def is_for(self, owner: str, owner_key: str | None) -> bool:
-        return (self.owner_name, self.owner_key) == (owner, owner_key)
 
     @classmethod
     def opened(cls, content: dict[str, Any], arch: str, where: str, prefix: str) -> Self:

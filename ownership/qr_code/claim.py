@@ -6,12 +6,12 @@ from typing import Any, Self
 
 from models import ARCHITECTURES
 from ownership.claims.commitment import CLAIM as OWNERS_CLAIM
-from ownership.claims.fields import ClaimPart, field, is_digest, is_text, number, or_none, whole
+from ownership.claims.fields import DrawnPart, field, is_digest, is_text, number, of_flag, or_none, whole
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.derived_text import derived_text, length_for
 from pruner.qr_code.embedding import Place
 from pruner.qr_code.geometry import CodeFormat
-from utils import checkpoint, cli
+from utils import checkpoint
 from utils.digests import NONCE_BYTES
 from utils.errors import UserError
 
@@ -26,7 +26,7 @@ DERIVED_FROM = ("owner_key", "owner_name", "nonce", "ticket_sha256")
 
 
 @dataclass(frozen=True)
-class CodeClaim(ClaimPart):
+class CodeClaim(DrawnPart):
     """What was embedded, where, and how to do it again.
 
     signature: the text. arch: network. layer, start_x, start_y, version, error_correction, mask_pattern: see
@@ -74,15 +74,12 @@ class CodeClaim(ClaimPart):
         return self.owner_key is not None
 
     def is_for(self, owner: str, owner_key: str | None) -> bool:
-        return not self.derived or (self.owner_name, self.owner_key) == (owner, owner_key)
+        return not self.derived or super().is_for(owner, owner_key)
 
     @classmethod
     def opened(cls, content: dict[str, Any], arch: str, where: str, prefix: str) -> Self:
         """Raises UserError as `checked_claim`, and for another network than the claim is about."""
-        claim = checked_claim(f"{where}: {prefix}", content)
-        if claim.arch != arch:
-            raise UserError(f"{where}: field '{prefix}.arch' is another network than 'arch'")
-        return claim
+        return checked_claim(f"{where}: {prefix}", content).about(arch, where, prefix)
 
     @classmethod
     def from_file(cls, path: str) -> Self:
@@ -95,11 +92,7 @@ Part = CodeClaim
 
 def make(args) -> CodeClaim:
     """From the file that embed_qrcode.py wrote. Raises UserError for anything else, or for a claim about another network."""
-    with cli.named("--v2"):
-        claim = read_claim(args.v2)
-    if claim.arch != args.arch:
-        raise UserError(f"--v2 {args.v2}: is about {claim.arch}, not {args.arch}; see --arch")
-    return claim
+    return of_flag(args, "v2", read_claim)
 
 
 def write_claim(path: str | Path, claim: CodeClaim, instead_of: CodeClaim | None = None) -> None:

@@ -11,10 +11,9 @@ from ownership.qr_code.claim import CodeClaim
 from ownership.suspects.alignment import Alignment, align
 from ownership.suspects.reading import Suspect
 from pruner.channel_groups import channel_groups
-from pruner.masks import Mask, kernels
+from pruner.masks import Mask, kernels, weights_per_kernel
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import Place, named_layer
-from pruner.qr_code.placement import weights_per_kernel
 from utils.errors import UserError
 
 

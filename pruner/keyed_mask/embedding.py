@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pruner.keyed_mask.pattern import (WHOLE, Agreement, Key, in_all, place_agreement, residual_agreement, weights_per_kernel)
-from pruner.masks import Mask, kernels
+from pruner.keyed_mask.pattern import WHOLE, Agreement, Key, in_all, place_agreement, residual_agreement
+from pruner.masks import Mask, kernels, weights_per_kernel
 from utils.errors import UserError
 
 SPARE = 4  # times z^2, weights of the ticket in kernels that carry signs of places: with fewer, partners run out
@@ -109,7 +109,7 @@ def embed_counts(mask: Mask, key: Key, z: float, weights: Mapping[str, torch.Ten
     signs = {name: key.count_signs(name, tuple(kept.shape)) for name, kept in mask.items()}
     worth = {name: _worth(key, name, kept, weights and weights[name]) for name, kept in mask.items()}
     while z:
-        held = {name: weights_per_kernel(mask, name) for name in mask}
+        held = {name: weights_per_kernel(mask[name]) for name in mask}
         moves = _Moves.of({name: _cheapest_moves(mask[name], signs[name], worth[name]) for name in mask})
 
         def reached(count: int) -> float:

@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
-from pruner.masks import Mask, kernels
+from pruner.masks import Mask, weights_per_kernel
 from utils.digests import sha256_of_parts
 
 LABEL = "lottery-verification/keyed-mask/1"  # no digest that was made for another purpose can be taken for one of these
@@ -115,13 +115,8 @@ def place_agreement(key: Key, mask: Mask, word: np.ndarray | None = None) -> dic
 
 def count_agreement(key: Key, mask: Mask) -> dict[str, Agreement]:
     """Of each layer: what kernels of sign 1 hold beyond what their channels suggest, less what those of -1 do."""
-    return {name: residual_agreement(weights_per_kernel(mask, name), key.count_signs(name, tuple(kept.shape)))
+    return {name: residual_agreement(weights_per_kernel(mask[name]), key.count_signs(name, tuple(kept.shape)))
             for name, kept in mask.items()}
-
-
-def weights_per_kernel(mask: Mask, layer: str) -> np.ndarray:
-    """int64 [out, in]."""
-    return kernels(mask[layer]).sum(2).numpy()
 
 
 def residual_agreement(held: np.ndarray, signs: np.ndarray) -> Agreement:

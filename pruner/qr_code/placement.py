@@ -17,7 +17,7 @@ from scipy.stats import binom
 
 from pruner.qr_code import geometry as qr_code
 from pruner.qr_code.embedding import Region, Wish, choose_version
-from pruner.masks import Mask, kernels
+from pruner.masks import Mask, weights_per_kernel
 from utils.errors import UserError
 
 # weights per kernel from here on are one class: a code shows in how many kernels are empty or nearly so
@@ -27,11 +27,6 @@ MANY = 3
 FIT_SWEEPS = 20
 # a row without weights would otherwise be certain to stay so, and one weight there infinitely surprising
 LEAST_PROBABILITY = 1e-6
-
-
-def weights_per_kernel(layer: torch.Tensor) -> np.ndarray:
-    """int64 [out, in], how many weights each kernel of a layer's mask [out, in, height, width] has."""
-    return kernels(layer).sum(2).cpu().numpy()
 
 
 def natural_probabilities(rows: np.ndarray, columns: np.ndarray, area: int) -> np.ndarray:

@@ -18,7 +18,7 @@ def figure1(sweep: Sweep, out: Path) -> dict[str, Path]:
     from models import build_model
     from ownership.qr_code.claim import read_claim
     from pruner import tickets
-    from pruner.qr_code.placement import weights_per_kernel
+    from pruner.masks import weights_per_kernel
     from utils import plots
 
     made = {}
