@@ -10,13 +10,18 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from attacks.victim import Training
+from passports import SCHEMES
 from passports.attachment import LayerPassport, Passports, attach, released
 from passports.files import PassportFile
+from passports.layers import normed_layers
+from passports.signature import read_signature, total
 from passports.training import PassportEngine
 from pruner import tickets
+from pruner.experiment import Experiment
 from utils import checkpoint
 
 LONGEST_GRADIENT = 2.0  # of all passports together, as in DeepIPR
+FOR_STATISTICS = 1000  # training pictures, without labels, on which the private branch's running statistics are made anew
 
 
 def private_branch(model: nn.Module, weights: Mapping[str, torch.Tensor], file: PassportFile) -> Passports:
@@ -124,3 +129,31 @@ def agreement(passports: Passports) -> float:
     """Percent of the layers' bits that the thief's signs are."""
     right, bits = passports.right(passports.products())
     return 100 * right.item() / bits
+
+
+def what_is_left(model: nn.Module, weights: Mapping[str, torch.Tensor], file: PassportFile,
+                 experiment: Experiment | None) -> dict[str, float]:
+    """What the owner's passports show on attacked weights, as columns: bits of the signature in the weights' products, in one branch
+    alone those of the deployed scales' signs too, and with pictures the private branch's accuracy in percent.
+
+    The private branch gets new running statistics first, from FOR_STATISTICS training pictures without labels: others have trained
+    or pruned below it.
+    """
+    right, bits = total(read_signature(file.draw, file.vectors, {layer: weights[f"{layer}.weight"].cpu() for layer in file.draw.texts}))
+    columns = {"signature_right": right, "signature_bits": bits, "signature_acc": 100 * right / bits}
+    if not SCHEMES[file.scheme].public:
+        norms, columns["scales_right"] = normed_layers(model), 0
+        for layer in file.draw.texts:
+            signs = weights[f"{norms[layer]}.weight"].sign().cpu().numpy()
+            columns["scales_right"] += int((signs == file.draw.bits(layer, len(signs))).sum())
+    if experiment is None:
+        return columns
+    branch = private_branch(model, weights, file)
+    engine = PassportEngine(branch.network[0], experiment.engine.device, branch, 0, amp=experiment.engine.amp)
+    for module in engine.model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.momentum = 1.0  # the statistics of one batch
+    engine.model.train()
+    with torch.no_grad():
+        branch.call(branch.products(), experiment.data.train[:FOR_STATISTICS].floats())
+    return {**columns, "private_acc": engine.evaluate(experiment.data.test)[1]}

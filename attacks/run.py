@@ -15,7 +15,7 @@ from attacks.exports import EXPORTS
 from attacks.locate import locate
 from attacks.noise import NewWeights
 from attacks.forgeries.second_claim import SecondClaim
-from attacks.private_branch import private_branch
+from attacks.private_branch import what_is_left
 from attacks.victim import Training, Victim, class_count, read_victim
 from datasets import DATASETS, load_triggers
 from datasets.decoding import read_rgb
@@ -29,11 +29,7 @@ from ownership.claims.owner_claim import OwnerClaim
 from ownership.claims.scheme import Remains
 from ownership.suspects.reading import Suspect
 from ownership.trigger_set.evidence import evidence_of
-from passports import SCHEMES
 from passports.files import PassportFile, read_passports
-from passports.layers import normed_layers
-from passports.signature import read_signature, total
-from passports.training import PassportEngine
 from pruner import tickets
 from pruner.qr_code.embedding import Wish, find_region
 from pruner.experiment import Experiment, prepare
@@ -48,7 +44,6 @@ from utils.run_dir import AttackFiles
 # of what is read from a result.json
 TEXTS = frozenset({"attack", "arch", "signature", "layer", "found_layer", "model", "claim", "key", "locked", "passports"})
 MAYBE = frozenset({"level", "test_acc", "signature_acc", "private_acc"})
-FOR_STATISTICS = 1000  # training pictures, without labels, on which the private branch's running statistics are made anew
 WISHED = frozenset(flag.name for flag in (*PLACE, *FORMAT))
 
 
@@ -246,39 +241,9 @@ def measure(args: argparse.Namespace, thief: Thief, attacked: Attacked | SecondC
         right = round(columns["trigger_acc"] * len(thief.triggers) / 100)
         evidence = evidence_of(right, len(thief.triggers), thief.triggers.num_classes)
         columns["trigger_p"] = evidence.as_json()["p_value"]
-    return columns | (passports_left(thief, attacked.weights) if thief.passports else {})
-
-
-def passports_left(thief: Thief, weights: Mapping[str, torch.Tensor]) -> dict[str, float | None]:
-    """What the owner's passports show on attacked weights, as columns: bits of the signature in the weights' products, in one branch
-    alone those of the deployed scales' signs too, and with pictures the private branch's accuracy in percent. Nothing of them shows
-    where layers have other shapes.
-
-    The private branch gets new running statistics first, from FOR_STATISTICS training pictures without labels: others have trained
-    or pruned below it.
-    """
-    file = thief.passports
-    if not thief.fits(weights):
-        return {"signature_acc": None, "private_acc": None}
-    right, bits = total(read_signature(file.draw, file.vectors, {layer: weights[f"{layer}.weight"].cpu() for layer in file.draw.texts}))
-    columns = {"signature_right": right, "signature_bits": bits, "signature_acc": 100 * right / bits}
-    branch = private_branch(thief.network, weights, file)
-    if not SCHEMES[file.scheme].public:
-        norms, columns["scales_right"] = normed_layers(thief.network), 0
-        for layer in file.draw.texts:
-            signs = weights[f"{norms[layer]}.weight"].sign().cpu().numpy()
-            columns["scales_right"] += int((signs == file.draw.bits(layer, len(signs))).sum())
-    if thief.experiment is None:
-        return columns
-    engine = PassportEngine(branch.network[0], thief.experiment.engine.device, branch, 0, amp=thief.experiment.engine.amp)
-    for module in engine.model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            module.momentum = 1.0  # the statistics of one batch
-    data = thief.experiment.data
-    engine.model.train()
-    with torch.no_grad():
-        branch.call(branch.products(), data.train[:FOR_STATISTICS].floats())
-    return {**columns, "private_acc": engine.evaluate(data.test)[1]}
+    if thief.passports and not thief.fits(attacked.weights):  # of layers of other shapes nothing shows
+        return columns | {"signature_acc": None, "private_acc": None}
+    return columns | (what_is_left(thief.network, attacked.weights, thief.passports, thief.experiment) if thief.passports else {})
 
 
 def accuracies(thief: Thief, weights: Mapping[str, torch.Tensor]) -> dict[str, float | None]:
